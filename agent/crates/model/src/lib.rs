@@ -1,0 +1,22 @@
+//! Ids and plain data that every part of Weft shares. No I/O, no clock, no async.
+//!
+//! [`Snapshot`] is what the hub publishes; [`Delta`] takes one snapshot to the next. [`Timestamp`]
+//! is the only notion of time in the sans-IO core: it comes in as an argument and is never read.
+
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod cni;
+mod drop_reason;
+mod ids;
+mod mtu;
+mod snapshot;
+mod time;
+
+pub use drop_reason::DropReason;
+pub use ids::{Generation, IdError, MacAddr, NodeName, PeerId, PodName, PublicKey, Vni};
+pub use mtu::{Encapsulation, Mtu, MtuError, overhead};
+pub use snapshot::{
+    Cluster, Delta, DeltaError, HookPosition, Node, OnFault, PluginMode, PluginSpec, Pod, Snapshot,
+};
+pub use time::Timestamp;

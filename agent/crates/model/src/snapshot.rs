@@ -1,0 +1,307 @@
+//! What the hub publishes to every agent.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+
+use crate::{Encapsulation, Generation, MacAddr, NodeName, PodName, PublicKey, Vni};
+
+/// Settings that hold for the whole fabric.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    /// Ranges that node subnets are leased from: at most one for each family, IPv4 first.
+    pub pod_cidrs: Vec<IpNet>,
+    /// How nodes talk to each other.
+    pub encapsulation: Encapsulation,
+    /// UDP port of the mesh on every node.
+    pub port: u16,
+    /// VXLAN network identifier.
+    pub vni: Vni,
+    /// MTU for pods if the operator fixed one; else each agent derives it from its underlay.
+    pub mtu: Option<u16>,
+}
+
+/// A node of the fabric: one that runs an agent, or a static peer that somebody else's VXLAN or
+/// WireGuard implementation serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Unique name.
+    pub name: NodeName,
+    /// Identity that survives a change of name or address; leases are keyed by it.
+    pub uid: String,
+    /// Where its mesh port is reached: the `PeerEndpoint`. `None` until the agent reported one.
+    pub endpoint: Option<SocketAddr>,
+    /// Addresses of the node itself; part of its AllowedIPs.
+    pub addresses: Vec<IpAddr>,
+    /// Leased pod subnets, at most one for each family.
+    pub subnets: Vec<IpNet>,
+    /// WireGuard public keys, the one to prefer first; more than one only while keys rotate.
+    pub keys: Vec<PublicKey>,
+    /// Address of the VTEP in VXLAN mode.
+    pub vtep_mac: Option<MacAddr>,
+    /// Labels from the Node manifest.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A pod: from a manifest, from an agent's report of what CNI made, or both joined by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// Namespace and name.
+    pub name: PodName,
+    /// Node it runs on, if it runs.
+    pub node: Option<NodeName>,
+    /// Its addresses, IPv4 first.
+    pub addresses: Vec<IpAddr>,
+    /// Labels from the manifest.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Where in the packet's way a plugin stands.
+///
+/// Egress and ingress are seen from the pod. A packet between pods of one node passes both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum HookPosition {
+    /// After the flow lookup, before routing: packets that a pod or the host sends.
+    Egress,
+    /// After routing, on the destination's node: packets that a pod is about to get.
+    Ingress,
+    /// Both.
+    Both,
+}
+
+/// What becomes of a packet whose plugin trapped or passed its deadline.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum OnFault {
+    /// The packet is dropped: fail closed.
+    #[default]
+    Drop,
+    /// The packet goes on as if the plugin were not there.
+    Skip,
+}
+
+/// How often a plugin is asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PluginMode {
+    /// Every packet.
+    #[default]
+    Packet,
+    /// The first packet of each direction of a flow, and again after the plugin or its
+    /// configuration changed.
+    Flow,
+}
+
+/// A Wasm module to run, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PluginSpec {
+    /// Unique name, a DNS-1123 label.
+    pub name: String,
+    /// SHA-256 of the module; the module itself is fetched by it.
+    pub digest: [u8; 32],
+    /// Handed to the plugin as it is.
+    pub config: Vec<u8>,
+    /// Order among plugins of one position: lower first, then by name.
+    pub priority: i32,
+    /// Overrides what the module's manifest declares.
+    pub position: Option<HookPosition>,
+    /// Overrides what the module's manifest declares.
+    pub on_fault: Option<OnFault>,
+    /// Deadline of one call in microseconds, 100..=1_000_000; `None` is 1 ms.
+    pub deadline_us: Option<u32>,
+}
+
+/// The state of the fabric at one generation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Which version this is.
+    pub generation: Generation,
+    /// Settings.
+    pub cluster: Cluster,
+    /// By name.
+    pub nodes: BTreeMap<NodeName, Node>,
+    /// By namespace and name.
+    pub pods: BTreeMap<PodName, Pod>,
+    /// By name.
+    pub plugins: BTreeMap<String, PluginSpec>,
+}
+
+/// What changed between two generations.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delta {
+    /// The generation it applies to.
+    pub from: Generation,
+    /// The generation it leads to.
+    pub to: Generation,
+    /// New settings, if they changed.
+    pub cluster: Option<Cluster>,
+    /// New or changed nodes.
+    pub nodes: Vec<Node>,
+    /// Nodes that are gone.
+    pub removed_nodes: Vec<NodeName>,
+    /// New or changed pods.
+    pub pods: Vec<Pod>,
+    /// Pods that are gone.
+    pub removed_pods: Vec<PodName>,
+    /// New or changed plugins.
+    pub plugins: Vec<PluginSpec>,
+    /// Plugins that are gone.
+    pub removed_plugins: Vec<String>,
+}
+
+/// A delta that does not fit.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("delta from generation {from} does not apply to generation {at}")]
+pub struct DeltaError {
+    /// Where the delta starts.
+    pub from: Generation,
+    /// Where the snapshot is.
+    pub at: Generation,
+}
+
+fn changed<K: Ord + Clone, V: PartialEq + Clone>(
+    old: &BTreeMap<K, V>,
+    new: &BTreeMap<K, V>,
+) -> (Vec<V>, Vec<K>) {
+    let upserts = new.iter().filter(|(k, v)| old.get(k) != Some(v)).map(|(_, v)| v.clone());
+    let removed = old.keys().filter(|k| !new.contains_key(k)).cloned();
+    (upserts.collect(), removed.collect())
+}
+
+impl Snapshot {
+    /// Generation zero: no nodes, no pods.
+    #[must_use]
+    pub fn empty(cluster: Cluster) -> Self {
+        Self {
+            generation: Generation::default(),
+            cluster,
+            nodes: BTreeMap::new(),
+            pods: BTreeMap::new(),
+            plugins: BTreeMap::new(),
+        }
+    }
+
+    /// What takes `self` to `next`.
+    #[must_use]
+    pub fn delta_to(&self, next: &Self) -> Delta {
+        let (nodes, removed_nodes) = changed(&self.nodes, &next.nodes);
+        let (pods, removed_pods) = changed(&self.pods, &next.pods);
+        let (plugins, removed_plugins) = changed(&self.plugins, &next.plugins);
+        Delta {
+            from: self.generation,
+            to: next.generation,
+            cluster: (self.cluster != next.cluster).then(|| next.cluster.clone()),
+            nodes,
+            removed_nodes,
+            pods,
+            removed_pods,
+            plugins,
+            removed_plugins,
+        }
+    }
+
+    /// Brings the snapshot to `delta.to`.
+    ///
+    /// # Errors
+    /// [`DeltaError`] if the delta starts at another generation; nothing is changed then.
+    pub fn apply(&mut self, delta: Delta) -> Result<(), DeltaError> {
+        if delta.from != self.generation {
+            return Err(DeltaError { from: delta.from, at: self.generation });
+        }
+        self.generation = delta.to;
+        if let Some(cluster) = delta.cluster {
+            self.cluster = cluster;
+        }
+        delta.removed_nodes.iter().for_each(|n| drop(self.nodes.remove(n)));
+        delta.removed_pods.iter().for_each(|p| drop(self.pods.remove(p)));
+        delta.removed_plugins.iter().for_each(|p| drop(self.plugins.remove(p)));
+        self.nodes.extend(delta.nodes.into_iter().map(|n| (n.name.clone(), n)));
+        self.pods.extend(delta.pods.into_iter().map(|p| (p.name.clone(), p)));
+        self.plugins.extend(delta.plugins.into_iter().map(|p| (p.name.clone(), p)));
+        Ok(())
+    }
+}
+
+impl Delta {
+    /// True if it changes nothing but the generation.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.cluster.is_none()
+            && self.nodes.is_empty()
+            && self.removed_nodes.is_empty()
+            && self.pods.is_empty()
+            && self.removed_pods.is_empty()
+            && self.plugins.is_empty()
+            && self.removed_plugins.is_empty()
+    }
+}
+
+impl Node {
+    /// What the node may send from inside the tunnel: its subnets and its own addresses.
+    pub fn allowed_ips(&self) -> impl Iterator<Item = IpNet> + '_ {
+        self.subnets.iter().copied().chain(self.addresses.iter().map(|a| IpNet::from(*a)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn snapshot(generation: u64, nodes: &[(u8, u8)], pods: &[(u8, u8)]) -> Snapshot {
+        let mut snapshot = Snapshot::empty(Cluster {
+            pod_cidrs: vec![],
+            encapsulation: Encapsulation::WireGuard,
+            port: 51820,
+            vni: Vni::DEFAULT,
+            mtu: None,
+        });
+        snapshot.generation = Generation(generation);
+        for (id, address) in nodes {
+            let name = NodeName::try_new(format!("n{id}")).unwrap();
+            let addresses = vec![IpAddr::from([10, 0, 0, *address])];
+            let node = Node {
+                name: name.clone(),
+                uid: name.to_string(),
+                endpoint: None,
+                addresses,
+                subnets: vec![],
+                keys: vec![],
+                vtep_mac: None,
+                labels: BTreeMap::new(),
+            };
+            snapshot.nodes.insert(name, node);
+        }
+        for (id, address) in pods {
+            let name = PodName { namespace: "default".into(), name: format!("p{id}") };
+            let addresses = vec![IpAddr::from([10, 1, 0, *address])];
+            let pod = Pod { name: name.clone(), node: None, addresses, labels: BTreeMap::new() };
+            snapshot.pods.insert(name, pod);
+        }
+        snapshot
+    }
+
+    type Ids = Vec<(u8, u8)>;
+
+    proptest! {
+        #[test]
+        fn delta_takes_the_old_snapshot_to_the_new(
+            (n1, p1, n2, p2) in any::<(Ids, Ids, Ids, Ids)>()
+        ) {
+            let old = snapshot(1, &n1, &p1);
+            let new = snapshot(2, &n2, &p2);
+            let mut moved = old.clone();
+            moved.apply(old.delta_to(&new)).unwrap();
+            prop_assert_eq!(moved, new);
+        }
+    }
+
+    #[test]
+    fn delta_for_another_generation_changes_nothing() {
+        let old = snapshot(1, &[(1, 1)], &[]);
+        let delta = old.delta_to(&snapshot(2, &[], &[]));
+        let mut other = snapshot(5, &[(1, 1)], &[]);
+        assert!(other.apply(delta).is_err());
+        assert_eq!(other, snapshot(5, &[(1, 1)], &[]));
+    }
+}

@@ -1,0 +1,3 @@
+mod plugin;
+
+pub use plugin::{Interest, Outcome, Plugin, PluginFault, Verdict};
