@@ -1,0 +1,105 @@
+//! The standard plugin that wires the pod: its configuration, and running it.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::{Map, Value, json};
+use weft_model::cni::Delegation;
+
+use crate::CniError;
+use crate::config::NetworkConfig;
+use crate::error::code::{DECODE, IO};
+
+/// Bridge that `bridge` wiring puts pods on.
+pub(crate) const BRIDGE: &str = "weft-br0";
+
+/// Makes the delegate's configuration. What the operator set in `delegate` wins over defaults, but
+/// not over what the fabric rests on: name, addresses, MTU.
+pub(crate) fn configuration(config: &NetworkConfig, delegation: &Delegation) -> Value {
+    let kind = config.delegate_type();
+    let mut delegate = Map::new();
+    if kind == "bridge" {
+        delegate.insert("bridge".into(), json!(BRIDGE));
+        delegate.insert("isGateway".into(), json!(true));
+        delegate.insert("isDefaultGateway".into(), json!(true));
+        delegate.insert("hairpinMode".into(), json!(true));
+    }
+    delegate.extend(config.delegate.clone());
+    if let Some(runtime) = &config.runtime_config {
+        delegate.insert("runtimeConfig".into(), runtime.clone());
+    }
+    delegate.insert("cniVersion".into(), json!(config.cni_version));
+    delegate.insert("name".into(), json!(config.name));
+    delegate.insert("type".into(), json!(kind));
+    delegate.insert("mtu".into(), json!(delegation.mtu));
+    // Leaving the cluster is the agent's table's business.
+    delegate.insert("ipMasq".into(), json!(false));
+    delegate.insert("ipam".into(), ipam(&config.state_dir, kind, delegation));
+    Value::Object(delegate)
+}
+
+fn ipam(state_dir: &Path, kind: &str, delegation: &Delegation) -> Value {
+    let ranges: Vec<Value> = delegation
+        .ranges
+        .iter()
+        .map(|r| json!([{ "subnet": r.subnet.to_string(), "gateway": r.gateway.to_string() }]))
+        .collect();
+    let defaults: Vec<Value> = delegation
+        .ranges
+        .iter()
+        .map(|r| json!({ "dst": if r.subnet.addr().is_ipv4() { "0.0.0.0/0" } else { "::/0" } }))
+        .collect();
+    // `bridge` makes the default route itself and refuses to make it twice.
+    let routes = if kind == "bridge" { Vec::new() } else { defaults };
+    json!({
+        "type": "host-local",
+        "dataDir": state_dir.join("addresses"),
+        "ranges": ranges,
+        "routes": routes,
+    })
+}
+
+/// Runs a delegate with the environment of this call and `config` on stdin; its stderr passes
+/// through. Returns its stdout.
+///
+/// # Errors
+/// Code 5 if it cannot be found or run; else the delegate's own error object.
+pub(crate) fn run(
+    path: &[PathBuf],
+    verb: &str,
+    kind: &str,
+    config: &Value,
+) -> Result<Vec<u8>, CniError> {
+    let binary = path.iter().map(|d| d.join(kind)).find(|p| p.is_file()).ok_or_else(|| {
+        let dirs: Vec<String> = path.iter().map(|p| p.display().to_string()).collect();
+        let message = format!(
+            "CNI plugin `{kind}` not found in {}: install the standard plugins (Debian: containernetworking-plugins)",
+            dirs.join(":")
+        );
+        CniError::new(IO, message)
+    })?;
+    let failed =
+        |e: std::io::Error| CniError::new(IO, format!("cannot run {}: {e}", binary.display()));
+    let mut child = Command::new(&binary)
+        .env("CNI_COMMAND", verb)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(failed)?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A delegate that fails early may not read it all; its exit status says more.
+        let _ = stdin.write_all(config.to_string().as_bytes());
+    }
+    let output = child.wait_with_output().map_err(failed)?;
+    if output.status.success() {
+        return Ok(output.stdout);
+    }
+    Err(match serde_json::from_slice::<Value>(&output.stdout) {
+        Ok(object) if object.is_object() => CniError::of_delegate(object),
+        _ => CniError::new(
+            DECODE,
+            format!("{kind} failed ({}) without an error object", output.status),
+        ),
+    })
+}

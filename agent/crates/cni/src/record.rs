@@ -1,0 +1,102 @@
+//! What is kept on disk for each attachment, so that DEL can undo it whatever else is lost.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use weft_model::cni::Attachment;
+
+use crate::CniError;
+use crate::error::code::{EXISTS, IO};
+
+/// The delegate and the configuration it was given.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) delegate: String,
+    pub(crate) config: Value,
+}
+
+fn path_of(state_dir: &Path, attachment: &Attachment) -> PathBuf {
+    // Neither part can hold `/` or `,`, so names cannot collide or leave the directory.
+    let Attachment { network, container_id, ifname } = attachment;
+    state_dir.join("delegates").join(format!("{network},{container_id},{ifname}.json"))
+}
+
+fn failed(path: &Path, doing: &str, error: &io::Error) -> CniError {
+    CniError::new(IO, format!("cannot {doing} {}: {error}", path.display()))
+}
+
+/// Writes the record before the delegate runs.
+///
+/// # Errors
+/// Code 100 if the attachment exists; code 5 if the disk refuses.
+pub(crate) fn create(
+    state_dir: &Path,
+    attachment: &Attachment,
+    record: &Record,
+) -> Result<(), CniError> {
+    let path = path_of(state_dir, attachment);
+    let write = || {
+        fs::create_dir_all(path.parent().unwrap_or(state_dir))?;
+        let bytes = serde_json::to_vec(record)?;
+        let mut file =
+            fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+        file.write_all(&bytes)?;
+        file.sync_all()
+    };
+    write().map_err(|e| match e.kind() {
+        io::ErrorKind::AlreadyExists => {
+            let Attachment { container_id, ifname, network } = attachment;
+            let message =
+                format!("{ifname} of container {container_id} is already attached to {network}");
+            CniError::new(EXISTS, message)
+        }
+        _ => failed(&path, "write", &e),
+    })
+}
+
+/// Reads the record; `None` if there is none. A file cut short by a crash counts as none: the
+/// delegate had not been called yet.
+pub(crate) fn load(state_dir: &Path, attachment: &Attachment) -> Result<Option<Record>, CniError> {
+    let path = path_of(state_dir, attachment);
+    match fs::read(&path) {
+        Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(failed(&path, "read", &e)),
+    }
+}
+
+/// Removes the record; fine if there is none.
+pub(crate) fn remove(state_dir: &Path, attachment: &Attachment) -> Result<(), CniError> {
+    let path = path_of(state_dir, attachment);
+    match fs::remove_file(&path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed(&path, "remove", &e)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// CNI-043, CNI-062
+    #[test]
+    fn second_record_of_one_attachment_is_refused_and_the_first_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let attachment =
+            Attachment { network: "weft".into(), container_id: "c1".into(), ifname: "eth0".into() };
+        let record = |mtu: u32| Record { delegate: "ptp".into(), config: json!({ "mtu": mtu }) };
+        create(dir.path(), &attachment, &record(1400)).unwrap();
+        let error = create(dir.path(), &attachment, &record(1500)).unwrap_err();
+        assert!(error.to_string().contains("code 100"), "{error}");
+        assert_eq!(load(dir.path(), &attachment).unwrap(), Some(record(1400)));
+        remove(dir.path(), &attachment).unwrap();
+        remove(dir.path(), &attachment).unwrap();
+        assert_eq!(load(dir.path(), &attachment).unwrap(), None);
+    }
+}

@@ -1,0 +1,72 @@
+//! Reading a delegate's result, in the shape of any supported version.
+
+use ipnet::IpNet;
+use serde_json::Value;
+use weft_model::cni::Wiring;
+
+use crate::CniError;
+use crate::error::code::DECODE;
+
+/// Takes host interface and addresses out of a result.
+///
+/// The host end is the interface without a sandbox that is not `bridge`; 0.1.0 and 0.2.0 have no
+/// interfaces, so they cannot be attached.
+///
+/// # Errors
+/// Code 6 if the result lacks either.
+pub(crate) fn wiring(result: &Value, netns: &str, bridge: &str) -> Result<Wiring, CniError> {
+    let interfaces = result.get("interfaces").and_then(Value::as_array);
+    let text =
+        |v: &Value, key: &str| v.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let host_interface = interfaces
+        .into_iter()
+        .flatten()
+        .filter(|i| text(i, "sandbox").is_empty())
+        .map(|i| text(i, "name"))
+        .find(|name| name != bridge && !name.is_empty())
+        .ok_or_else(|| CniError::new(DECODE, "the delegate's result names no host interface"))?;
+    let addresses: Vec<IpNet> = result
+        .get("ips")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(|ip| text(ip, "address").parse().ok())
+        .collect();
+    if addresses.is_empty() {
+        return Err(CniError::new(DECODE, "the delegate's result has no address"));
+    }
+    Ok(Wiring { host_interface, netns: netns.to_owned(), addresses })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn host_end_is_the_veth_and_not_the_bridge() {
+        let result = json!({
+            "interfaces": [
+                { "name": "weft-br0" },
+                { "name": "veth1234" },
+                { "name": "eth0", "sandbox": "/run/netns/x" },
+            ],
+            "ips": [{ "address": "10.1.0.5/24", "interface": 2 }, { "address": "fd00::5/64" }],
+        });
+        let wiring = wiring(&result, "/run/netns/x", "weft-br0").unwrap();
+        assert_eq!(wiring.host_interface, "veth1234");
+        assert_eq!(
+            wiring.addresses,
+            ["10.1.0.5/24".parse().unwrap(), "fd00::5/64".parse().unwrap()]
+        );
+    }
+
+    #[test]
+    fn result_without_interface_or_address_is_refused() {
+        let no_ips = json!({ "interfaces": [{ "name": "veth0" }] });
+        assert!(wiring(&no_ips, "", "").is_err());
+        let no_interface = json!({ "ips": [{ "address": "10.1.0.5/24" }] });
+        assert!(wiring(&no_interface, "", "").is_err());
+    }
+}
