@@ -1,0 +1,148 @@
+//! Services on unix sockets that only root can open.
+
+use std::fs::{self, DirBuilder, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use tokio::net::{UnixListener, UnixStream};
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::server::Router;
+
+/// Why a socket is not served.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Somebody answers there.
+    #[error("{} is served by another process: stop that one first, or choose another directory", .0.display())]
+    InUse(PathBuf),
+    /// There is something, and it is no socket.
+    #[error("{} exists and is no socket: move it away", .0.display())]
+    NotASocket(PathBuf),
+    /// The file system said no.
+    #[error("{} cannot be made a socket ({source}): may this user write there?", .path.display())]
+    Io {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The server broke off.
+    #[error("serving {} ended ({source})", .path.display())]
+    Server {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: tonic::transport::Error,
+    },
+}
+
+/// Listens on `path` with mode 0600. A missing directory is made with mode 0700 (those above it
+/// 0755); a socket that nobody listens on any more is replaced.
+///
+/// # Errors
+/// [`ServeError::InUse`], [`ServeError::NotASocket`] or [`ServeError::Io`].
+pub async fn bind_unix(path: &Path) -> Result<UnixListener, ServeError> {
+    let failed = |source| ServeError::Io { path: path.to_owned(), source };
+    if let Some(directory) = path.parent().filter(|d| !d.as_os_str().is_empty()) {
+        make_directory(directory).map_err(failed)?;
+    }
+    check_free(path).await?;
+    // Bound under another name first: at `path` it is never open to others, not for a moment.
+    let mut unready = path.as_os_str().to_owned();
+    unready.push(".new");
+    let unready = PathBuf::from(unready);
+    match fs::remove_file(&unready) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(e)),
+        Err(_) | Ok(()) => {}
+    }
+    let listener = UnixListener::bind(&unready).map_err(failed)?;
+    fs::set_permissions(&unready, Permissions::from_mode(0o600)).map_err(failed)?;
+    fs::rename(&unready, path).map_err(failed)?;
+    Ok(listener)
+}
+
+/// Serves `router` on `path` until `shutdown` is done, then removes the socket.
+///
+/// # Errors
+/// As [`bind_unix`], or [`ServeError::Server`].
+pub async fn serve_unix(
+    path: &Path,
+    router: Router,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    let listener = bind_unix(path).await?;
+    let served =
+        router.serve_with_incoming_shutdown(UnixListenerStream::new(listener), shutdown).await;
+    // A leftover would be replaced by the next start anyway.
+    let _ = fs::remove_file(path);
+    served.map_err(|source| ServeError::Server { path: path.to_owned(), source })
+}
+
+async fn check_free(path: &Path) -> Result<(), ServeError> {
+    let failed = |source| ServeError::Io { path: path.to_owned(), source };
+    match fs::symlink_metadata(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(failed(e)),
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(ServeError::NotASocket(path.to_owned()));
+        }
+        Ok(_) => {}
+    }
+    match UnixStream::connect(path).await {
+        Ok(_) => Err(ServeError::InUse(path.to_owned())),
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+        Err(e) => Err(failed(e)),
+    }
+}
+
+fn make_directory(directory: &Path) -> io::Result<()> {
+    if directory.is_dir() {
+        return Ok(());
+    }
+    if let Some(above) = directory.parent().filter(|d| !d.as_os_str().is_empty()) {
+        DirBuilder::new().recursive(true).mode(0o755).create(above)?;
+    }
+    match DirBuilder::new().mode(0o700).create(directory) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
+        Err(_) | Ok(()) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[tokio::test]
+    async fn socket_is_for_the_owner_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run/weft/x.sock");
+        let _listener = bind_unix(&path).await.unwrap();
+        assert_eq!(mode(&path), 0o600);
+        assert_eq!(mode(path.parent().unwrap()), 0o700);
+    }
+
+    #[tokio::test]
+    async fn stale_socket_is_replaced_and_a_live_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.sock");
+        let first = bind_unix(&path).await.unwrap();
+        assert!(matches!(bind_unix(&path).await, Err(ServeError::InUse(_))));
+        drop(first);
+        bind_unix(&path).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_file_of_somebody_else_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.sock");
+        fs::write(&path, "mine").unwrap();
+        assert!(matches!(bind_unix(&path).await, Err(ServeError::NotASocket(_))));
+        assert_eq!(fs::read(&path).unwrap(), b"mine");
+    }
+}
