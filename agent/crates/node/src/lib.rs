@@ -1,1 +1,14 @@
+//! The agent role: one per node.
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+#![allow(dead_code, unused_imports)]
 
+mod cni;
+mod config;
+mod durable;
+mod identity;
+mod install;
+mod keys;
+mod tables;
+
+pub use config::{AgentConfig, DelegateKind, TokenSource, Underlay};

@@ -1,0 +1,142 @@
+//! What the agent is told: plain data, checked once before anything is made.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use weft_model::NodeName;
+
+/// Standard CNI plugin that wires a pod.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DelegateKind {
+    /// One routed veth pair for each pod.
+    #[default]
+    Ptp,
+    /// All pods of the node on one Linux bridge.
+    Bridge,
+}
+
+impl DelegateKind {
+    /// `type` of the delegate in CNI terms, which is also the name of its binary.
+    #[must_use]
+    pub fn binary(self) -> &'static str {
+        match self {
+            Self::Ptp => "ptp",
+            Self::Bridge => "bridge",
+        }
+    }
+}
+
+/// Where the address that peers send to comes from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Underlay {
+    /// The source address towards the hub.
+    #[default]
+    TowardsHub,
+    /// The first global address of this interface.
+    Interface(String),
+    /// Exactly this address.
+    Address(IpAddr),
+}
+
+/// Where the join token is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum TokenSource {
+    /// There is none: only a node that has joined before can start.
+    #[default]
+    None,
+    /// The token itself.
+    Text(String),
+    /// A file that is read each time the token is needed.
+    File(PathBuf),
+}
+
+/// Everything the agent is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentConfig {
+    /// Keys, identity and attachments; survives a reboot.
+    pub state_dir: PathBuf,
+    /// Sockets; emptied by a reboot.
+    pub run_dir: PathBuf,
+    /// Where the container runtime reads network configurations.
+    pub cni_conf_dir: PathBuf,
+    /// Where the container runtime and `weft-cni` look for plugins.
+    pub cni_bin_dir: PathBuf,
+    /// The `weft-cni` binary to install; `None` installs no binary and no configuration.
+    pub cni_binary: Option<PathBuf>,
+    /// `host:port` of the hub.
+    pub hub: String,
+    /// Join token.
+    pub token: TokenSource,
+    /// Name of this node in the fabric.
+    pub node_name: NodeName,
+    /// Identity of the node, the UID of its Node object in Kubernetes; `None`: random, kept in the state directory.
+    pub node_uid: Option<String>,
+    /// Which address and interface carry the mesh.
+    pub underlay: Underlay,
+    /// Name of the fabric's interface.
+    pub interface: String,
+    /// Who wires pods.
+    pub delegate: DelegateKind,
+    /// Whether what pods send to the world leaves with the node's address.
+    pub masquerade: bool,
+    /// MTU for pods in bytes, instead of the one the fabric or the underlay gives.
+    pub mtu: Option<u16>,
+    /// How long the old WireGuard key is still answered to after a rotation.
+    pub key_overlap: Duration,
+}
+
+impl AgentConfig {
+    /// The defaults for a node of the given name and hub.
+    #[must_use]
+    pub fn new(node_name: NodeName, hub: impl Into<String>) -> Self {
+        Self {
+            state_dir: "/var/lib/weft".into(),
+            run_dir: "/run/weft".into(),
+            cni_conf_dir: "/etc/cni/net.d".into(),
+            cni_bin_dir: "/opt/cni/bin".into(),
+            cni_binary: None,
+            hub: hub.into(),
+            token: TokenSource::None,
+            node_name,
+            node_uid: None,
+            underlay: Underlay::TowardsHub,
+            interface: "weft0".to_owned(),
+            delegate: DelegateKind::Ptp,
+            masquerade: true,
+            mtu: None,
+            key_overlap: Duration::from_secs(180),
+        }
+    }
+
+    pub(crate) fn state(&self, name: &str) -> PathBuf {
+        self.state_dir.join(name)
+    }
+
+    pub(crate) fn socket(&self, name: &str) -> PathBuf {
+        self.run_dir.join(name)
+    }
+
+    pub(crate) fn attachments_dir(&self) -> PathBuf {
+        self.state("cni")
+    }
+
+    pub(crate) fn conflist(&self) -> PathBuf {
+        self.cni_conf_dir.join(crate::install::CONFLIST)
+    }
+}
+
+/// A `unix(7)` socket path holds at most 107 bytes.
+pub(crate) const SOCKET_PATH_MAX: usize = 107;
+
+pub(crate) fn check_socket_path(path: &Path) -> anyhow::Result<()> {
+    let length = path.as_os_str().len();
+    anyhow::ensure!(
+        length <= SOCKET_PATH_MAX,
+        "the path {} has {length} bytes, a socket may have {SOCKET_PATH_MAX}: choose a shorter run directory",
+        path.display()
+    );
+    Ok(())
+}
