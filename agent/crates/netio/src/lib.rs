@@ -1,1 +1,21 @@
+//! Everything of Weft that talks to the kernel: TUN devices, UDP sockets, the event poller, netlink,
+//! traffic control, nftables, network namespaces, the flow file.
+//!
+//! This is the only crate with `unsafe` code and system calls. It knows nothing of packets' meaning,
+//! of peers or of Kubernetes: plain bytes, addresses and names go in and out. The packet side
+//! ([`Tun`], [`UdpSocket`], [`Poller`], [`FlowFile`], [`clock`]) is synchronous and non-blocking for
+//! the datapath's workers; the configuration side ([`Netlink`] and the modules that take it) is async
+//! and idempotent: `ensure_*` functions say whether they had to change anything.
 
+#![warn(missing_docs)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+pub mod clock;
+mod poller;
+mod sys;
+mod tun;
+mod udp;
+
+pub use poller::{Event, Events, Poller, Readiness, Waker};
+pub use tun::{Offloads, QueueError, Tun, TunError, TunQueue, VNET_HEADER_LEN, VnetHeader};
+pub use udp::{Datagrams, UdpOffloads, UdpSocket};
