@@ -1,0 +1,290 @@
+//! A live instance: one store, its memory, the calls into it.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use wasmtime::{Memory, Store, TypedFunc, UpdateDeadline};
+use weft_abi::{
+    Answer, Descriptor, EXPORT_ALLOCATE, EXPORT_CONFIGURE, EXPORT_EXCHANGE, EXPORT_ON_PACKET,
+    RewriteFields, VerdictCode, capability,
+};
+use weft_model::Timestamp;
+
+use crate::engine::Engine;
+use crate::error::{ConfigureError, LoadError, RuntimeError};
+use crate::host::{HostState, range};
+use crate::module::{MEMORY, Module};
+use crate::shared::SharedState;
+use crate::{CONFIGURE_DEADLINE, REFUSAL_MAX, ticker};
+
+/// Offset of the window in the exchange area.
+const WINDOW: usize = Descriptor::LEN + Answer::LEN;
+/// Offset of [`Descriptor::window`] in its layout.
+const WINDOW_LEN: Range<usize> = 4..8;
+/// Present bits, reason and reply length: zero unless the plugin writes them.
+const ANSWER_HEAD: Range<usize> = Descriptor::LEN..Descriptor::LEN + 12;
+
+pub(crate) struct Live {
+    engine: Engine,
+    store: Store<HostState>,
+    memory: Memory,
+    on_packet: TypedFunc<(), i32>,
+    allocate: TypedFunc<i32, i32>,
+    configure: TypedFunc<(i32, i32), i64>,
+    exchange: Range<usize>,
+    window: usize,
+    capabilities: u32,
+}
+
+/// A verdict that has been checked, the reply still in the guest's memory.
+#[derive(Clone, Copy)]
+pub(crate) enum Decision {
+    Continue,
+    Accept,
+    Drop(u32),
+    Reject(u32),
+    Rewrite(RewriteFields),
+    Reply(usize),
+}
+
+pub(crate) struct Decided {
+    pub(crate) decision: Decision,
+    pub(crate) slot: Option<[u8; 16]>,
+}
+
+/// A call that failed. The instance must not be called again.
+pub(crate) enum CallError {
+    Trap(RuntimeError),
+    Deadline,
+    /// An answer that means nothing.
+    Nonsense(&'static str),
+}
+
+impl Live {
+    /// Makes an instance with up to `memory_max` bytes of memory. Runs its start function.
+    pub(crate) fn new(
+        module: &Module,
+        shared: Arc<SharedState>,
+        memory_max: usize,
+    ) -> Result<Self, LoadError> {
+        let engine = module.engine().clone();
+        let instantiate = |e: wasmtime::Error| LoadError::Instantiate(e.into());
+        let now = shared.last_seen();
+        let state = HostState {
+            shared,
+            memory: None,
+            now,
+            extension: 0,
+            deadline_passed: false,
+            memory_max,
+        };
+        let mut store = Store::new(engine.wasmtime(), state);
+        store.limiter(|state| state);
+        store.epoch_deadline_callback(|mut context| Ok(extend(context.data_mut())));
+        arm(&mut store, &engine, ticker::ticks(CONFIGURE_DEADLINE));
+        let instance = module.pre().instantiate(&mut store).map_err(instantiate)?;
+        let memory =
+            instance.get_memory(&mut store, MEMORY).ok_or(LoadError::MissingExport(MEMORY))?;
+        store.data_mut().memory = Some(memory);
+        let where_is =
+            instance.get_typed_func::<(), i32>(&mut store, EXPORT_EXCHANGE).map_err(instantiate)?;
+        let on_packet =
+            instance.get_typed_func(&mut store, EXPORT_ON_PACKET).map_err(instantiate)?;
+        let allocate = instance.get_typed_func(&mut store, EXPORT_ALLOCATE).map_err(instantiate)?;
+        let configure =
+            instance.get_typed_func(&mut store, EXPORT_CONFIGURE).map_err(instantiate)?;
+        let address = where_is.call(&mut store, ()).map_err(instantiate)?.cast_unsigned();
+        let window = module.info().window;
+        let start = usize::try_from(address).unwrap_or(usize::MAX);
+        let exchange = start..start.saturating_add(WINDOW + window);
+        // Memory never shrinks, so this holds for the life of the instance.
+        if memory.data(&store).get(exchange.clone()).is_none() {
+            return Err(LoadError::Exchange { address });
+        }
+        let capabilities = module.info().capabilities;
+        Ok(Self {
+            engine,
+            store,
+            memory,
+            on_packet,
+            allocate,
+            configure,
+            exchange,
+            window,
+            capabilities,
+        })
+    }
+
+    /// Asks about one packet. `ticks` is the deadline.
+    #[inline]
+    pub(crate) fn on_packet(
+        &mut self,
+        descriptor: &Descriptor,
+        packet: &[u8],
+        ticks: u64,
+    ) -> Result<Decided, CallError> {
+        let shown = packet.get(..self.window).unwrap_or(packet);
+        let area = self.memory.data_mut(&mut self.store).get_mut(self.exchange.clone());
+        let Some((head, window)) = area.and_then(|area| area.split_at_mut_checked(WINDOW)) else {
+            return Err(CallError::Nonsense("its memory is gone"));
+        };
+        head[..Descriptor::LEN].copy_from_slice(&descriptor.to_bytes());
+        let len = u32::try_from(shown.len()).unwrap_or(u32::MAX);
+        head[WINDOW_LEN].copy_from_slice(&len.to_le_bytes());
+        head[ANSWER_HEAD].fill(0);
+        if let Some(window) = window.get_mut(..shown.len()) {
+            window.copy_from_slice(shown);
+        }
+        self.store.data_mut().now = Timestamp(descriptor.now);
+        arm(&mut self.store, &self.engine, ticks);
+        match self.on_packet.call(&mut self.store, ()) {
+            Ok(code) => self.decide(code, descriptor.ip_version),
+            Err(e) => Err(self.failed(e)),
+        }
+    }
+
+    #[inline]
+    fn decide(&self, code: i32, ip_version: u8) -> Result<Decided, CallError> {
+        let code = VerdictCode::from_i32(code)
+            .ok_or(CallError::Nonsense("it returned a number that is no verdict"))?;
+        let area = self.memory.data(&self.store).get(self.exchange.clone()).unwrap_or_default();
+        let answer: Option<&[u8; Answer::LEN]> =
+            area.get(Descriptor::LEN..WINDOW).and_then(|b| b.try_into().ok());
+        let Some(answer) = answer else {
+            return Err(CallError::Nonsense("its memory is gone"));
+        };
+        // Most packets: a bare verdict.
+        if answer[..4] == [0; 4] {
+            match code {
+                VerdictCode::Continue => {
+                    return Ok(Decided { decision: Decision::Continue, slot: None });
+                }
+                VerdictCode::Accept => {
+                    return Ok(Decided { decision: Decision::Accept, slot: None });
+                }
+                VerdictCode::Drop
+                | VerdictCode::Reject
+                | VerdictCode::Rewrite
+                | VerdictCode::Reply => {}
+            }
+        }
+        let answer = Answer::from_bytes(answer)
+            .map_err(|_| CallError::Nonsense("its answer has fields of a later version"))?;
+        let decision = match code {
+            VerdictCode::Continue => Decision::Continue,
+            VerdictCode::Accept => Decision::Accept,
+            VerdictCode::Drop => Decision::Drop(answer.reason),
+            VerdictCode::Reject => Decision::Reject(answer.reason),
+            VerdictCode::Rewrite => Decision::Rewrite(self.rewrite(&answer, ip_version)?),
+            VerdictCode::Reply => Decision::Reply(self.reply_len(&answer)?),
+        };
+        Ok(Decided { decision, slot: answer.slot })
+    }
+
+    fn rewrite(&self, answer: &Answer, ip_version: u8) -> Result<RewriteFields, CallError> {
+        self.needs(capability::REWRITE, "it rewrote without `capability::REWRITE`")?;
+        let fields = answer.rewrite;
+        let of_family = |address: &[u8; 16]| {
+            let mapped = address.starts_with(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]);
+            mapped == (ip_version == 4)
+        };
+        if [fields.source, fields.destination].iter().flatten().all(of_family) {
+            Ok(fields)
+        } else {
+            Err(CallError::Nonsense("it rewrote to an address of the other family"))
+        }
+    }
+
+    fn reply_len(&self, answer: &Answer) -> Result<usize, CallError> {
+        self.needs(capability::REPLY, "it replied without `capability::REPLY`")?;
+        match usize::try_from(answer.reply_len) {
+            Ok(len) if (1..=self.window).contains(&len) => Ok(len),
+            _ => Err(CallError::Nonsense("its reply is empty or longer than its window")),
+        }
+    }
+
+    fn needs(&self, capability: u32, or: &'static str) -> Result<(), CallError> {
+        if self.capabilities & capability == 0 { Err(CallError::Nonsense(or)) } else { Ok(()) }
+    }
+
+    /// The first `len` bytes of the window.
+    pub(crate) fn reply(&self, len: usize) -> &[u8] {
+        let start = self.exchange.start.saturating_add(WINDOW);
+        self.memory.data(&self.store).get(start..start.saturating_add(len)).unwrap_or_default()
+    }
+
+    /// Hands a configuration over. After [`ConfigureError::Trap`] or
+    /// [`ConfigureError::Deadline`] the instance must not be called again.
+    pub(crate) fn configure(&mut self, config: &[u8], kind: i32) -> Result<(), ConfigureError> {
+        let no_room = || ConfigureError::NoRoom(config.len());
+        let len = i32::try_from(config.len()).map_err(|_| no_room())?;
+        self.store.data_mut().now = self.store.data().shared.last_seen();
+        arm(&mut self.store, &self.engine, ticker::ticks(CONFIGURE_DEADLINE));
+        let address = match self.allocate.call(&mut self.store, len) {
+            Ok(0) => return Err(no_room()),
+            Ok(address) => address,
+            Err(e) => return Err(self.configure_failed(e)),
+        };
+        let memory = self.memory.data_mut(&mut self.store);
+        let buffer = range(address, len).and_then(|r| memory.get_mut(r)).ok_or_else(no_room)?;
+        buffer.copy_from_slice(config);
+        match self.configure.call(&mut self.store, (len, kind)) {
+            Ok(0) => Ok(()),
+            Ok(refusal) => Err(ConfigureError::Refused(self.refusal(refusal.cast_unsigned()))),
+            Err(e) => Err(self.configure_failed(e)),
+        }
+    }
+
+    /// Copies the text out that `address << 32 | length` points at, in one line, cut to
+    /// [`REFUSAL_MAX`].
+    fn refusal(&self, text: u64) -> String {
+        let start = usize::try_from(text >> 32).unwrap_or(usize::MAX);
+        let len = usize::try_from(text & 0xffff_ffff).unwrap_or(usize::MAX).min(REFUSAL_MAX);
+        match self.memory.data(&self.store).get(start..start.saturating_add(len)) {
+            Some(text) => {
+                String::from_utf8_lossy(text).replace(char::is_control, " ").trim().to_owned()
+            }
+            None => "(its text is outside its memory)".to_owned(),
+        }
+    }
+
+    fn failed(&self, error: wasmtime::Error) -> CallError {
+        if self.store.data().deadline_passed {
+            CallError::Deadline
+        } else {
+            CallError::Trap(error.into())
+        }
+    }
+
+    fn configure_failed(&self, error: wasmtime::Error) -> ConfigureError {
+        match self.failed(error) {
+            CallError::Deadline => ConfigureError::Deadline,
+            CallError::Trap(error) => ConfigureError::Trap(error.to_string()),
+            CallError::Nonsense(what) => ConfigureError::Trap(what.to_owned()),
+        }
+    }
+}
+
+/// Sets the deadline of the next call, in two halves.
+///
+/// When the first is over, the call is given the second. So a worker that the kernel takes off its
+/// CPU in the middle of a call, for however long, does not look like a plugin that loops: back on
+/// it, the call has the second half and needs nanoseconds.
+#[inline]
+fn arm(store: &mut Store<HostState>, engine: &Engine, ticks: u64) {
+    engine.ticker().keep_awake();
+    let state = store.data_mut();
+    state.extension = ticks / 2;
+    state.deadline_passed = false;
+    store.set_epoch_deadline(ticks - ticks / 2);
+}
+
+fn extend(state: &mut HostState) -> UpdateDeadline {
+    match std::mem::take(&mut state.extension) {
+        0 => {
+            state.deadline_passed = true;
+            UpdateDeadline::Interrupt
+        }
+        ticks => UpdateDeadline::Continue(ticks),
+    }
+}
