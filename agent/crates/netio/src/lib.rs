@@ -10,12 +10,21 @@
 #![warn(missing_docs)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod addr;
 pub mod clock;
+pub mod link;
+mod netlink;
+pub mod netns;
 mod poller;
+pub mod route;
+pub mod rule;
 mod sys;
+pub mod sysctl;
 mod tun;
 mod udp;
 
+pub use netlink::{Ensured, Family, Netlink, NetlinkError};
+pub use netns::{InNetNs, NetNs};
 pub use poller::{Event, Events, Poller, Readiness, Waker};
 pub use tun::{Offloads, QueueError, Tun, TunError, TunQueue, VNET_HEADER_LEN, VnetHeader};
 pub use udp::{Datagrams, UdpOffloads, UdpSocket};
