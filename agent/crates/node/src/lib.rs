@@ -5,10 +5,15 @@
 
 mod cni;
 mod config;
+mod core;
+mod datapath;
 mod durable;
+mod hub;
 mod identity;
 mod install;
 mod keys;
+mod modules;
+mod snapshot_file;
 mod tables;
 
 pub use config::{AgentConfig, DelegateKind, TokenSource, Underlay};

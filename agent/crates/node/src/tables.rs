@@ -101,8 +101,8 @@ impl Tables {
 
     /// What takes a datapath that has `old` at generation `from` to `self`.
     pub(crate) fn change_from(&self, old: &Self, from: u64, generation: u64) -> ApplyRequest {
-        let settings = (self.settings != old.settings || self.keys != old.keys)
-            .then(|| self.settings.clone());
+        let settings =
+            (self.settings != old.settings || self.keys != old.keys).then(|| self.settings.clone());
         let (peers, removed_peers) = changed(&old.peers, &self.peers);
         let (pods, removed_pods) = changed(&old.pods, &self.pods);
         let (plugins, removed_plugins) = changed(&old.plugins, &self.plugins);

@@ -82,7 +82,9 @@ impl Records {
             }
             match serde_json::from_slice(&fs::read(&path)?) {
                 Ok(record) => records.push(record),
-                Err(error) => tracing::warn!(path = %path.display(), %error, "unreadable record of an attachment"),
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), %error, "unreadable record of an attachment")
+                }
             }
         }
         Ok(records)

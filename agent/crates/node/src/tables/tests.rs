@@ -56,9 +56,8 @@ struct World {
 
 fn world() -> impl Strategy<Value = World> {
     let map = || proptest::collection::btree_map(2u8..6, any::<u8>(), 0..4);
-    (map(), map(), map(), any::<u8>(), 1280u16..1282).prop_map(
-        |(nodes, pods, plugins, key, mtu)| World { nodes, pods, plugins, key, mtu },
-    )
+    (map(), map(), map(), any::<u8>(), 1280u16..1282)
+        .prop_map(|(nodes, pods, plugins, key, mtu)| World { nodes, pods, plugins, key, mtu })
 }
 
 fn tables(world: &World, ids: &mut PeerIds) -> Tables {

@@ -1,0 +1,348 @@
+//! What the agent knows, in one place: every task reads from here and puts its findings here.
+//!
+//! Nothing in this module waits or does I/O but for the small file of peer indices. A change wakes
+//! whoever holds a [`Core::changes`] receiver.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use weft_control::ToProto;
+use weft_model::cni::{Delegation, Range};
+use weft_model::{MacAddr, Mtu, NodeName, Pod, Snapshot};
+use weft_proto::v1::{self, DatapathStatus, PluginStatus, ReportRequest};
+
+use crate::cni::{Record, key};
+use crate::config::AgentConfig;
+use crate::durable;
+use crate::keys::KeyFile;
+use crate::tables::{Local, PeerIds, Tables};
+
+/// The interface that carries the mesh, and what is on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct UnderlayState {
+    /// Its name.
+    pub interface: String,
+    /// Its MTU in bytes.
+    pub mtu: u16,
+    /// What peers send to.
+    pub address: IpAddr,
+    /// Every global address of the interface, that one first.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// Tables with the numbers that belong to them.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    /// Rises with each change of the tables; of this process only.
+    pub version: u64,
+    /// Generation of the snapshot they were made from.
+    pub generation: u64,
+    /// What the datapath shall know.
+    pub tables: Arc<Tables>,
+}
+
+/// What the datapath has confirmed.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Applied {
+    /// [`Target::version`], 0 before the first.
+    pub version: u64,
+    /// [`Target::generation`].
+    pub generation: u64,
+    /// False while there is no datapath.
+    pub connected: bool,
+    /// What it said of its plugins.
+    pub plugins: Vec<PluginStatus>,
+}
+
+/// Everything that is known; see [`Core::update`].
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    /// What the hub published last.
+    pub snapshot: Option<Snapshot>,
+    /// From the last update of the hub.
+    pub resume: Vec<u8>,
+    /// The mesh's interface.
+    pub underlay: Option<UnderlayState>,
+    /// The host's addresses on any interface.
+    pub host_addresses: BTreeSet<IpAddr>,
+    /// WireGuard keys in use, the one to prefer first.
+    pub keys: Vec<KeyFile>,
+    /// Attached pods by [`key`].
+    pub attachments: BTreeMap<String, Record>,
+    /// One line for each thing an operator should look at, by who found it.
+    pub problems: BTreeMap<&'static str, Vec<String>>,
+    /// True while the hub's stream is open.
+    pub hub_connected: bool,
+    /// When the certificate expires, Unix seconds; 0 if there is none.
+    pub certificate_expires: i64,
+    peer_ids: PeerIds,
+    target: Option<Target>,
+}
+
+/// The shared state of the agent.
+#[derive(Debug)]
+pub(crate) struct Core {
+    /// What the agent was told.
+    pub config: AgentConfig,
+    /// Identity of the node.
+    pub uid: String,
+    /// Address of its VTEP.
+    pub vtep_mac: MacAddr,
+    state: Mutex<State>,
+    changes: watch::Sender<u64>,
+    applied: watch::Sender<Applied>,
+    datapath_status: Mutex<Option<DatapathStatus>>,
+}
+
+impl Core {
+    /// An agent that knows its configuration only.
+    pub(crate) fn new(config: AgentConfig, uid: String, vtep_mac: MacAddr) -> Self {
+        let peer_ids = durable::read(&config.state(PEER_IDS))
+            .ok()
+            .flatten()
+            .and_then(|b| serde_json::from_slice(&b).ok())
+            .unwrap_or_default();
+        Self {
+            config,
+            uid,
+            vtep_mac,
+            state: Mutex::new(State { peer_ids, ..State::default() }),
+            changes: watch::Sender::new(0),
+            applied: watch::Sender::default(),
+            datapath_status: Mutex::default(),
+        }
+    }
+
+    /// Changes what is known, compiles the tables again, and wakes everybody if it made a
+    /// difference to them.
+    pub(crate) fn update<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.state.lock();
+        let result = change(&mut state);
+        self.compile(&mut state);
+        drop(state);
+        self.poke();
+        result
+    }
+
+    /// Looks at what is known.
+    pub(crate) fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&self.state.lock())
+    }
+
+    /// Notes what is wrong according to `who`; nothing ends it.
+    pub(crate) fn set_problems(&self, who: &'static str, lines: Vec<String>) {
+        let mut state = self.state.lock();
+        let before = state.problems.get(who).map(Vec::as_slice).unwrap_or_default();
+        if before == lines.as_slice() {
+            return;
+        }
+        for line in lines.iter().filter(|l| !before.contains(l)) {
+            tracing::warn!(who, "{line}");
+        }
+        if lines.is_empty() {
+            tracing::info!(who, "no problem any more");
+            state.problems.remove(who);
+        } else {
+            state.problems.insert(who, lines);
+        }
+    }
+
+    /// Wakes everybody though nothing changed.
+    pub(crate) fn poke(&self) {
+        self.changes.send_modify(|n| *n = n.wrapping_add(1));
+    }
+
+    /// Notes what the datapath said of itself; `None` while it is away.
+    pub(crate) fn set_datapath_status(&self, status: Option<DatapathStatus>) {
+        *self.datapath_status.lock() = status;
+    }
+
+    /// What the datapath said of itself last.
+    pub(crate) fn datapath_status(&self) -> Option<DatapathStatus> {
+        self.datapath_status.lock().clone()
+    }
+
+    /// Wakes at each change.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Follows what the datapath confirms.
+    pub(crate) fn applied(&self) -> watch::Receiver<Applied> {
+        self.applied.subscribe()
+    }
+
+    /// Notes what the datapath confirmed; receivers wake only if it differs.
+    pub(crate) fn set_applied(&self, change: impl FnOnce(&mut Applied)) {
+        self.applied.send_if_modified(|applied| {
+            let before = applied.clone();
+            change(applied);
+            *applied != before
+        });
+    }
+
+    /// The tables as they should be; `None` until enough is known.
+    pub(crate) fn target(&self) -> Option<Target> {
+        self.state.lock().target.clone()
+    }
+
+    /// Waits until the datapath uses the tables as they are at the time of the call; false if that
+    /// takes longer than `limit`.
+    pub(crate) async fn wait_applied(&self, limit: Duration) -> bool {
+        let Some(version) = self.target().map(|t| t.version) else { return false };
+        let mut applied = self.applied.subscribe();
+        let reached = applied.wait_for(|a| a.connected && a.version >= version);
+        matches!(tokio::time::timeout(limit, reached).await, Ok(Ok(_)))
+    }
+
+    fn compile(&self, state: &mut State) {
+        let Some((snapshot, mtu)) = state.ready(&self.config) else { return };
+        let names = snapshot.nodes.keys().filter(|n| **n != self.config.node_name);
+        let mut ids = state.peer_ids.clone();
+        if ids.assign(names.map(NodeName::as_str)) {
+            self.save(&ids);
+        }
+        let pods = state
+            .attachments
+            .iter()
+            .map(|(k, record)| (k.clone(), record.to_local_pod()))
+            .collect();
+        let mut addresses = state.host_addresses.clone();
+        addresses.extend(state.gateways(&self.config).iter().map(IpNet::addr));
+        let local = Local {
+            node: &self.config.node_name,
+            interface: &self.config.interface,
+            mtu,
+            vtep_mac: self.vtep_mac,
+            addresses: &addresses,
+            keys: &state.keys,
+            pods: &pods,
+        };
+        let tables = Tables::compile(snapshot, &local, &ids);
+        let generation = snapshot.generation.0;
+        state.peer_ids = ids;
+        state.target = Some(match state.target.take() {
+            Some(old) if *old.tables == tables => Target { generation, ..old },
+            old => Target {
+                version: old.map_or(1, |t| t.version + 1),
+                generation,
+                tables: Arc::new(tables),
+            },
+        });
+    }
+
+    fn save(&self, ids: &PeerIds) {
+        let saved = serde_json::to_vec(ids).map_err(std::io::Error::from).and_then(|bytes| {
+            durable::write(&self.config.state(PEER_IDS), &bytes, durable::PRIVATE)
+        });
+        if let Err(error) = saved {
+            tracing::warn!(%error, "indices of peers not kept: sessions start anew with the next start");
+        }
+    }
+
+    /// What the hub is told of this node.
+    pub(crate) fn report(&self) -> ReportRequest {
+        let applied = self.applied.borrow().clone();
+        let state = self.state.lock();
+        let port = state.snapshot.as_ref().map_or(0, |s| s.cluster.port);
+        let endpoint = state
+            .underlay
+            .as_ref()
+            .filter(|_| port != 0)
+            .map(|u| std::net::SocketAddr::new(u.address, port).to_string());
+        let addresses = state.underlay.as_ref().map(|u| u.addresses.clone()).unwrap_or_default();
+        ReportRequest {
+            endpoint: endpoint.unwrap_or_default(),
+            addresses: addresses.iter().map(ToString::to_string).collect(),
+            keys: state.keys.iter().map(|k| k.public.0.to_vec()).collect(),
+            vtep_mac: self.vtep_mac.to_string(),
+            pods: state.attachments.values().filter_map(|r| self.pod(r)).collect(),
+            generation: applied.generation,
+            plugins: applied.plugins,
+        }
+    }
+
+    fn pod(&self, record: &Record) -> Option<v1::Pod> {
+        let pod = Pod {
+            name: record.pod_name()?,
+            node: Some(self.config.node_name.clone()),
+            addresses: record.addresses(),
+            labels: BTreeMap::new(),
+        };
+        Some(pod.to_proto())
+    }
+}
+
+const PEER_IDS: &str = "peers.json";
+
+impl State {
+    /// What the delegate of CNI is told; `None` until the node has a subnet and an MTU.
+    pub(crate) fn delegation(&self, config: &AgentConfig) -> Option<Delegation> {
+        let (_, mtu) = self.ready(config)?;
+        let ranges = self
+            .subnets(config)
+            .into_iter()
+            .filter_map(|subnet| gateway(&subnet).map(|g| Range { subnet, gateway: g.addr() }));
+        Some(Delegation { mtu, ranges: ranges.collect() })
+    }
+
+    /// Subnets leased to this node, IPv4 first.
+    pub(crate) fn subnets(&self, config: &AgentConfig) -> Vec<IpNet> {
+        let own = self.snapshot.as_ref().and_then(|s| s.nodes.get(&config.node_name));
+        let mut subnets = own.map(|n| n.subnets.clone()).unwrap_or_default();
+        subnets.sort_by_key(|s| matches!(s, IpNet::V6(_)));
+        subnets
+    }
+
+    /// The first address of each subnet, as a host route: the host's end as pods see it.
+    pub(crate) fn gateways(&self, config: &AgentConfig) -> Vec<IpNet> {
+        self.subnets(config).iter().filter_map(gateway).collect()
+    }
+
+    /// MTU of pods in bytes, or why there is none.
+    pub(crate) fn mtu(&self, config: &AgentConfig) -> Option<Result<u16, weft_model::MtuError>> {
+        let cluster = &self.snapshot.as_ref()?.cluster;
+        let pods_ipv6 = cluster.pod_cidrs.iter().any(|c| matches!(c, IpNet::V6(_)));
+        if let Some(fixed) = config.mtu.or(cluster.mtu) {
+            return Some(Mtu::try_new(fixed, pods_ipv6).map(Mtu::get));
+        }
+        let underlay = self.underlay.as_ref()?;
+        let peers = self.snapshot.iter().flat_map(|s| s.nodes.values());
+        let ipv6 = underlay.address.is_ipv6()
+            || peers.filter_map(|n| n.endpoint).any(|e| e.is_ipv6() && !is_mapped(e.ip()));
+        Some(Mtu::inside(cluster.encapsulation, underlay.mtu, ipv6, pods_ipv6).map(Mtu::get))
+    }
+
+    fn ready(&self, config: &AgentConfig) -> Option<(&Snapshot, u16)> {
+        let snapshot = self.snapshot.as_ref()?;
+        if self.subnets(config).is_empty() || self.keys.is_empty() {
+            return None;
+        }
+        Some((snapshot, self.mtu(config)?.ok()?))
+    }
+}
+
+fn is_mapped(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(a) if a.to_ipv4_mapped().is_some())
+}
+
+/// The first host address of a subnet, which `host-local` keeps for the host.
+fn gateway(subnet: &IpNet) -> Option<IpNet> {
+    match subnet {
+        IpNet::V4(v4) => {
+            let first = u32::from(v4.network()).checked_add(1)?;
+            let first = std::net::Ipv4Addr::from(first);
+            v4.contains(&first).then(|| IpAddr::V4(first).into())
+        }
+        IpNet::V6(v6) => {
+            let first = u128::from(v6.network()).checked_add(1)?;
+            let first = std::net::Ipv6Addr::from(first);
+            v6.contains(&first).then(|| IpAddr::V6(first).into())
+        }
+    }
+}
