@@ -1,0 +1,193 @@
+//! What a flow remembers for plugins, and which plugin owns which slot.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+/// Plugins that may have a slot at one time.
+pub const PLUGINS_MAX: usize = 8;
+
+/// Bytes of a plugin's slot in each flow.
+pub const SLOT_LEN: usize = 16;
+
+/// What a flow holds for each plugin. Index: the plugin's slot number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Memory {
+    /// The plugin's own bytes.
+    pub(crate) slots: [[u8; SLOT_LEN]; PLUGINS_MAX],
+    /// The plugin revision that `judged` is about.
+    revisions: [u64; PLUGINS_MAX],
+    /// Low four bits: judged by that revision. High four bits: shown to any revision.
+    seen: [u8; PLUGINS_MAX],
+}
+
+impl Memory {
+    pub(crate) const EMPTY: Self = Self {
+        slots: [[0; SLOT_LEN]; PLUGINS_MAX],
+        revisions: [0; PLUGINS_MAX],
+        seen: [0; PLUGINS_MAX],
+    };
+
+    /// True if `revision` of the plugin has judged `way`, a number below 4 that says direction and
+    /// position.
+    pub(crate) fn judged(&self, plugin: u8, way: u8, revision: u64) -> bool {
+        let plugin = usize::from(plugin);
+        self.revisions[plugin] == revision && self.seen[plugin] & (1 << way) != 0
+    }
+
+    /// True if any revision of the plugin was shown a packet of `way`.
+    pub(crate) fn shown(&self, plugin: u8, way: u8) -> bool {
+        self.seen[usize::from(plugin)] & (0x10 << way) != 0
+    }
+
+    /// Notes that `revision` has judged `way`.
+    pub(crate) fn judge(&mut self, plugin: u8, way: u8, revision: u64) {
+        let plugin = usize::from(plugin);
+        if self.revisions[plugin] != revision {
+            self.revisions[plugin] = revision;
+            self.seen[plugin] &= 0xf0;
+        }
+        self.seen[plugin] |= 0x11 << way;
+    }
+
+    /// Forgets everything of a slot; true if there was something.
+    pub(crate) fn clear(&mut self, plugin: usize) -> bool {
+        let had = self.slots[plugin] != [0; SLOT_LEN] || self.seen[plugin] != 0;
+        self.slots[plugin] = [0; SLOT_LEN];
+        self.revisions[plugin] = 0;
+        self.seen[plugin] = 0;
+        had
+    }
+
+    /// Takes over what `other` has for the plugins in `changed`.
+    pub(crate) fn merge(&mut self, other: &Self, changed: u8) -> bool {
+        let mut kept = false;
+        for plugin in (0..PLUGINS_MAX).filter(|p| changed & (1 << p) != 0) {
+            kept |= self.slots[plugin] != other.slots[plugin];
+            self.slots[plugin] = other.slots[plugin];
+            if self.revisions[plugin] != other.revisions[plugin] {
+                self.revisions[plugin] = other.revisions[plugin];
+                self.seen[plugin] &= 0xf0;
+            }
+            self.seen[plugin] |= other.seen[plugin];
+        }
+        kept
+    }
+
+    /// What is kept of `seen` over a restart: which ways were shown. What was judged is not, since
+    /// revisions of plugins are counted anew.
+    pub(crate) fn kept_seen(&self, plugin: usize) -> u8 {
+        self.seen[plugin] & 0xf0
+    }
+
+    pub(crate) fn restore(&mut self, plugin: usize, slot: [u8; SLOT_LEN], seen: u8) {
+        self.slots[plugin] = slot;
+        self.seen[plugin] = seen & 0xf0;
+    }
+}
+
+#[derive(Clone, Copy, Default)]
+struct Owner {
+    /// Hash of the plugin's name; zero if the slot was never owned.
+    name: u64,
+    users: u32,
+}
+
+/// Which plugin owns which slot, by hash of its name.
+///
+/// A slot stays with a name that is not in use until another plugin needs it.
+pub(crate) struct SlotOwners {
+    owners: Mutex<[Owner; PLUGINS_MAX]>,
+    /// Copy of the names for writers of records.
+    names: [AtomicU64; PLUGINS_MAX],
+}
+
+/// A slot that was given.
+pub(crate) struct Acquired {
+    pub(crate) slot: u8,
+    /// It belonged to another plugin: its bytes in every flow must be cleared before use.
+    pub(crate) recycled: bool,
+}
+
+impl SlotOwners {
+    pub(crate) fn new() -> Self {
+        Self { owners: Mutex::default(), names: Default::default() }
+    }
+
+    /// A slot for `name`, once more in use; `None` if all are in use by others.
+    pub(crate) fn acquire(&self, name: &str) -> Option<Acquired> {
+        let mut owners = self.owners.lock();
+        let name = hash_name(name);
+        let found = owners.iter().position(|o| o.name == name);
+        let slot = found
+            .or_else(|| owners.iter().position(|o| o.name == 0))
+            .or_else(|| owners.iter().position(|o| o.users == 0))?;
+        let recycled = found.is_none() && owners[slot].name != 0;
+        owners[slot].name = name;
+        owners[slot].users += 1;
+        self.names[slot].store(name, Ordering::Relaxed);
+        Some(Acquired { slot: u8::try_from(slot).ok()?, recycled })
+    }
+
+    /// One user less.
+    pub(crate) fn release(&self, slot: u8) {
+        let mut owners = self.owners.lock();
+        if let Some(owner) = owners.get_mut(usize::from(slot)) {
+            owner.users = owner.users.saturating_sub(1);
+        }
+    }
+
+    /// The slot of a stored name, given to it if one was never owned.
+    pub(crate) fn recall(&self, name: u64) -> Option<usize> {
+        if name == 0 {
+            return None;
+        }
+        let mut owners = self.owners.lock();
+        let free = || owners.iter().position(|o| o.name == 0);
+        let slot = owners.iter().position(|o| o.name == name).or_else(free)?;
+        owners[slot].name = name;
+        self.names[slot].store(name, Ordering::Relaxed);
+        Some(slot)
+    }
+
+    pub(crate) fn name(&self, slot: usize) -> u64 {
+        self.names[slot].load(Ordering::Relaxed)
+    }
+}
+
+/// FNV-1a, 64 bits; never zero. Stored, so it must not change.
+fn hash_name(name: &str) -> u64 {
+    let hash = name
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+    hash.max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slot_belongs_to_a_name_until_another_needs_it() {
+        let owners = SlotOwners::new();
+        let names: Vec<String> = (0..PLUGINS_MAX).map(|i| format!("p{i}")).collect();
+        let slots: Vec<u8> = names.iter().map(|n| owners.acquire(n).unwrap().slot).collect();
+        assert_eq!(owners.acquire("p3").unwrap().slot, slots[3]);
+        assert!(owners.acquire("late").is_none());
+        owners.release(slots[5]);
+        assert!(!owners.acquire("p5").unwrap().recycled);
+        owners.release(slots[5]);
+        let late = owners.acquire("late").unwrap();
+        assert_eq!((late.slot, late.recycled), (slots[5], true));
+    }
+
+    #[test]
+    fn new_revision_forgets_what_was_judged_but_not_what_was_shown() {
+        let mut memory = Memory::EMPTY;
+        memory.judge(2, 1, 7);
+        assert!(memory.judged(2, 1, 7) && memory.shown(2, 1));
+        assert!(!memory.judged(2, 0, 7) && !memory.judged(2, 1, 8) && !memory.judged(1, 1, 7));
+        memory.judge(2, 0, 8);
+        assert!(!memory.judged(2, 1, 8) && memory.judged(2, 0, 8) && memory.shown(2, 1));
+    }
+}
