@@ -12,17 +12,22 @@
 
 pub mod addr;
 pub mod clock;
+mod flow_file;
 pub mod link;
+pub mod monitor;
 mod netlink;
 pub mod netns;
+pub mod nft;
 mod poller;
 pub mod route;
 pub mod rule;
 mod sys;
 pub mod sysctl;
+pub mod tc;
 mod tun;
 mod udp;
 
+pub use flow_file::{FlowFile, FlowFileError};
 pub use netlink::{Ensured, Family, Netlink, NetlinkError};
 pub use netns::{InNetNs, NetNs};
 pub use poller::{Event, Events, Poller, Readiness, Waker};
