@@ -1,1 +1,81 @@
-fn main() {}
+//! `weft`: every role and tool of the fabric as a subcommand. Wiring only.
+
+#![forbid(unsafe_code)]
+
+mod command;
+mod output;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+/// A network fabric for Kubernetes that anyone can extend with WebAssembly.
+#[derive(Parser)]
+#[command(version, propagate_version = true)]
+struct Arguments {
+    /// What to log: a level, or `target=level` pairs (error, warn, info, debug, trace).
+    #[arg(long, global = true, env = "WEFT_LOG", default_value = "info")]
+    log: String,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs the hub: leases subnets, admits nodes, publishes the fabric's state.
+    Hub(command::hub::Arguments),
+    /// Runs a node's agent: control, CNI, routes.
+    Agent(Box<command::agent::Arguments>),
+    /// Runs a node's datapath: packets.
+    Datapath(command::datapath::Arguments),
+    /// Shows the fabric, or one node with `--node`.
+    Status(command::status::Arguments),
+    /// Loads, lists, replaces, unloads and configures Wasm plugins on the live fabric.
+    #[command(subcommand)]
+    Plugin(command::plugin::Command),
+    /// WireGuard keys.
+    #[command(subcommand)]
+    Keys(command::keys::Command),
+    /// Takes everything that Weft made off this node.
+    Uninstall(Box<command::agent::UninstallArguments>),
+    /// A whole fabric of network namespaces on this machine.
+    #[command(subcommand)]
+    Lab(command::lab::Command),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(arguments) {
+        Ok(code) => code,
+        Err(error) => {
+            // One line: the whole chain, outermost first.
+            let line = format!("{error:#}");
+            eprintln!("weft: error: {line}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let filter = EnvFilter::try_new(&arguments.log)
+        .map_err(|e| anyhow::anyhow!("--log {}: {e}", arguments.log))?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        match arguments.command {
+            Command::Hub(a) => a.run().await,
+            Command::Agent(a) => a.run().await,
+            Command::Datapath(a) => a.run().await,
+            Command::Status(a) => a.run().await,
+            Command::Plugin(c) => c.run().await,
+            Command::Keys(c) => c.run().await,
+            Command::Uninstall(a) => a.run().await,
+            Command::Lab(c) => return c.run().await,
+        }
+        .map(|()| ExitCode::SUCCESS)
+    })
+}

@@ -1,1 +1,242 @@
+//! Support for the scenarios in `tests/tests`: a lab that is taken away at the end of a test,
+//! whatever happens in it, and the rule for what a machine cannot do.
 
+#![forbid(unsafe_code)]
+
+use std::ops::{Deref, DerefMut};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use weft_lab::{Lab, Options};
+use weft_netio::{InNetNs, NetNs};
+
+/// True if the machine can run namespace scenarios. Otherwise says what is missing; with `CI=true`
+/// that is a failure, since a green run that skipped shows nothing.
+///
+/// # Panics
+/// With `CI=true` if something is missing.
+#[must_use]
+#[allow(clippy::panic, clippy::print_stdout)]
+pub fn can_run(tools: &[&str]) -> bool {
+    let mut missing = Vec::new();
+    if !Path::new("/dev/net/tun").exists() {
+        missing.push("/dev/net/tun".to_owned());
+    }
+    if !std::fs::read_to_string("/proc/self/status").is_ok_and(|s| s.contains("\nUid:\t0\t0")) {
+        missing.push("root".to_owned());
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let has = |tool: &str| std::env::split_paths(&path).any(|dir| dir.join(tool).is_file());
+    missing.extend(tools.iter().filter(|t| !has(t)).map(|t| format!("`{t}`")));
+    if missing.is_empty() {
+        return true;
+    }
+    let missing = missing.join(", ");
+    assert!(std::env::var_os("CI").is_none_or(|v| v != "true"), "missing: {missing}");
+    println!("skipped: this machine lacks {missing}");
+    false
+}
+
+/// Directory of the built binaries.
+///
+/// # Errors
+/// If the running test is nowhere in a target directory.
+pub fn binaries() -> Result<PathBuf> {
+    let test = std::env::current_exe()?;
+    let deps = test.parent().context("the test has no directory")?;
+    let dir = deps.parent().context("the test has no target directory")?;
+    let weft = dir.join("weft");
+    ensure!(weft.is_file(), "{} is missing: run ./dev setup first", weft.display());
+    Ok(dir.to_owned())
+}
+
+/// A built Wasm plugin.
+///
+/// # Errors
+/// If it is not built.
+pub fn plugin(name: &str) -> Result<PathBuf> {
+    let dir = match std::env::var_os("WEFT_WASM_DIR") {
+        Some(dir) => PathBuf::from(dir),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/wasm"),
+    };
+    let path = dir.join(format!("{name}.wasm"));
+    ensure!(path.is_file(), "{} is missing: run ./dev plugins first", path.display());
+    Ok(path)
+}
+
+/// A lab of its own for one test; taken away when dropped, also by a panic.
+#[derive(Debug)]
+pub struct TestLab {
+    lab: Lab,
+    name: String,
+}
+
+/// What takes a lab away when a test ends, made before the lab.
+struct TakeAway(String);
+
+static LABS: AtomicU32 = AtomicU32::new(0);
+
+impl TestLab {
+    /// Makes a lab under a name that no other run has.
+    ///
+    /// # Errors
+    /// If it does not come up; nothing is left behind then.
+    pub async fn up(options: Options) -> Result<Self> {
+        let number = LABS.fetch_add(1, Ordering::Relaxed);
+        let name = format!("t{}-{number}", std::process::id());
+        let guard = TakeAway(name.clone());
+        let binary = Some(binaries()?.join("weft"));
+        let lab = Lab::up(&name, Options { binary, ..options }).await?;
+        std::mem::forget(guard);
+        Ok(Self { lab, name })
+    }
+
+    /// A lab with `pods` pods on each node, named `a1`, `a2`, ... on the first node, `b1`, ... on the
+    /// second.
+    ///
+    /// # Errors
+    /// If it does not come up.
+    pub async fn with_pods(options: Options, pods: usize) -> Result<Self> {
+        let mut lab = Self::up(options).await?;
+        for (letter, node) in ('a'..='z').zip(lab.nodes()) {
+            for number in 1..=pods {
+                lab.pod_add(&node, &format!("{letter}{number}")).await?;
+            }
+        }
+        Ok(lab)
+    }
+
+    /// Runs a command in a node or pod and returns its output, whatever its status.
+    ///
+    /// # Errors
+    /// If there is no such node or pod, or the command cannot be started.
+    pub fn exec(&self, target: &str, command: &[&str]) -> Result<Output> {
+        Ok(self.command(target, command)?.output()?)
+    }
+
+    /// Runs a command in a node or pod and returns what it printed.
+    ///
+    /// # Errors
+    /// If it fails; the error shows what it printed on stderr.
+    pub fn run(&self, target: &str, command: &[&str]) -> Result<String> {
+        succeeded(&command.join(" "), self.exec(target, command)?)
+    }
+
+    /// A command that will run in a node or pod.
+    ///
+    /// # Errors
+    /// If there is no such node or pod.
+    pub fn command(&self, target: &str, command: &[&str]) -> Result<Command> {
+        let (program, arguments) = command.split_first().context("no command")?;
+        let namespace = NetNs::open(&self.namespace_of(target)?)?;
+        let mut command = Command::new(program);
+        command.args(arguments).stdin(Stdio::null()).in_netns(&namespace);
+        Ok(command)
+    }
+
+    /// Runs `weft` against this lab's hub and returns its output, whatever its status.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn weft_output(&self, arguments: &[&str]) -> Result<Output> {
+        let mut command = Command::new(binaries()?.join("weft"));
+        command.args(arguments).env("WEFT_HUB_SOCKET", self.hub_socket()).stdin(Stdio::null());
+        Ok(command.output()?)
+    }
+
+    /// Runs `weft` against this lab's hub and returns what it printed.
+    ///
+    /// # Errors
+    /// If it fails.
+    pub fn weft(&self, arguments: &[&str]) -> Result<String> {
+        succeeded(&arguments.join(" "), self.weft_output(arguments)?)
+    }
+
+    /// First IPv4 address of a pod.
+    ///
+    /// # Errors
+    /// If there is no such pod, or it has none.
+    pub fn pod_v4(&self, pod: &str) -> Result<std::net::IpAddr> {
+        self.pod_address(pod, std::net::IpAddr::is_ipv4)
+    }
+
+    /// First IPv6 address of a pod.
+    ///
+    /// # Errors
+    /// If there is no such pod, or it has none.
+    pub fn pod_v6(&self, pod: &str) -> Result<std::net::IpAddr> {
+        self.pod_address(pod, std::net::IpAddr::is_ipv6)
+    }
+
+    fn pod_address(
+        &self,
+        pod: &str,
+        is: fn(&std::net::IpAddr) -> bool,
+    ) -> Result<std::net::IpAddr> {
+        let pods = self.pods();
+        let known = pods.iter().find(|p| p.name == pod).with_context(|| format!("no pod {pod}"))?;
+        known.addresses.iter().copied().find(is).with_context(|| format!("{pod} lacks that family"))
+    }
+}
+
+impl Deref for TestLab {
+    type Target = Lab;
+    fn deref(&self) -> &Lab {
+        &self.lab
+    }
+}
+
+impl DerefMut for TestLab {
+    fn deref_mut(&mut self) -> &mut Lab {
+        &mut self.lab
+    }
+}
+
+impl Drop for TestLab {
+    fn drop(&mut self) {
+        drop(TakeAway(std::mem::take(&mut self.name)));
+    }
+}
+
+impl Drop for TakeAway {
+    fn drop(&mut self) {
+        let name = std::mem::take(&mut self.0);
+        // A drop inside a runtime cannot block on it, so a thread with its own does.
+        let down = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(Lab::down(&name))
+        });
+        if let Ok(Err(error)) = down.join() {
+            eprintln!("cannot take the lab away: {error:#}");
+        }
+    }
+}
+
+fn succeeded(what: &str, output: Output) -> Result<String> {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "`{what}` failed ({}): {}", output.status, stderr.trim());
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Asks again and again until the answer is yes.
+///
+/// # Errors
+/// After `limit`, with the last reason why not.
+pub async fn eventually<F, T>(limit: Duration, mut ask: F) -> Result<T>
+where
+    F: AsyncFnMut() -> Result<T>,
+{
+    let until = Instant::now() + limit;
+    loop {
+        match ask().await {
+            Ok(answer) => return Ok(answer),
+            Err(why) if Instant::now() >= until => {
+                return Err(why.context(format!("not within {limit:?}")));
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+}

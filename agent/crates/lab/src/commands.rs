@@ -1,0 +1,86 @@
+//! Command lines of the processes of a lab.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use crate::fabric::State;
+use crate::layout::Layout;
+
+/// Port of the hub.
+pub(crate) const HUB_PORT: u16 = 7443;
+
+/// One process to look after.
+#[derive(Clone, Debug)]
+pub(crate) struct Process {
+    /// Name of its pid and log file.
+    pub(crate) name: String,
+    pub(crate) namespace: String,
+    pub(crate) arguments: Vec<String>,
+}
+
+/// The running `weft` binary, of which every process is a role.
+pub(crate) fn weft_binary() -> Result<PathBuf> {
+    std::env::current_exe().context("cannot find the path of this program")
+}
+
+/// `weft-cni` stands beside `weft`.
+pub(crate) fn cni_binary() -> Result<PathBuf> {
+    let path = weft_binary()?.with_file_name("weft-cni");
+    anyhow::ensure!(path.is_file(), "{} is missing: build it with ./dev setup", path.display());
+    Ok(path)
+}
+
+/// Every process, in the order to start them.
+pub(crate) fn processes(layout: &Layout, state: &State) -> Result<Vec<Process>> {
+    let mut all = vec![hub(layout, state)];
+    for node in &state.nodes {
+        all.push(datapath(layout, state, &node.name));
+        all.push(agent(layout, state, &node.name)?);
+    }
+    Ok(all)
+}
+
+fn hub(layout: &Layout, state: &State) -> Process {
+    let mut arguments = vec![
+        "hub".to_owned(),
+        format!("--manifests={}", layout.manifests().display()),
+        format!("--state-dir={}", layout.hub_state().display()),
+        format!("--run-dir={}", layout.hub_run().display()),
+        format!("--listen=[::]:{HUB_PORT}"),
+        format!("--encapsulation={}", state.options.encapsulation_flag()),
+    ];
+    arguments.extend(state.options.pod_cidrs.iter().map(|c| format!("--pod-cidr={c}")));
+    arguments.extend(state.options.hub_arguments.clone());
+    Process { name: "hub".into(), namespace: layout.hub_namespace(), arguments }
+}
+
+fn datapath(layout: &Layout, state: &State, node: &str) -> Process {
+    let paths = layout.node(node);
+    let mut arguments = vec!["datapath".to_owned(), format!("--run-dir={}", paths.run().display())];
+    arguments.extend(state.options.datapath_arguments.clone());
+    Process { name: format!("{node}-datapath"), namespace: paths.namespace, arguments }
+}
+
+fn agent(layout: &Layout, state: &State, node: &str) -> Result<Process> {
+    let paths = layout.node(node);
+    let hub = match state.hub_address {
+        IpAddr::V4(a) => format!("{a}:{HUB_PORT}"),
+        IpAddr::V6(a) => format!("[{a}]:{HUB_PORT}"),
+    };
+    let mut arguments = vec![
+        "agent".to_owned(),
+        format!("--node-name={node}"),
+        format!("--hub={hub}"),
+        format!("--token-file={}", layout.hub_state().join("join-token").display()),
+        format!("--state-dir={}", paths.state().display()),
+        format!("--run-dir={}", paths.run().display()),
+        format!("--cni-conf-dir={}", paths.cni_conf().display()),
+        format!("--cni-bin-dir={}", paths.cni_bin().display()),
+        format!("--cni-binary={}", cni_binary()?.display()),
+        format!("--delegate={}", state.options.delegate),
+    ];
+    arguments.extend(state.options.agent_arguments.clone());
+    Ok(Process { name: format!("{node}-agent"), namespace: paths.namespace, arguments })
+}

@@ -1,0 +1,398 @@
+//! A lab: making it, finding it again, taking it away.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use weft_model::Encapsulation;
+use weft_netio::netns;
+use weft_proto::v1::control_client::ControlClient;
+use weft_proto::v1::{FabricStatus, GetStatusRequest};
+
+use crate::layout::{Layout, NodeLayout};
+use crate::{cni, supervisor, underlay};
+
+/// How long a fabric may take until every node has applied the current generation.
+const READY_TIMEOUT: Duration = Duration::from_secs(30);
+/// More nodes than that do not fit the underlay's address plan.
+const NODES_MAX: usize = 64;
+
+/// Family of the addresses that nodes reach each other with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UnderlayFamily {
+    /// 198.18.0.0/24, the range for benchmarks of RFC 2544.
+    #[default]
+    V4,
+    /// fd00:198:18::/64.
+    V6,
+}
+
+/// What a lab is made of.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Options {
+    /// The `weft` binary; the running program unless set. `weft-cni` stands beside it.
+    pub binary: Option<PathBuf>,
+    /// Number of nodes, 1 to 64, named `node-1`, `node-2` and so on.
+    pub nodes: usize,
+    /// Encapsulation between them.
+    pub encapsulation: Encapsulation,
+    /// Family of the underlay.
+    pub underlay: UnderlayFamily,
+    /// MTU of the underlay in bytes.
+    pub underlay_mtu: u32,
+    /// CIDRs that pod subnets are leased from.
+    pub pod_cidrs: Vec<IpNet>,
+    /// CNI plugin that wires pods: `ptp` or `bridge`.
+    pub delegate: String,
+    /// Added to the command line of the hub.
+    pub hub_arguments: Vec<String>,
+    /// Added to the command line of every agent.
+    pub agent_arguments: Vec<String>,
+    /// Added to the command line of every datapath.
+    pub datapath_arguments: Vec<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let cidrs = ["10.244.0.0/16", "fd00:10:244::/48"];
+        Self {
+            binary: None,
+            nodes: 3,
+            encapsulation: Encapsulation::WireGuard,
+            underlay: UnderlayFamily::V4,
+            underlay_mtu: 1500,
+            pod_cidrs: cidrs.iter().filter_map(|c| c.parse().ok()).collect(),
+            delegate: "ptp".into(),
+            hub_arguments: Vec::new(),
+            agent_arguments: Vec::new(),
+            datapath_arguments: Vec::new(),
+        }
+    }
+}
+
+impl Options {
+    pub(crate) fn encapsulation_flag(&self) -> &'static str {
+        match self.encapsulation {
+            Encapsulation::WireGuard => "wireguard",
+            Encapsulation::Vxlan => "vxlan",
+        }
+    }
+}
+
+/// A node as the lab wrote it down.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Node {
+    pub(crate) name: String,
+    pub(crate) addresses: Vec<IpNet>,
+}
+
+/// A pod of the lab.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Pod {
+    /// Its name, unique in the lab; namespace `default`.
+    pub name: String,
+    /// The node it runs on.
+    pub node: String,
+    /// Its network namespace.
+    pub namespace: String,
+    /// Its addresses, IPv4 first.
+    pub addresses: Vec<IpAddr>,
+    /// The CNI result of its ADD.
+    pub(crate) result: serde_json::Value,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct State {
+    pub(crate) options: Options,
+    pub(crate) hub_address: IpAddr,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) pods: BTreeMap<String, Pod>,
+}
+
+/// A lab that is up, or was.
+#[derive(Debug)]
+pub struct Lab {
+    layout: Layout,
+    state: State,
+}
+
+impl Lab {
+    /// Makes a lab and waits until every node serves.
+    ///
+    /// # Errors
+    /// If the name is in use or illegal, a privilege is missing, or a process does not come up; what
+    /// was made until then is taken away again, and the error shows the end of the logs.
+    pub async fn up(name: &str, options: Options) -> Result<Self> {
+        let layout = Layout::new(name)?;
+        ensure!((1..=NODES_MAX).contains(&options.nodes), "--nodes takes 1 to {NODES_MAX}");
+        ensure!(
+            nix::unistd::geteuid().is_root(),
+            "`weft lab` makes namespaces and devices: run it as root"
+        );
+        if layout.dir().exists() {
+            bail!("lab `{name}` is there already: `weft lab down --name {name}` takes it away");
+        }
+        match Self::build(&layout, options).await {
+            Ok(lab) => Ok(lab),
+            Err(error) => {
+                let logs = supervisor::last_lines(&layout);
+                take_away(&layout).await?;
+                Err(error.context(format!("lab `{name}` did not come up{logs}")))
+            }
+        }
+    }
+
+    async fn build(layout: &Layout, options: Options) -> Result<Self> {
+        let (hub_address, nodes) = underlay::plan(&options)?;
+        let state = State { options, hub_address, nodes, pods: BTreeMap::new() };
+        let lab = Self { layout: layout.clone(), state };
+        for dir in lab.directories() {
+            std::fs::create_dir_all(&dir)
+                .with_context(|| format!("cannot create {}", dir.display()))?;
+        }
+        lab.save()?;
+        underlay::make(layout, &lab.state).await?;
+        supervisor::start(layout, lab.state.options.binary.clone())?;
+        lab.wait_ready().await?;
+        Ok(lab)
+    }
+
+    fn directories(&self) -> Vec<PathBuf> {
+        let layout = &self.layout;
+        let mut all = vec![
+            layout.manifests(),
+            layout.hub_state(),
+            layout.hub_run(),
+            layout.dir().join("pids"),
+            layout.dir().join("logs"),
+        ];
+        let nodes = self.state.nodes.iter();
+        all.extend(nodes.flat_map(|n| layout.node(&n.name).directories()));
+        all
+    }
+
+    /// Finds a lab that is up.
+    ///
+    /// # Errors
+    /// If there is none of that name.
+    pub fn open(name: &str) -> Result<Self> {
+        let layout = Layout::new(name)?;
+        let state = load(&layout)?;
+        Ok(Self { layout, state })
+    }
+
+    /// Ends the processes and removes namespaces, devices and files. Fine for a lab that is not
+    /// there or half there.
+    ///
+    /// # Errors
+    /// If something resists; the rest is removed all the same.
+    pub async fn down(name: &str) -> Result<()> {
+        take_away(&Layout::new(name)?).await
+    }
+
+    /// Adds a pod through the CNI binary.
+    ///
+    /// # Errors
+    /// The CNI error, or a name that is unknown or in use.
+    pub async fn pod_add(&mut self, node: &str, pod: &str) -> Result<Pod> {
+        self.state = load(&self.layout)?;
+        ensure!(self.state.nodes.iter().any(|n| n.name == node), "there is no node `{node}`");
+        ensure!(!self.state.pods.contains_key(pod), "there is a pod `{pod}` already");
+        ensure!(!pod.is_empty() && pod.len() <= 40 && !pod.contains('/'), "`{pod}` is no pod name");
+        let namespace = self.layout.pod_namespace(pod);
+        netns::create(&namespace)?;
+        let made = cni::add(&self.layout.node(node), pod, &namespace).await;
+        let made = match made {
+            Ok(pod) => Pod { node: node.to_owned(), ..pod },
+            Err(error) => {
+                let _ = cni::delete(&self.layout.node(node), pod, &namespace, None).await;
+                netns::delete(&namespace)?;
+                return Err(error);
+            }
+        };
+        self.state.pods.insert(pod.to_owned(), made.clone());
+        self.save()?;
+        Ok(made)
+    }
+
+    /// Removes a pod through the CNI binary.
+    ///
+    /// # Errors
+    /// The CNI error, or an unknown name.
+    pub async fn pod_delete(&mut self, pod: &str) -> Result<()> {
+        self.state = load(&self.layout)?;
+        let known = self.state.pods.get(pod).with_context(|| format!("there is no pod `{pod}`"))?;
+        let node = self.layout.node(&known.node);
+        cni::delete(&node, pod, &known.namespace, Some(&known.result)).await?;
+        netns::delete(&known.namespace)?;
+        self.state.pods.remove(pod);
+        self.save()
+    }
+
+    /// The pods, by name.
+    #[must_use]
+    pub fn pods(&self) -> Vec<Pod> {
+        self.state.pods.values().cloned().collect()
+    }
+
+    /// Names of the nodes.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<String> {
+        self.state.nodes.iter().map(|n| n.name.clone()).collect()
+    }
+
+    /// Underlay addresses of a node, IPv4 first.
+    #[must_use]
+    pub fn node_addresses(&self, node: &str) -> Vec<IpAddr> {
+        let nodes = self.state.nodes.iter().filter(|n| n.name == node);
+        nodes.flat_map(|n| n.addresses.iter().map(|a| a.addr())).collect()
+    }
+
+    /// Paths of a node.
+    #[must_use]
+    pub fn node(&self, node: &str) -> NodeLayout {
+        self.layout.node(node)
+    }
+
+    /// Namespace of the underlay's bridge: everything on the wire between nodes passes it.
+    #[must_use]
+    pub fn underlay_namespace(&self) -> String {
+        self.layout.underlay_namespace()
+    }
+
+    /// Directory of manifests that the hub reads.
+    #[must_use]
+    pub fn manifests(&self) -> PathBuf {
+        self.layout.manifests()
+    }
+
+    /// The hub's control socket.
+    #[must_use]
+    pub fn hub_socket(&self) -> PathBuf {
+        self.layout.hub_run().join("hub.sock")
+    }
+
+    /// Log of a process: `hub`, `NODE-agent`, `NODE-datapath`.
+    #[must_use]
+    pub fn log_file(&self, process: &str) -> PathBuf {
+        self.layout.log_file(process)
+    }
+
+    /// Process id of `hub`, `NODE-agent` or `NODE-datapath`, as of its last start.
+    ///
+    /// # Errors
+    /// If it never started.
+    pub fn pid(&self, process: &str) -> Result<i32> {
+        supervisor::read_pid(&self.layout, process)
+            .with_context(|| format!("process `{process}` has not started"))
+    }
+
+    /// Network namespace of a node or pod.
+    ///
+    /// # Errors
+    /// If there is neither of that name.
+    pub fn namespace_of(&self, name: &str) -> Result<String> {
+        if let Some(pod) = self.state.pods.get(name) {
+            return Ok(pod.namespace.clone());
+        }
+        ensure!(
+            self.state.nodes.iter().any(|n| n.name == name),
+            "there is no node or pod `{name}`"
+        );
+        Ok(self.layout.node(name).namespace)
+    }
+
+    /// What the hub says of the fabric.
+    ///
+    /// # Errors
+    /// If the hub does not answer.
+    pub async fn status(&self) -> Result<FabricStatus> {
+        let channel = weft_control::connect_unix(self.hub_socket()).await?;
+        let answer = ControlClient::new(channel).get_status(GetStatusRequest {}).await?;
+        Ok(answer.into_inner())
+    }
+
+    /// Waits until every node is connected and has applied the current generation.
+    ///
+    /// # Errors
+    /// After 30 seconds, naming the nodes that are not ready.
+    pub async fn wait_ready(&self) -> Result<()> {
+        let until = Instant::now() + READY_TIMEOUT;
+        loop {
+            let why = match self.status().await {
+                Ok(status) => match unready(&status, self.state.nodes.len()) {
+                    None => return Ok(()),
+                    Some(why) => why,
+                },
+                Err(error) => format!("{error:#}"),
+            };
+            ensure!(Instant::now() < until, "not ready after {READY_TIMEOUT:?}: {why}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    fn save(&self) -> Result<()> {
+        let path = self.layout.state_file();
+        let temporary = path.with_extension("tmp");
+        std::fs::write(&temporary, serde_json::to_vec_pretty(&self.state)?)?;
+        std::fs::rename(&temporary, &path)
+            .with_context(|| format!("cannot write {}", path.display()))
+    }
+}
+
+fn unready(status: &FabricStatus, expected: usize) -> Option<String> {
+    let nodes: Vec<_> = status.nodes.iter().filter(|n| !n.static_peer).collect();
+    if nodes.len() < expected {
+        return Some(format!("{} of {expected} nodes have joined", nodes.len()));
+    }
+    let name = |n: &weft_proto::v1::NodeStatus| n.node.as_ref().map_or("", |n| &n.name).to_owned();
+    let behind = nodes.iter().find(|n| {
+        let addressed = n.node.as_ref().is_some_and(|n| !n.endpoint.is_empty());
+        !n.connected || !addressed || n.applied_generation < status.generation
+    })?;
+    Some(format!("{} is not up to date", name(behind)))
+}
+
+pub(crate) fn load(layout: &Layout) -> Result<State> {
+    let path = layout.state_file();
+    let bytes = std::fs::read(&path)
+        .with_context(|| format!("there is no lab `{}`: `weft lab up` makes one", layout.name()))?;
+    serde_json::from_slice(&bytes).with_context(|| format!("{} is damaged", path.display()))
+}
+
+/// Works from names alone, so that a lab that never came up is taken away as well.
+async fn take_away(layout: &Layout) -> Result<()> {
+    supervisor::stop(layout).await?;
+    let own = format!("{}-", layout.name());
+    let state = load(layout).ok();
+    for name in netns::list()? {
+        if is_of(layout, state.as_ref(), &name) && name.starts_with(&own) {
+            netns::delete(&name)?;
+        }
+    }
+    match std::fs::remove_dir_all(layout.dir()) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(e).with_context(|| format!("cannot remove {}", layout.dir().display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether a namespace is this lab's: another lab's name may begin with ours.
+fn is_of(layout: &Layout, state: Option<&State>, namespace: &str) -> bool {
+    let Some(state) = state else { return false };
+    let pods = state.pods.keys().map(|p| layout.pod_namespace(p));
+    let nodes = state.nodes.iter().map(|n| layout.node(&n.name).namespace);
+    let pod_prefix = layout.pod_namespace("");
+    [layout.underlay_namespace(), layout.hub_namespace()]
+        .into_iter()
+        .chain(pods)
+        .chain(nodes)
+        .any(|n| n == namespace)
+        || namespace.starts_with(&pod_prefix)
+}

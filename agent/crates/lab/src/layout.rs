@@ -1,0 +1,114 @@
+//! Where everything of a lab is.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+
+/// Directory that holds one directory for each lab.
+const ROOT: &str = "/run/weft-lab";
+/// Longest lab name: namespace names carry it, and so do unix socket paths (108 bytes).
+const NAME_MAX: usize = 24;
+
+/// Paths and names of one lab.
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    name: String,
+}
+
+impl Layout {
+    pub(crate) fn new(name: &str) -> Result<Self> {
+        let legal = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        if name.is_empty() || name.len() > NAME_MAX || !legal || name.starts_with('-') {
+            bail!("`{name}` is no lab name: up to {NAME_MAX} lower-case letters, digits and `-`");
+        }
+        Ok(Self { name: name.to_owned() })
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn dir(&self) -> PathBuf {
+        Path::new(ROOT).join(&self.name)
+    }
+
+    pub(crate) fn state_file(&self) -> PathBuf {
+        self.dir().join("lab.json")
+    }
+
+    /// Process id of a supervised process, or of the supervisor itself.
+    pub(crate) fn pid_file(&self, process: &str) -> PathBuf {
+        self.dir().join("pids").join(process)
+    }
+
+    pub(crate) fn log_file(&self, process: &str) -> PathBuf {
+        self.dir().join("logs").join(format!("{process}.log"))
+    }
+
+    pub(crate) fn manifests(&self) -> PathBuf {
+        self.dir().join("manifests")
+    }
+
+    pub(crate) fn hub_state(&self) -> PathBuf {
+        self.dir().join("hub/state")
+    }
+
+    pub(crate) fn hub_run(&self) -> PathBuf {
+        self.dir().join("hub/run")
+    }
+
+    pub(crate) fn underlay_namespace(&self) -> String {
+        format!("{}-net", self.name)
+    }
+
+    pub(crate) fn hub_namespace(&self) -> String {
+        format!("{}-hub", self.name)
+    }
+
+    pub(crate) fn node(&self, node: &str) -> NodeLayout {
+        let dir = self.dir().join("nodes").join(node);
+        NodeLayout { namespace: format!("{}-{node}", self.name), dir }
+    }
+
+    pub(crate) fn pod_namespace(&self, pod: &str) -> String {
+        format!("{}-pod-{pod}", self.name)
+    }
+}
+
+/// Paths of one node of a lab.
+#[derive(Clone, Debug)]
+pub struct NodeLayout {
+    /// Its network namespace.
+    pub namespace: String,
+    dir: PathBuf,
+}
+
+impl NodeLayout {
+    /// The agent's and datapath's `--state-dir`.
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
+        self.dir.join("state")
+    }
+
+    /// The agent's and datapath's `--run-dir`.
+    #[must_use]
+    pub fn run(&self) -> PathBuf {
+        self.dir.join("run")
+    }
+
+    /// The runtime's directory of network configurations.
+    #[must_use]
+    pub fn cni_conf(&self) -> PathBuf {
+        self.dir.join("cni/net.d")
+    }
+
+    /// The runtime's directory of plugin binaries.
+    #[must_use]
+    pub fn cni_bin(&self) -> PathBuf {
+        self.dir.join("cni/bin")
+    }
+
+    pub(crate) fn directories(&self) -> [PathBuf; 4] {
+        [self.state(), self.run(), self.cni_conf(), self.cni_bin()]
+    }
+}

@@ -1,0 +1,197 @@
+//! Keeps the processes of a lab running, as the kubelet keeps containers.
+
+use std::fs;
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use weft_netio::{InNetNs, NetNs};
+
+use crate::commands::{Process, processes, weft_binary};
+use crate::fabric::load;
+use crate::layout::Layout;
+
+/// Name of the supervisor's own pid and log file.
+const SUPERVISOR: &str = "supervisor";
+/// Pause before an exited process is started again; doubles up to the maximum while it keeps
+/// exiting at once.
+const RESTART_PAUSE: Duration = Duration::from_millis(20);
+const RESTART_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// A process that ran this long has come up: the pause starts over.
+const SETTLED: Duration = Duration::from_secs(5);
+/// How long a process may take to end after SIGTERM.
+const STOP_TIMEOUT: Duration = Duration::from_secs(3);
+/// Bytes of each log that an error shows.
+const LOG_TAIL: i64 = 1200;
+
+/// Starts the supervisor of a lab as a process of its own, detached from this terminal.
+pub(crate) fn start(layout: &Layout, binary: Option<PathBuf>) -> Result<()> {
+    let log = log_file(layout, SUPERVISOR)?;
+    let binary = binary.map_or_else(weft_binary, Ok)?;
+    let child = std::process::Command::new(binary)
+        .args(["lab", "supervise", "--name", layout.name()])
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .process_group(0)
+        .spawn()
+        .context("cannot start the supervisor")?;
+    write_pid(layout, SUPERVISOR, child.id())
+}
+
+/// Runs in the supervisor process until SIGTERM: starts every process of the lab, starts again what
+/// exits, and ends all of them at the end.
+///
+/// # Errors
+/// If the lab is not there or a process cannot be started at all.
+pub async fn supervise(name: &str) -> Result<()> {
+    let layout = Layout::new(name)?;
+    let state = load(&layout)?;
+    let (stop, stopped) = watch::channel(false);
+    let mut keepers = Vec::new();
+    for process in processes(&layout, &state)? {
+        keepers.push(tokio::spawn(keep(layout.clone(), process, stopped.clone())));
+    }
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    stop.send_replace(true);
+    for keeper in keepers {
+        keeper.await??;
+    }
+    Ok(())
+}
+
+async fn keep(layout: Layout, process: Process, mut stopped: watch::Receiver<bool>) -> Result<()> {
+    let mut pause = RESTART_PAUSE;
+    while !*stopped.borrow() {
+        let started = Instant::now();
+        let mut child = spawn(&layout, &process)?;
+        tokio::select! {
+            status = child.wait() => {
+                tracing::warn!(process = process.name, status = ?status?, "exited, starting again");
+            }
+            _ = stopped.changed() => return end(&mut child).await,
+        }
+        pause = match started.elapsed() {
+            t if t > SETTLED => RESTART_PAUSE,
+            _ => (pause * 2).min(RESTART_PAUSE_MAX),
+        };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = stopped.changed() => {}
+        }
+    }
+    Ok(())
+}
+
+fn spawn(layout: &Layout, process: &Process) -> Result<Child> {
+    let log = log_file(layout, &process.name)?;
+    let mut command = std::process::Command::new(weft_binary()?);
+    command.args(&process.arguments).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    command.in_netns(&NetNs::open(&process.namespace)?);
+    let child = Command::from(command)
+        .kill_on_drop(true)
+        .spawn()
+        .with_context(|| format!("cannot start {}", process.name))?;
+    write_pid(layout, &process.name, child.id().unwrap_or_default())?;
+    Ok(child)
+}
+
+async fn end(child: &mut Child) -> Result<()> {
+    if let Some(id) = child.id() {
+        signal_process(i32::try_from(id)?, Signal::SIGTERM)?;
+    }
+    if tokio::time::timeout(STOP_TIMEOUT, child.wait()).await.is_err() {
+        child.kill().await?;
+    }
+    Ok(())
+}
+
+/// Ends the supervisor, and what it may have left behind if it was killed.
+pub(crate) async fn stop(layout: &Layout) -> Result<()> {
+    let mut names = vec![SUPERVISOR.to_owned()];
+    if let Ok(entries) = fs::read_dir(layout.dir().join("pids")) {
+        names.extend(entries.flatten().filter_map(|e| e.file_name().into_string().ok()));
+    }
+    for name in names {
+        let Some(pid) = read_pid(layout, &name).filter(|pid| is_ours(layout, *pid)) else {
+            continue;
+        };
+        signal_process(pid, Signal::SIGTERM)?;
+        let until = Instant::now() + 2 * STOP_TIMEOUT;
+        while is_ours(layout, pid) && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        if is_ours(layout, pid) {
+            signal_process(pid, Signal::SIGKILL)?;
+        }
+    }
+    Ok(())
+}
+
+fn signal_process(pid: i32, signal: Signal) -> Result<()> {
+    match kill(Pid::from_raw(pid), signal) {
+        Ok(()) | Err(Errno::ESRCH) => Ok(()),
+        Err(e) => Err(e).with_context(|| format!("cannot end process {pid}")),
+    }
+}
+
+/// A pid may have been given to somebody else since: only a process that runs and carries the
+/// lab's name or directory in its command line is ours.
+fn is_ours(layout: &Layout, pid: i32) -> bool {
+    let Ok(command) = fs::read(format!("/proc/{pid}/cmdline")) else { return false };
+    let dir = format!("{}/", layout.dir().display());
+    command.split(|b| *b == 0).any(|argument| {
+        let text = String::from_utf8_lossy(argument);
+        text == layout.name() || text.contains(&dir)
+    })
+}
+
+fn write_pid(layout: &Layout, process: &str, pid: u32) -> Result<()> {
+    let path = layout.pid_file(process);
+    fs::write(&path, pid.to_string()).with_context(|| format!("cannot write {}", path.display()))
+}
+
+pub(crate) fn read_pid(layout: &Layout, process: &str) -> Option<i32> {
+    fs::read_to_string(layout.pid_file(process)).ok()?.trim().parse().ok()
+}
+
+fn log_file(layout: &Layout, process: &str) -> Result<fs::File> {
+    let path = layout.log_file(process);
+    let opened = fs::OpenOptions::new().create(true).append(true).open(&path);
+    opened.with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// The end of every log that is not empty, for an error message.
+pub(crate) fn last_lines(layout: &Layout) -> String {
+    let Ok(entries) = fs::read_dir(layout.dir().join("logs")) else { return String::new() };
+    let mut paths: Vec<_> = entries.flatten().map(|e| e.path()).collect();
+    paths.sort();
+    let tails = paths.iter().filter_map(|path| {
+        let text = tail(path).ok().filter(|t| !t.trim().is_empty())?;
+        Some(format!("\n--- {}\n{}", path.file_name()?.to_string_lossy(), text.trim_end()))
+    });
+    tails.collect()
+}
+
+fn tail(path: &Path) -> std::io::Result<String> {
+    let mut file = fs::File::open(path)?;
+    let length = i64::try_from(file.metadata()?.len()).unwrap_or(LOG_TAIL);
+    file.seek(SeekFrom::End(-length.min(LOG_TAIL)))?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}

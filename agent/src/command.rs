@@ -1,0 +1,10 @@
+//! The subcommands: their flags, and what they call.
+
+pub(crate) mod agent;
+pub(crate) mod control;
+pub(crate) mod datapath;
+pub(crate) mod hub;
+pub(crate) mod keys;
+pub(crate) mod lab;
+pub(crate) mod plugin;
+pub(crate) mod status;
