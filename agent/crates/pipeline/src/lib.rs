@@ -9,10 +9,16 @@
 #![warn(missing_docs)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod counters;
 mod flow;
+mod passage;
+mod pipeline;
 mod plugin;
+mod plugins;
 mod routes;
+mod verdict;
 
+pub use counters::{Counters, PluginCounters};
 pub use flow::{
     Direction, FRAGMENT_TIMEOUT, FlowInfo, FlowKey, FlowState, FlowTable, ICMP_TIMEOUT,
     OTHER_TIMEOUT, PLUGINS_MAX, RECORD_LEN, RecordError, SLOT_LEN, TCP_CLOSED_TIMEOUT,
@@ -20,5 +26,7 @@ pub use flow::{
     TCP_SYN_SENT_TIMEOUT, TCP_TIME_WAIT_TIMEOUT, Traffic, UDP_REPLIED_TIMEOUT,
     UDP_UNREPLIED_TIMEOUT,
 };
+pub use pipeline::{Action, AnswerTo, Origin, Pipeline};
 pub use plugin::{Interest, Outcome, Plugin, PluginFault, Verdict};
+pub use plugins::TooManyPlugins;
 pub use routes::{Routes, RoutesConfig, Target};

@@ -124,7 +124,9 @@ fn is_special_v4(address: Ipv4Addr) -> bool {
 /// (RFC 4291 section 2.5).
 fn is_special_v6(address: Ipv6Addr) -> bool {
     let bits = address.to_bits();
-    bits >> 48 == 0 || address.is_unicast_link_local() || address.is_multicast()
+    bits >> 48 == 0
+        || address.is_unicast_link_local()
+        || address.is_multicast()
         || address.to_ipv4_mapped().is_some()
 }
 
@@ -177,8 +179,16 @@ mod tests {
     fn multicast_broadcast_and_link_local_go_nowhere() {
         let routes = routes();
         for address in [
-            "224.0.0.1", "255.255.255.255", "169.254.1.1", "0.0.0.0", "127.0.0.1", "ff02::1",
-            "fe80::1", "::", "::1", "::ffff:10.1.1.5",
+            "224.0.0.1",
+            "255.255.255.255",
+            "169.254.1.1",
+            "0.0.0.0",
+            "127.0.0.1",
+            "ff02::1",
+            "fe80::1",
+            "::",
+            "::1",
+            "::ffff:10.1.1.5",
         ] {
             assert_eq!(routes.target(address.parse().unwrap()), Target::None, "{address}");
         }

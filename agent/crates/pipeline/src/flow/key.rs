@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use weft_packet::FiveTuple;
+use weft_packet::{FiveTuple, Rewrite};
 
 /// A five-tuple in 40 bytes: addresses as IPv4-mapped IPv6 numbers, so that comparing and hashing
 /// need no branch on the family.
@@ -84,6 +84,28 @@ impl FlowKey {
     #[must_use]
     pub fn destination(self) -> SocketAddr {
         SocketAddr::new(address(self.destination), self.destination_port)
+    }
+
+    /// Source and destination address as the plugin ABI has them: IPv4-mapped for IPv4.
+    pub(crate) fn mapped_addresses(self) -> ([u8; 16], [u8; 16]) {
+        (self.source.to_be_bytes(), self.destination.to_be_bytes())
+    }
+
+    /// The same with the destination of `other`.
+    pub(crate) fn with_destination_of(self, other: Self) -> Self {
+        Self { destination: other.destination, destination_port: other.destination_port, ..self }
+    }
+
+    /// What takes a packet from this tuple to `other`.
+    pub(crate) fn rewrite_to(self, other: Self) -> Rewrite {
+        Rewrite {
+            source: (self.source != other.source).then(|| address(other.source)),
+            destination: (self.destination != other.destination)
+                .then(|| address(other.destination)),
+            source_port: (self.source_port != other.source_port).then_some(other.source_port),
+            destination_port: (self.destination_port != other.destination_port)
+                .then_some(other.destination_port),
+        }
     }
 
     /// True for a tuple and its reverse.

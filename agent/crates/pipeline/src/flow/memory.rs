@@ -17,9 +17,15 @@ pub(crate) struct Memory {
     pub(crate) slots: [[u8; SLOT_LEN]; PLUGINS_MAX],
     /// The plugin revision that `judged` is about.
     revisions: [u64; PLUGINS_MAX],
-    /// Low four bits: judged by that revision. High four bits: shown to any revision.
-    seen: [u8; PLUGINS_MAX],
+    /// Four bits each, one for each way: judged by that revision, shown to any revision, accepted
+    /// by that revision.
+    seen: [u16; PLUGINS_MAX],
 }
+
+const JUDGED: u16 = 0x001;
+const SHOWN: u16 = 0x010;
+const ACCEPTED: u16 = 0x100;
+const SHOWN_MASK: u16 = 0x0f0;
 
 impl Memory {
     pub(crate) const EMPTY: Self = Self {
@@ -32,22 +38,33 @@ impl Memory {
     /// position.
     pub(crate) fn judged(&self, plugin: u8, way: u8, revision: u64) -> bool {
         let plugin = usize::from(plugin);
-        self.revisions[plugin] == revision && self.seen[plugin] & (1 << way) != 0
+        self.revisions[plugin] == revision && self.seen[plugin] & (JUDGED << way) != 0
     }
 
     /// True if any revision of the plugin was shown a packet of `way`.
     pub(crate) fn shown(&self, plugin: u8, way: u8) -> bool {
-        self.seen[usize::from(plugin)] & (0x10 << way) != 0
+        self.seen[usize::from(plugin)] & (SHOWN << way) != 0
     }
 
-    /// Notes that `revision` has judged `way`.
-    pub(crate) fn judge(&mut self, plugin: u8, way: u8, revision: u64) {
+    /// True if the revision that judged `way` asked for no further plugin.
+    pub(crate) fn accepted(&self, plugin: u8, way: u8) -> bool {
+        self.seen[usize::from(plugin)] & (ACCEPTED << way) != 0
+    }
+
+    /// Notes that `revision` has judged `way`; true if that is news.
+    pub(crate) fn judge(&mut self, plugin: u8, way: u8, revision: u64, accepted: bool) -> bool {
         let plugin = usize::from(plugin);
+        let before = (self.revisions[plugin], self.seen[plugin]);
         if self.revisions[plugin] != revision {
             self.revisions[plugin] = revision;
-            self.seen[plugin] &= 0xf0;
+            self.seen[plugin] &= SHOWN_MASK;
         }
-        self.seen[plugin] |= 0x11 << way;
+        self.seen[plugin] &= !(ACCEPTED << way);
+        self.seen[plugin] |= (JUDGED | SHOWN) << way;
+        if accepted {
+            self.seen[plugin] |= ACCEPTED << way;
+        }
+        before != (self.revisions[plugin], self.seen[plugin])
     }
 
     /// Forgets everything of a slot; true if there was something.
@@ -67,7 +84,7 @@ impl Memory {
             self.slots[plugin] = other.slots[plugin];
             if self.revisions[plugin] != other.revisions[plugin] {
                 self.revisions[plugin] = other.revisions[plugin];
-                self.seen[plugin] &= 0xf0;
+                self.seen[plugin] &= SHOWN_MASK;
             }
             self.seen[plugin] |= other.seen[plugin];
         }
@@ -76,13 +93,13 @@ impl Memory {
 
     /// What is kept of `seen` over a restart: which ways were shown. What was judged is not, since
     /// revisions of plugins are counted anew.
-    pub(crate) fn kept_seen(&self, plugin: usize) -> u8 {
-        self.seen[plugin] & 0xf0
+    pub(crate) fn kept_seen(&self, plugin: usize) -> u16 {
+        self.seen[plugin] & SHOWN_MASK
     }
 
-    pub(crate) fn restore(&mut self, plugin: usize, slot: [u8; SLOT_LEN], seen: u8) {
+    pub(crate) fn restore(&mut self, plugin: usize, slot: [u8; SLOT_LEN], seen: u16) {
         self.slots[plugin] = slot;
-        self.seen[plugin] = seen & 0xf0;
+        self.seen[plugin] = seen & SHOWN_MASK;
     }
 }
 
@@ -184,10 +201,11 @@ mod tests {
     #[test]
     fn new_revision_forgets_what_was_judged_but_not_what_was_shown() {
         let mut memory = Memory::EMPTY;
-        memory.judge(2, 1, 7);
+        memory.judge(2, 1, 7, false);
         assert!(memory.judged(2, 1, 7) && memory.shown(2, 1));
         assert!(!memory.judged(2, 0, 7) && !memory.judged(2, 1, 8) && !memory.judged(1, 1, 7));
-        memory.judge(2, 0, 8);
+        memory.judge(2, 0, 8, true);
         assert!(!memory.judged(2, 1, 8) && memory.judged(2, 0, 8) && memory.shown(2, 1));
+        assert!(memory.accepted(2, 0) && !memory.accepted(2, 1));
     }
 }

@@ -67,16 +67,13 @@ pub(crate) fn encode(flow: &Flow, owners: &SlotOwners, out: &mut [u8; RECORD_LEN
         let at = PLUGINS_AT + PLUGIN_LEN * plugin;
         put(out, at, owners.name(plugin));
         out[at + 8..at + 8 + SLOT_LEN].copy_from_slice(&flow.memory.slots[plugin]);
-        out[at + 8 + SLOT_LEN] = flow.memory.kept_seen(plugin);
+        put(out, at + 8 + SLOT_LEN, u64::from(flow.memory.kept_seen(plugin)));
     }
     let checksum = checksum(out);
     put(out, CHECKSUM_AT, checksum);
 }
 
-pub(crate) fn decode(
-    record: &[u8; RECORD_LEN],
-    owners: &SlotOwners,
-) -> Result<Flow, RecordError> {
+pub(crate) fn decode(record: &[u8; RECORD_LEN], owners: &SlotOwners) -> Result<Flow, RecordError> {
     if record[0..4] == [0; 4] {
         return Err(RecordError::Empty);
     }
@@ -96,8 +93,7 @@ pub(crate) fn decode(
     if original.protocol() != reply.protocol() {
         return Err(RecordError::Contents);
     }
-    let traffic =
-        |at| Traffic { packets: get(record, at), bytes: get(record, at + 8) };
+    let traffic = |at| Traffic { packets: get(record, at), bytes: get(record, at + 8) };
     let mut memory = Memory::EMPTY;
     let mut translator = None;
     for plugin in 0..PLUGINS_MAX {
@@ -105,7 +101,8 @@ pub(crate) fn decode(
         let Some(slot) = owners.recall(get(record, at)) else { continue };
         let mut bytes = [0; SLOT_LEN];
         bytes.copy_from_slice(&record[at + 8..at + 8 + SLOT_LEN]);
-        memory.restore(slot, bytes, record[at + 8 + SLOT_LEN]);
+        let seen = u16::from_le_bytes([record[at + 8 + SLOT_LEN], record[at + 9 + SLOT_LEN]]);
+        memory.restore(slot, bytes, seen);
         if usize::from(record[5]) == plugin {
             let slot = u8::try_from(slot).unwrap_or(NO_TRANSLATOR);
             translator = Some(Translator { slot, ingress: record[6] != 0 });

@@ -15,7 +15,7 @@ const SAVE_FRACTION: u32 = 8;
 
 /// Where a flow is. `generation` tells it from others that had the place before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FlowId {
+pub(crate) struct FlowId {
     pub(crate) shard: u16,
     pub(crate) index: u32,
     pub(crate) generation: u32,
@@ -120,9 +120,7 @@ impl Shard {
     #[inline]
     pub(crate) fn find(&self, hash: u64, key: &FlowKey) -> Option<u32> {
         let entries = &self.entries;
-        self.index
-            .find(hash, |i| entries[*i as usize].flow.original.same_pair(key))
-            .copied()
+        self.index.find(hash, |i| entries[*i as usize].flow.original.same_pair(key)).copied()
     }
 
     /// The translated flow whose reply tuple is `key` or its reverse.

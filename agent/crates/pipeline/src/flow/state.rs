@@ -101,7 +101,11 @@ impl FlowState {
             Self::Unreplied | Self::Replied => self,
             _ if tcp_flags & tcp::RST != 0 => Self::Closed,
             Self::SynSent | Self::SynReceived if tcp_flags & tcp::SYN != 0 => {
-                if reply { Self::SynReceived } else { self }
+                if reply {
+                    Self::SynReceived
+                } else {
+                    self
+                }
             }
             _ if tcp_flags & tcp::FIN != 0 => self.closed_by(direction),
             Self::SynReceived if tcp_flags & tcp::ACK != 0 && !reply => Self::Established,
@@ -196,8 +200,7 @@ pub(crate) const CLASS_TIMEOUTS: [Duration; CLASSES] = [
 
 /// True if the packet opens a TCP connection: SYN without ACK, RST or FIN.
 pub(crate) fn opens(protocol: u8, tcp_flags: u8) -> bool {
-    protocol == protocol::TCP
-        && tcp_flags & (tcp::SYN | tcp::ACK | tcp::RST | tcp::FIN) == tcp::SYN
+    protocol == protocol::TCP && tcp_flags & (tcp::SYN | tcp::ACK | tcp::RST | tcp::FIN) == tcp::SYN
 }
 
 #[cfg(test)]

@@ -215,6 +215,15 @@ impl FlowTable {
         self.note(&shard);
     }
 
+    /// Keeps what plugins wrote though the packet went no further.
+    pub(crate) fn remember(&self, found: &Found, memory: &Memory, changed: u8) {
+        let mut shard = self.shards[usize::from(found.id.shard)].lock();
+        if changed != 0 && shard.is_live(found.id) {
+            shard.remember(found.id.index, memory, changed);
+            self.note(&shard);
+        }
+    }
+
     /// Makes a flow. If another worker just made the same one, the packet counts for that.
     ///
     /// # Errors

@@ -1,0 +1,299 @@
+//! One worker's plugins: who is asked about which packet, and what their verdicts do to it.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+
+use weft_abi::{RewriteFields, protocols};
+use weft_model::{DropReason, HookPosition, OnFault, PluginMode};
+use weft_packet::{Rewrite, protocol};
+
+use crate::counters::PluginCounters;
+use crate::flow::{Direction, FlowKey, FlowTable, PLUGINS_MAX, Translator};
+use crate::passage::{Flow, Passage};
+use crate::plugin::{Interest, Outcome, Plugin, Verdict};
+use crate::routes::Routes;
+use crate::verdict::Stop;
+
+/// No slot is free for a plugin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("more than {PLUGINS_MAX} plugins: unload one first")]
+pub struct TooManyPlugins;
+
+/// Where on a packet's way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Position {
+    Egress,
+    Ingress,
+}
+
+/// What a plugin's verdict means for the plugins after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    Ask,
+    SkipRest,
+}
+
+struct Slotted<P> {
+    plugin: P,
+    interest: Interest,
+    slot: u8,
+    counters: PluginCounters,
+}
+
+/// Sorted by priority, then name. Gives its flow slots back when dropped.
+pub(crate) struct Plugins<P> {
+    flows: Arc<FlowTable>,
+    list: Vec<Slotted<P>>,
+}
+
+impl<P: Plugin> Plugins<P> {
+    pub(crate) fn new(flows: Arc<FlowTable>) -> Self {
+        Self { flows, list: Vec::new() }
+    }
+
+    pub(crate) fn set(&mut self, plugins: Vec<P>) -> Result<(), TooManyPlugins> {
+        let mut next = Self::new(Arc::clone(&self.flows));
+        for plugin in plugins {
+            let interest = plugin.interest().clone();
+            let slot = self.flows.acquire_slot(&interest.name).ok_or(TooManyPlugins)?;
+            next.list.push(Slotted { plugin, interest, slot, counters: PluginCounters::default() });
+        }
+        next.list.sort_by(|a, b| {
+            (a.interest.priority, &a.interest.name).cmp(&(b.interest.priority, &b.interest.name))
+        });
+        *self = next;
+        Ok(())
+    }
+
+    /// Asks the plugins of a position in turn, and applies a held translation where the plugin
+    /// that made it stands.
+    pub(crate) fn ask(
+        &mut self,
+        p: &mut Passage<'_>,
+        position: Position,
+        routes: &Routes,
+        answer: &mut Vec<u8>,
+    ) -> Result<(), Stop> {
+        if self.list.is_empty() {
+            return Ok(());
+        }
+        p.locate(routes);
+        let translator = match p.flow {
+            Flow::Known(found) => found.translator,
+            Flow::New { .. } | Flow::Untracked => None,
+        };
+        let here = translator.filter(|t| t.ingress == (position == Position::Ingress));
+        for plugin in self.list.iter_mut().filter(|s| s.stands_at(position)) {
+            let next = plugin.judge(p, position, answer)?;
+            if here.is_some_and(|t| t.slot == plugin.slot) {
+                p.translate()?;
+            }
+            p.locate(routes);
+            if next == Next::SkipRest {
+                break;
+            }
+        }
+        if here.is_some() {
+            p.translate()?;
+        }
+        Ok(())
+    }
+}
+
+impl<P> Plugins<P> {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut P> {
+        self.list.iter_mut().map(|s| &mut s.plugin)
+    }
+
+    pub(crate) fn counters(&self) -> impl Iterator<Item = (&str, &PluginCounters)> {
+        self.list.iter().map(|s| (s.interest.name.as_str(), &s.counters))
+    }
+
+    /// True if the plugin that translated a flow still is where it was.
+    pub(crate) fn has(&self, translator: Translator) -> bool {
+        let position = if translator.ingress { Position::Ingress } else { Position::Egress };
+        self.list.iter().any(|s| s.slot == translator.slot && s.stands_at(position))
+    }
+}
+
+impl<P> Drop for Plugins<P> {
+    fn drop(&mut self) {
+        self.list.iter().for_each(|s| self.flows.release_slot(s.slot));
+    }
+}
+
+impl<P> Slotted<P> {
+    fn stands_at(&self, position: Position) -> bool {
+        match self.interest.position {
+            HookPosition::Both => true,
+            HookPosition::Egress => position == Position::Egress,
+            HookPosition::Ingress => position == Position::Ingress,
+        }
+    }
+}
+
+impl<P: Plugin> Slotted<P> {
+    /// Asks, unless the plugin does not want to see the packet or has judged its flow.
+    fn judge(
+        &mut self,
+        p: &mut Passage<'_>,
+        position: Position,
+        answer: &mut Vec<u8>,
+    ) -> Result<Next, Stop> {
+        if self.interest.protocols & protocol_bit(p.headers.protocol) == 0 {
+            return Ok(Next::Ask);
+        }
+        let (slot, revision) = (self.slot, self.interest.revision);
+        let way = way(p.direction(), position);
+        if self.interest.mode == PluginMode::Flow && p.memory.judged(slot, way, revision) {
+            let accepted = p.memory.accepted(slot, way);
+            return Ok(if accepted { Next::SkipRest } else { Next::Ask });
+        }
+        self.counters.asked += 1;
+        let held = p.memory.slots[usize::from(slot)];
+        let descriptor = p.describe(position, held, !p.memory.shown(slot, way));
+        let packet = p.packet.get(..p.headers.total_length).unwrap_or(p.packet);
+        let outcome = match self.plugin.on_packet(&descriptor, packet) {
+            Ok(outcome) => outcome,
+            Err(_) => return fault(&self.interest, &mut self.counters),
+        };
+        if let Some(bytes) = outcome.slot
+            && bytes != held
+        {
+            p.memory.slots[usize::from(slot)] = bytes;
+            p.changed |= 1 << slot;
+        }
+        let done = carry_out(p, outcome, slot, position, &mut self.counters, answer)?;
+        let Some(next) = done else { return fault(&self.interest, &mut self.counters) };
+        if p.memory.judge(slot, way, revision, next == Next::SkipRest) {
+            p.changed |= 1 << slot;
+        }
+        Ok(next)
+    }
+}
+
+/// Does what the verdict says; `None` if that cannot be done.
+fn carry_out(
+    p: &mut Passage<'_>,
+    outcome: Outcome<'_>,
+    slot: u8,
+    position: Position,
+    counters: &mut PluginCounters,
+    answer: &mut Vec<u8>,
+) -> Result<Option<Next>, Stop> {
+    match outcome.verdict {
+        Verdict::Continue => Ok(Some(Next::Ask)),
+        Verdict::Accept => Ok(Some(Next::SkipRest)),
+        Verdict::Drop(_) => {
+            counters.dropped += 1;
+            Err(Stop::Drop(DropReason::Plugin))
+        }
+        Verdict::Reject(code) => {
+            counters.rejected += 1;
+            Err(Stop::Reject { code })
+        }
+        Verdict::Rewrite(fields) => {
+            let done = translate(p, &fields, slot, position);
+            counters.rewritten += u64::from(done.is_some());
+            Ok(done)
+        }
+        Verdict::Reply(packet) => {
+            counters.replied += 1;
+            answer.clear();
+            answer.extend_from_slice(packet);
+            Err(Stop::Reply)
+        }
+    }
+}
+
+fn fault(interest: &Interest, counters: &mut PluginCounters) -> Result<Next, Stop> {
+    counters.faults += 1;
+    match interest.on_fault {
+        OnFault::Drop => Err(Stop::Drop(DropReason::PluginFault)),
+        OnFault::Skip => Ok(Next::Ask),
+    }
+}
+
+/// Translates a packet of the original direction and notes who did it first.
+fn translate(
+    p: &mut Passage<'_>,
+    fields: &RewriteFields,
+    slot: u8,
+    position: Position,
+) -> Option<Next> {
+    let change = Rewrite {
+        source: fields.source.map(address),
+        destination: fields.destination.map(address),
+        source_port: fields.source_port,
+        destination_port: fields.destination_port,
+    };
+    let me = Translator { slot, ingress: position == Position::Ingress };
+    match &mut p.flow {
+        Flow::Untracked => return None,
+        Flow::New { translator } => {
+            translator.get_or_insert(me);
+        }
+        Flow::Known(found) => {
+            if found.direction == Direction::Reply {
+                return None;
+            }
+            // The flow follows its first packet, whole or in fragments.
+            let later = p.later_fragment().is_some();
+            if later || agrees(&change, found_target(p)?) {
+                p.translate().ok()?;
+                return Some(Next::Ask);
+            }
+            if let Flow::Known(found) = &mut p.flow {
+                found.translator.get_or_insert(me);
+            }
+        }
+    }
+    p.apply(&change).ok()?;
+    Some(Next::Ask)
+}
+
+fn found_target(p: &Passage<'_>) -> Option<FlowKey> {
+    match p.flow {
+        Flow::Known(found) => Some(found.target),
+        Flow::New { .. } | Flow::Untracked => None,
+    }
+}
+
+/// True if a tuple has every field that is asked for.
+fn agrees(change: &Rewrite, target: FlowKey) -> bool {
+    let (source, destination) = (target.source(), target.destination());
+    change.source.is_none_or(|a| a == source.ip())
+        && change.destination.is_none_or(|a| a == destination.ip())
+        && change.source_port.is_none_or(|p| p == source.port())
+        && change.destination_port.is_none_or(|p| p == destination.port())
+}
+
+fn address(mapped: [u8; 16]) -> IpAddr {
+    Ipv6Addr::from(mapped).to_canonical()
+}
+
+/// Number of a direction at a position, below 4.
+fn way(direction: Direction, position: Position) -> u8 {
+    let direction = match direction {
+        Direction::Original => 0,
+        Direction::Reply => 2,
+    };
+    match position {
+        Position::Egress => direction,
+        Position::Ingress => direction + 1,
+    }
+}
+
+fn protocol_bit(number: u8) -> u8 {
+    match number {
+        protocol::TCP => protocols::TCP,
+        protocol::UDP => protocols::UDP,
+        protocol::ICMP | protocol::ICMPV6 => protocols::ICMP,
+        protocol::SCTP => protocols::SCTP,
+        _ => protocols::OTHER,
+    }
+}
