@@ -1,1 +1,29 @@
+//! The hub: the one part that knows the whole fabric.
+//!
+//! Objects come in from a directory of manifests ([`source`]), nodes join with a token and get
+//! certificates ([`ca`]) and pod subnets ([`lease`]), and [`fabric`] makes one snapshot out of all
+//! of it, which [`history`] hands to every agent, with deltas from then on. [`run`](fn@run) serves
+//! it by gRPC; what has to survive is in [`store`].
 
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod ca;
+mod config;
+mod fabric;
+mod history;
+mod lease;
+mod module;
+mod run;
+mod service;
+mod source;
+mod store;
+
+pub use ca::{CaError, issue_admin, show_token};
+pub use config::{
+    CERTIFICATE_TTL, ConfigError, HubConfig, NODE_PREFIX_V4, NODE_PREFIX_V6, QUARANTINE,
+};
+pub use lease::{Allocator, Holder, Lease, LeaseError, LeaseStore};
+pub use module::{ModuleError, check_module};
+pub use run::{RunningHub, run, start};
+pub use store::StoreError;

@@ -1,0 +1,164 @@
+//! The fabric as the hub sees it: one lock around everything that changes, and every change ends in
+//! a new snapshot if it makes a difference. Calls block on the disk: not for an async thread.
+
+mod error;
+mod membership;
+mod merge;
+mod plugins;
+mod report;
+mod state;
+mod status;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use time::OffsetDateTime;
+use weft_model::{Cluster, Generation, Snapshot};
+
+pub(crate) use error::FabricError;
+
+use self::merge::merge;
+use self::state::State;
+use crate::ca::{Ca, CaError};
+use crate::config::HubConfig;
+use crate::history::{History, Member};
+use crate::lease::Allocator;
+use crate::source::Problem;
+use crate::source::files::Objects;
+use crate::store::{Change, Store, StoreError, Table};
+
+/// Generations that are reserved at once: one write to disk for so many changes.
+const GENERATION_BLOCK: u64 = 1024;
+const GENERATION_BOUND: &str = "generation";
+
+/// See the module.
+pub(crate) struct Fabric {
+    cluster: Cluster,
+    certificate_ttl: Duration,
+    ca: Ca,
+    store: Arc<Store>,
+    leases: Allocator<Arc<Store>>,
+    history: History,
+    state: Mutex<State>,
+}
+
+/// Why the hub cannot take up its state.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    #[error(transparent)]
+    Ca(#[from] CaError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Fabric {
+    /// Takes up what is in the state directory.
+    pub(crate) fn open(config: &HubConfig) -> Result<Self, OpenError> {
+        let ca = Ca::open(&config.state, OffsetDateTime::now_utc())?;
+        let store = Arc::new(Store::open(&config.state)?);
+        let cluster = config.cluster();
+        let ranges = cluster.pod_cidrs.iter().map(|c| (*c, config.node_prefix(*c))).collect();
+        let leases = Allocator::new(store.clone(), ranges, config.quarantine);
+        let mut state = State::load(&store, &leases)?;
+        let reserved = read_bound(&store)?;
+        state.generation_bound = reserved;
+        let mut snapshot = Snapshot::empty(cluster.clone());
+        snapshot.generation = Generation(reserved);
+        let fabric = Self {
+            cluster,
+            certificate_ttl: config.certificate_ttl,
+            ca,
+            store,
+            leases,
+            history: History::new(snapshot, rand::random()),
+            state: Mutex::new(state),
+        };
+        fabric.publish(&mut fabric.state())?;
+        Ok(fabric)
+    }
+
+    /// The authority.
+    pub(crate) fn ca(&self) -> &Ca {
+        &self.ca
+    }
+
+    /// Where snapshots come from.
+    pub(crate) fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// Takes what the source says now.
+    pub(crate) fn set_source(&self, source: Objects) -> Result<(), StoreError> {
+        let mut state = self.state();
+        let news = source.problems.iter().filter(|p| !state.source.problems.contains(p));
+        news.for_each(warn);
+        state.source = source;
+        self.publish(&mut state)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change is made in one piece; a panic in between leaves nothing half-done that the
+        // next publish would not put right.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now() -> i64 {
+        OffsetDateTime::now_utc().unix_timestamp()
+    }
+
+    /// Publishes the state if it says anything new.
+    fn publish(&self, state: &mut State) -> Result<(), StoreError> {
+        let merged = merge(&self.cluster, state);
+        merged.misfits.iter().filter(|p| !state.misfits.contains(p)).for_each(warn);
+        state.misfits = merged.misfits;
+        state.static_peers = merged.static_peers;
+        let before = self.history.newest().snapshot;
+        let mut next = Snapshot {
+            generation: before.generation.next(),
+            cluster: self.cluster.clone(),
+            nodes: merged.nodes,
+            pods: merged.pods,
+            plugins: merged.plugins,
+        };
+        let first = before.generation.0 == state.generation_bound;
+        let delta = before.delta_to(&next);
+        if first || !delta.is_empty() {
+            next.generation = self.next_generation(state, before.generation)?;
+            let delta = before.delta_to(&next);
+            tracing::debug!(generation = next.generation.0, "snapshot");
+            self.history.publish(next, delta);
+        }
+        self.history.set_members(members(state));
+        Ok(())
+    }
+
+    /// Rises over restarts too, so that no table in force anywhere is newer than ours.
+    fn next_generation(&self, state: &mut State, at: Generation) -> Result<Generation, StoreError> {
+        let next = at.next();
+        if next.0 >= state.generation_bound {
+            let bound = next.0.saturating_add(GENERATION_BLOCK);
+            let bytes = bound.to_be_bytes();
+            self.store.write(&[Change::Put(Table::Meta, GENERATION_BOUND, &bytes)])?;
+            state.generation_bound = bound;
+        }
+        Ok(next)
+    }
+}
+
+fn members(state: &State) -> BTreeMap<weft_model::NodeName, Member> {
+    let member = |r: &state::Record| Member { incarnation: r.incarnation, key_epoch: r.key_epoch };
+    state.nodes.iter().map(|(name, joined)| (name.clone(), member(&joined.record))).collect()
+}
+
+fn read_bound(store: &Store) -> Result<u64, StoreError> {
+    let Some(bytes) = store.get(Table::Meta, GENERATION_BOUND)? else { return Ok(0) };
+    let damaged = || StoreError::Damaged { table: "meta", key: GENERATION_BOUND.to_owned() };
+    let bytes = bytes.try_into().map_err(|_| damaged())?;
+    Ok(u64::from_be_bytes(bytes))
+}
+
+fn warn(problem: &Problem) {
+    let Problem { file, line, reason } = problem;
+    tracing::warn!(file = %file.display(), line, reason, "manifest");
+}

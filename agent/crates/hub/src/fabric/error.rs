@@ -1,0 +1,111 @@
+//! What can be wrong with what a node or an operator asks.
+
+use std::path::PathBuf;
+
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tonic::Status;
+use weft_control::ConvertError;
+use weft_model::NodeName;
+
+use crate::ca::RequestError;
+use crate::lease::LeaseError;
+use crate::module::ModuleError;
+use crate::store::StoreError;
+
+/// A request that was not done; each text is one line for an operator.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FabricError {
+    #[error("the join token is wrong: pass the line that `weft token show` prints on this hub")]
+    WrongToken,
+    #[error(
+        "the node's clock says {}, the hub's {}: set the one that is wrong (more than 5 minutes apart)",
+        rfc3339(*.node), rfc3339(*.hub)
+    )]
+    ClockSkew { node: i64, hub: i64 },
+    #[error(
+        "node name {0} belongs to another machine: give this one another name, or remove the old one (`weft node remove {0}`)"
+    )]
+    NameTaken(NodeName),
+    #[error("node name {0} belongs to a static peer in the manifests: choose another")]
+    NameOfStaticPeer(NodeName),
+    #[error(
+        "this machine's identity is already node {0}: if it is a copy of that machine, remove its /var/lib/weft and start again"
+    )]
+    UidTaken(NodeName),
+    #[error(
+        "this machine was removed from the fabric: run `weft uninstall` on it, then it can join as a new node"
+    )]
+    RemovedUid,
+    #[error("the uid of a node has 1 to 128 printable ASCII characters")]
+    Uid,
+    #[error("node {0} is not part of the fabric, or has joined anew: join with the token")]
+    NotMember(NodeName),
+    #[error("there is no node {0}: see `weft status`")]
+    NoNode(String),
+    #[error("node {0} is a static peer: take its manifest away instead")]
+    StaticPeer(NodeName),
+    #[error("address {address} belongs to node {owner} already: two nodes cannot have one address")]
+    AddressTaken { address: std::net::IpAddr, owner: NodeName },
+    #[error("address {0} is not one that other nodes can reach: report another")]
+    AddressUnusable(std::net::IpAddr),
+    #[error("WireGuard key belongs to node {0} already: every node needs its own")]
+    KeyTaken(NodeName),
+    #[error("there is no plugin {0}: see `weft plugin list`")]
+    NoPlugin(String),
+    #[error("plugin {0} is loaded already: use `weft plugin replace`")]
+    PluginExists(String),
+    #[error("plugin {name} is declared in {}: change it there", .file.display())]
+    PluginDeclared { name: String, file: PathBuf },
+    #[error("`{0}` is no plugin name: use up to 63 lower-case letters, digits and `-`")]
+    PluginName(String),
+    #[error("the module cannot be used: {0}")]
+    Module(#[from] ModuleError),
+    #[error("the configuration has {0} bytes, 1 MiB at most are taken")]
+    ConfigTooLarge(usize),
+    #[error("no plugin has a module of this digest")]
+    NoModule,
+    #[error(transparent)]
+    Convert(#[from] ConvertError),
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    #[error(transparent)]
+    Lease(#[from] LeaseError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+fn rfc3339(unix: i64) -> String {
+    let time = OffsetDateTime::from_unix_timestamp(unix).ok();
+    time.and_then(|t| t.format(&Rfc3339).ok()).unwrap_or_else(|| format!("{unix} s since 1970"))
+}
+
+impl From<FabricError> for Status {
+    fn from(error: FabricError) -> Self {
+        use FabricError as E;
+        let text = error.to_string();
+        match error {
+            E::WrongToken => Self::unauthenticated(text),
+            E::ClockSkew { .. } | E::StaticPeer(_) | E::PluginDeclared { .. } => {
+                Self::failed_precondition(text)
+            }
+            E::NameTaken(_)
+            | E::NameOfStaticPeer(_)
+            | E::UidTaken(_)
+            | E::AddressTaken { .. }
+            | E::KeyTaken(_)
+            | E::PluginExists(_) => Self::already_exists(text),
+            E::RemovedUid | E::NotMember(_) => Self::permission_denied(text),
+            E::NoNode(_) | E::NoPlugin(_) | E::NoModule => Self::not_found(text),
+            E::Uid
+            | E::AddressUnusable(_)
+            | E::PluginName(_)
+            | E::Module(_)
+            | E::ConfigTooLarge(_)
+            | E::Convert(_)
+            | E::Request(_) => Self::invalid_argument(text),
+            E::Lease(LeaseError::Exhausted { .. }) => Self::resource_exhausted(text),
+            E::Lease(LeaseError::Store(_)) | E::Store(_) => Self::internal(text),
+        }
+    }
+}

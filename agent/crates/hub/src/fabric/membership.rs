@@ -1,0 +1,175 @@
+//! Who is a node of the fabric: joining, renewing, leaving.
+
+use time::OffsetDateTime;
+use weft_control::{PeerIdentity, Role};
+use weft_model::NodeName;
+use weft_proto::v1;
+
+use super::merge::reserved;
+use super::state::{Joined, Record, State};
+use super::{Fabric, FabricError};
+use crate::ca::{SKEW_MAX, Subject, new_incarnation};
+use crate::store::{Change, StoreError, Table};
+
+const UID_MAX: usize = 128;
+
+impl Fabric {
+    /// Admits a node, or gives one that is in already a fresh certificate.
+    pub(crate) fn join(&self, request: &v1::JoinRequest) -> Result<v1::JoinResponse, FabricError> {
+        if !self.ca.admits(&request.token) {
+            return Err(FabricError::WrongToken);
+        }
+        let now = OffsetDateTime::now_utc();
+        check_clock(request.unix_time, now.unix_timestamp())?;
+        let name = NodeName::try_new(request.node.clone())
+            .map_err(|e| weft_control::ConvertError::new("node", e))?;
+        let mut state = self.state();
+        check_free(&state, &name, &request.uid)?;
+        let known = state.nodes.get(&name).map(|joined| joined.record.clone());
+        let record = known.unwrap_or_else(|| Record {
+            uid: request.uid.clone(),
+            incarnation: new_incarnation(),
+            key_epoch: 0,
+            joined_unix: now.unix_timestamp(),
+        });
+        // Before anything is written: a bad request leaves no trace.
+        let subject = Subject::Node(&name, &record.incarnation);
+        let certificate =
+            self.ca.sign(&request.certificate_request, &subject, now, self.certificate_ttl)?;
+        let taken = reserved(&state.source);
+        let mut subnets = self.leases.acquire(&record.uid, &taken, now.unix_timestamp())?;
+        subnets.sort();
+        if !state.nodes.contains_key(&name) {
+            State::save_record(&self.store, &name, &record)?;
+            tracing::info!(node = %name, ?subnets, "node joined");
+        }
+        let joined =
+            state.nodes.entry(name).or_insert_with(|| Joined::new(record, subnets.clone()));
+        joined.subnets.clone_from(&subnets);
+        self.publish(&mut state)?;
+        let subnets = weft_control::convert::texts(&subnets);
+        Ok(v1::JoinResponse { certificate, ca: self.ca.pem().to_owned(), subnets })
+    }
+
+    /// Signs a fresh certificate for a member.
+    pub(crate) fn renew(&self, name: &NodeName, request: &str) -> Result<String, FabricError> {
+        let incarnation = {
+            let state = self.state();
+            let joined = state.nodes.get(name);
+            joined.ok_or_else(|| FabricError::NotMember(name.clone()))?.record.incarnation
+        };
+        let subject = Subject::Node(name, &incarnation);
+        let now = OffsetDateTime::now_utc();
+        Ok(self.ca.sign(request, &subject, now, self.certificate_ttl)?)
+    }
+
+    /// The node that a verified certificate stands for, if it is one of the fabric and this is a
+    /// certificate of its present joining. `None` for an operator's.
+    pub(crate) fn member(&self, peer: &PeerIdentity) -> Result<Option<NodeName>, FabricError> {
+        let Role::Node(name) = &peer.role else { return Ok(None) };
+        let members = self.history.newest().members;
+        match members.get(name) {
+            Some(member) if peer.serial.starts_with(&member.incarnation) => Ok(Some(name.clone())),
+            _ => Err(FabricError::NotMember(name.clone())),
+        }
+    }
+
+    /// Counts a Watch stream; to be undone by [`Fabric::disconnected`].
+    pub(crate) fn connected(&self, name: &NodeName) {
+        if let Some(node) = self.state().nodes.get_mut(name) {
+            node.streams += 1;
+        }
+    }
+
+    /// A Watch stream has ended. What the node reported stays.
+    pub(crate) fn disconnected(&self, name: &NodeName) {
+        if let Some(node) = self.state().nodes.get_mut(name) {
+            node.streams = node.streams.saturating_sub(1);
+        }
+    }
+
+    /// Takes a node out for good.
+    pub(crate) fn remove_node(&self, name: &str) -> Result<(), FabricError> {
+        let no_node = || FabricError::NoNode(name.to_owned());
+        let key = NodeName::try_new(name).map_err(|_| no_node())?;
+        let mut state = self.state();
+        if state.static_peers.contains(&key) {
+            return Err(FabricError::StaticPeer(key));
+        }
+        let uid = state.nodes.get(&key).ok_or_else(no_node)?.record.uid.clone();
+        let now = Self::now();
+        // The uid first: from here on the node cannot come back, whatever happens in between.
+        self.store.write(&[
+            Change::Put(Table::Removed, &uid, &now.to_be_bytes()),
+            Change::Remove(Table::Nodes, name),
+            Change::Remove(Table::Reports, name),
+        ])?;
+        state.nodes.remove(&key);
+        state.removed.insert(uid.clone());
+        let released = self.leases.release(&uid, now);
+        self.publish(&mut state)?;
+        tracing::info!(node = name, "node removed");
+        Ok(released?)
+    }
+
+    /// Asks nodes (all, if `name` is empty) for a new key. Returns which.
+    pub(crate) fn rotate_keys(&self, name: &str) -> Result<Vec<NodeName>, FabricError> {
+        let mut state = self.state();
+        let chosen: Vec<_> =
+            state.nodes.keys().filter(|n| name.is_empty() || n.as_str() == name).cloned().collect();
+        if chosen.is_empty() && !name.is_empty() {
+            return match state.static_peers.iter().find(|p| p.as_str() == name) {
+                Some(peer) => Err(FabricError::StaticPeer(peer.clone())),
+                None => Err(FabricError::NoNode(name.to_owned())),
+            };
+        }
+        for name in &chosen {
+            if let Some(node) = state.nodes.get_mut(name) {
+                node.record.key_epoch += 1;
+                State::save_record(&self.store, name, &node.record)?;
+            }
+        }
+        self.publish(&mut state)?;
+        Ok(chosen)
+    }
+
+    /// Leases of nodes that were being removed or joined when the hub was killed: without a node
+    /// they would be held for ever.
+    pub(crate) fn release_orphans(&self) -> Result<(), StoreError> {
+        let state = self.state();
+        for lease in self.leases.list()? {
+            let crate::lease::Holder::Node(uid) = &lease.holder else { continue };
+            if state.nodes.values().all(|n| n.record.uid != *uid) {
+                self.leases.release(uid, Self::now())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_clock(node: i64, hub: i64) -> Result<(), FabricError> {
+    if node.abs_diff(hub) > SKEW_MAX.as_secs() {
+        return Err(FabricError::ClockSkew { node, hub });
+    }
+    Ok(())
+}
+
+fn check_free(state: &State, name: &NodeName, uid: &str) -> Result<(), FabricError> {
+    let printable = uid.bytes().all(|b| b.is_ascii_graphic());
+    if uid.is_empty() || uid.len() > UID_MAX || !printable {
+        return Err(FabricError::Uid);
+    }
+    if state.removed.contains(uid) {
+        return Err(FabricError::RemovedUid);
+    }
+    if state.static_peers.contains(name) {
+        return Err(FabricError::NameOfStaticPeer(name.clone()));
+    }
+    if state.nodes.get(name).is_some_and(|n| n.record.uid != uid) {
+        return Err(FabricError::NameTaken(name.clone()));
+    }
+    match state.nodes.iter().find(|(n, joined)| joined.record.uid == uid && *n != name) {
+        Some((other, _)) => Err(FabricError::UidTaken(other.clone())),
+        None => Ok(()),
+    }
+}

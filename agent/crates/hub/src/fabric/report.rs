@@ -1,0 +1,116 @@
+//! What a node says of itself. It speaks for itself only: an address, a key or a pod of another is
+//! refused.
+
+use std::net::IpAddr;
+
+use weft_model::NodeName;
+use weft_proto::v1;
+
+use super::state::{Reported, State};
+use super::{Fabric, FabricError};
+use crate::store::{Change, Table};
+
+impl Fabric {
+    /// Takes a report; on disk before it is published, if it says anything new.
+    pub(crate) fn report(
+        &self,
+        name: &NodeName,
+        message: v1::ReportRequest,
+    ) -> Result<(), FabricError> {
+        let mut reported = Reported::from_message(&message)?;
+        let mut state = self.state();
+        let Some(own) = state.nodes.get(name) else {
+            return Err(FabricError::NotMember(name.clone()));
+        };
+        let subnets = own.subnets.clone();
+        let changed = own.reported.clone();
+        check_addresses(&reported.addresses)?;
+        for pod in &mut reported.pods {
+            pod.node = Some(name.clone());
+            let (pod_name, subnets) = (&pod.name, &subnets);
+            pod.addresses.retain(|address| {
+                let inside = subnets.iter().any(|s| s.contains(address));
+                if !inside {
+                    tracing::warn!(node = %name, "a pod's address is outside the node's subnets");
+                    tracing::debug!(pod = %pod_name, %address, "outside");
+                }
+                inside
+            });
+        }
+        let displaced = check_claims(&state, name, &reported)?;
+        self.give_up(&mut state, &displaced, &reported)?;
+        if changed != reported {
+            let bytes = reported.to_bytes();
+            self.store.write(&[Change::Put(Table::Reports, name.as_str(), &bytes)])?;
+        }
+        if let Some(node) = state.nodes.get_mut(name) {
+            node.reported = reported;
+            node.applied_generation = message.generation;
+            node.last_report_unix = Self::now();
+            node.plugins = message.plugins;
+        }
+        self.publish(&mut state)?;
+        Ok(())
+    }
+
+    /// Nodes that are away lose an address that another has now.
+    fn give_up(
+        &self,
+        state: &mut State,
+        displaced: &[NodeName],
+        reported: &Reported,
+    ) -> Result<(), FabricError> {
+        for name in displaced {
+            let Some(node) = state.nodes.get_mut(name) else { continue };
+            node.reported.addresses.retain(|a| !reported.addresses.contains(a));
+            if node.reported.endpoint == reported.endpoint {
+                node.reported.endpoint = None;
+            }
+            let bytes = node.reported.to_bytes();
+            self.store.write(&[Change::Put(Table::Reports, name.as_str(), &bytes)])?;
+        }
+        Ok(())
+    }
+}
+
+fn check_addresses(addresses: &[IpAddr]) -> Result<(), FabricError> {
+    let unusable = |a: &&IpAddr| a.is_loopback() || a.is_unspecified() || a.is_multicast();
+    match addresses.iter().find(unusable) {
+        Some(address) => Err(FabricError::AddressUnusable(*address)),
+        None => Ok(()),
+    }
+}
+
+/// Nodes that have to give up an address. An error if one that is there, or a static peer, has an
+/// address or key that is claimed.
+fn check_claims(
+    state: &State,
+    name: &NodeName,
+    reported: &Reported,
+) -> Result<Vec<NodeName>, FabricError> {
+    let mut displaced = Vec::new();
+    for (other, node) in state.nodes.iter().filter(|(other, _)| *other != name) {
+        if reported.keys.iter().any(|k| node.reported.keys.contains(k)) {
+            return Err(FabricError::KeyTaken(other.clone()));
+        }
+        let theirs = |a: &&IpAddr| {
+            node.reported.addresses.contains(a) || node.subnets.iter().any(|s| s.contains(*a))
+        };
+        let Some(address) = reported.addresses.iter().find(theirs) else { continue };
+        if node.streams > 0 || !node.reported.addresses.contains(address) {
+            return Err(FabricError::AddressTaken { address: *address, owner: other.clone() });
+        }
+        displaced.push(other.clone());
+    }
+    for defined in state.source.objects.values() {
+        let crate::source::object::Object::StaticPeer(peer) = &defined.object else { continue };
+        if reported.keys.iter().any(|k| peer.keys.contains(k)) {
+            return Err(FabricError::KeyTaken(peer.name.clone()));
+        }
+        let theirs = |a: &&IpAddr| peer.allowed_ips().any(|n| n.contains(*a));
+        if let Some(address) = reported.addresses.iter().find(theirs) {
+            return Err(FabricError::AddressTaken { address: *address, owner: peer.name.clone() });
+        }
+    }
+    Ok(displaced)
+}

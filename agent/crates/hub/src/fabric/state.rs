@@ -1,0 +1,155 @@
+//! What the hub remembers of nodes and plugins, and how it is written down.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+use prost::Message as _;
+use serde::{Deserialize, Serialize};
+use weft_control::{ConvertError, FromProto as _, convert};
+use weft_model::{MacAddr, NodeName, PluginSpec, Pod, PublicKey};
+use weft_proto::v1;
+
+use crate::ca::Incarnation;
+use crate::lease::{Allocator, LeaseStore};
+use crate::source::Problem;
+use crate::source::files::Objects;
+use crate::store::{Change, Store, StoreError, Table};
+
+/// What is on disk of a node that joined.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) uid: String,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) key_epoch: u64,
+    pub(crate) joined_unix: i64,
+}
+
+/// The part of a report that goes into the snapshot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reported {
+    pub(crate) endpoint: Option<SocketAddr>,
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) keys: Vec<PublicKey>,
+    pub(crate) vtep_mac: Option<MacAddr>,
+    pub(crate) pods: Vec<Pod>,
+}
+
+/// A node that joined.
+#[derive(Clone, Debug)]
+pub(crate) struct Joined {
+    pub(crate) record: Record,
+    pub(crate) subnets: Vec<IpNet>,
+    pub(crate) reported: Reported,
+    /// Watch streams open now.
+    pub(crate) streams: usize,
+    pub(crate) applied_generation: u64,
+    pub(crate) last_report_unix: i64,
+    pub(crate) plugins: Vec<v1::PluginStatus>,
+}
+
+/// Everything behind the fabric's lock.
+#[derive(Default)]
+pub(crate) struct State {
+    pub(crate) nodes: BTreeMap<NodeName, Joined>,
+    /// Uids that may not join.
+    pub(crate) removed: BTreeSet<String>,
+    /// Loaded by the API.
+    pub(crate) plugins: BTreeMap<String, PluginSpec>,
+    pub(crate) source: Objects,
+    /// Objects that are good in themselves and do not fit the others.
+    pub(crate) misfits: Vec<Problem>,
+    pub(crate) static_peers: BTreeSet<NodeName>,
+    /// Generations below this may be given without writing it down.
+    pub(crate) generation_bound: u64,
+}
+
+impl Joined {
+    pub(crate) fn new(record: Record, subnets: Vec<IpNet>) -> Self {
+        Self {
+            record,
+            subnets,
+            reported: Reported::default(),
+            streams: 0,
+            applied_generation: 0,
+            last_report_unix: 0,
+            plugins: Vec::new(),
+        }
+    }
+}
+
+impl Reported {
+    /// Reads the durable part of a report.
+    pub(crate) fn from_message(message: &v1::ReportRequest) -> Result<Self, ConvertError> {
+        let pods = message.pods.iter().enumerate().map(|(i, pod)| {
+            Pod::from_proto(pod.clone()).map_err(|e| e.within(&format!("pods[{i}]")))
+        });
+        Ok(Self {
+            endpoint: convert::endpoint("endpoint", &message.endpoint)?,
+            addresses: convert::addresses("addresses", &message.addresses)?,
+            keys: convert::keys("keys", message.keys.clone())?,
+            vtep_mac: convert::mac("vtep_mac", &message.vtep_mac)?,
+            pods: pods.collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// The message that [`Reported::from_message`] reads back, as bytes.
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        use weft_control::ToProto as _;
+        let message = v1::ReportRequest {
+            endpoint: self.endpoint.map(|e| e.to_string()).unwrap_or_default(),
+            addresses: convert::texts(&self.addresses),
+            keys: self.keys.iter().map(|k| k.0.to_vec()).collect(),
+            vtep_mac: self.vtep_mac.map(|m| m.to_string()).unwrap_or_default(),
+            pods: self.pods.iter().map(|p| p.to_proto()).collect(),
+            generation: 0,
+            plugins: Vec::new(),
+        };
+        message.encode_to_vec()
+    }
+}
+
+impl State {
+    /// Reads what the last run left.
+    pub(crate) fn load<S: LeaseStore>(
+        store: &Store,
+        leases: &Allocator<S>,
+    ) -> Result<Self, StoreError> {
+        let mut state = Self::default();
+        for (name, bytes) in store.all(Table::Nodes)? {
+            let damaged = || StoreError::Damaged { table: "nodes", key: name.clone() };
+            let record: Record = serde_json::from_slice(&bytes).map_err(|_| damaged())?;
+            let subnets = leases.of(&record.uid)?;
+            let key = NodeName::try_new(name.clone()).map_err(|_| damaged())?;
+            state.nodes.insert(key, Joined::new(record, subnets));
+        }
+        for (name, bytes) in store.all(Table::Reports)? {
+            let damaged = || StoreError::Damaged { table: "reports", key: name.clone() };
+            let message = v1::ReportRequest::decode(bytes.as_slice()).map_err(|_| damaged())?;
+            let reported = Reported::from_message(&message).map_err(|_| damaged())?;
+            let key = NodeName::try_new(name.clone()).map_err(|_| damaged())?;
+            if let Some(node) = state.nodes.get_mut(&key) {
+                node.reported = reported;
+            }
+        }
+        for (name, bytes) in store.all(Table::Plugins)? {
+            let damaged = || StoreError::Damaged { table: "plugins", key: name.clone() };
+            let message = v1::PluginSpec::decode(bytes.as_slice()).map_err(|_| damaged())?;
+            let spec = PluginSpec::from_proto(message).map_err(|_| damaged())?;
+            state.plugins.insert(name, spec);
+        }
+        state.removed = store.all(Table::Removed)?.into_iter().map(|(uid, _)| uid).collect();
+        Ok(state)
+    }
+
+    /// Writes a node's record.
+    pub(crate) fn save_record(
+        store: &Store,
+        name: &NodeName,
+        record: &Record,
+    ) -> Result<(), StoreError> {
+        // Text, numbers and bytes: cannot fail.
+        let bytes = serde_json::to_vec(record).unwrap_or_default();
+        store.write(&[Change::Put(Table::Nodes, name.as_str(), &bytes)])
+    }
+}

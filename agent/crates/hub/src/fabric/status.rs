@@ -1,0 +1,53 @@
+//! The fabric in one message, for `weft status`.
+
+use weft_control::ToProto as _;
+use weft_model::Node;
+use weft_proto::v1;
+
+use super::Fabric;
+use super::state::State;
+use crate::source::Problem;
+
+impl Fabric {
+    /// Nodes, problems, counts.
+    pub(crate) fn status(&self) -> v1::FabricStatus {
+        let snapshot = self.history.newest().snapshot;
+        let state = self.state();
+        let pods_on = |node: &Node| {
+            snapshot.pods.values().filter(|p| p.node.as_ref() == Some(&node.name)).count()
+        };
+        let nodes = snapshot.nodes.values().map(|n| node_status(&state, n, pods_on(n)));
+        let problems = state.source.problems.iter().chain(&state.misfits);
+        v1::FabricStatus {
+            generation: snapshot.generation.0,
+            cluster: Some(snapshot.cluster.to_proto()),
+            nodes: nodes.collect(),
+            problems: problems.map(problem).collect(),
+            pods: count(snapshot.pods.len()),
+        }
+    }
+}
+
+fn node_status(state: &State, node: &Node, pods: usize) -> v1::NodeStatus {
+    let joined = state.nodes.get(&node.name);
+    v1::NodeStatus {
+        node: Some(node.to_proto()),
+        connected: joined.is_some_and(|j| j.streams > 0),
+        static_peer: joined.is_none(),
+        applied_generation: joined.map_or(0, |j| j.applied_generation),
+        last_report_unix: joined.map_or(0, |j| j.last_report_unix),
+        pods: count(pods),
+    }
+}
+
+fn problem(problem: &Problem) -> v1::SourceProblem {
+    v1::SourceProblem {
+        file: problem.file.display().to_string(),
+        line: u32::try_from(problem.line).unwrap_or(u32::MAX),
+        reason: problem.reason.clone(),
+    }
+}
+
+fn count(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,211 @@
+//! Start and stop.
+
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use time::OffsetDateTime;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::Server;
+use tonic::transport::server::{Router, TcpIncoming};
+use tonic_health::server::health_reporter;
+use tonic_reflection::server::Builder as Reflection;
+use weft_control::client::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT};
+use weft_control::{MESSAGE_MAX, bind_unix, hub_tls, socket};
+use weft_proto::FILE_DESCRIPTOR_SET;
+use weft_proto::v1::control_server::ControlServer;
+use weft_proto::v1::hub_server::HubServer;
+
+use crate::config::HubConfig;
+use crate::fabric::Fabric;
+use crate::service::{ControlService, HubService};
+use crate::source::files::{Directory, follow};
+
+type Serving = JoinHandle<Result<(), tonic::transport::Error>>;
+
+/// How long calls under way may take to end when the hub stops.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A hub that serves. Dropping it does not stop it.
+pub struct RunningHub {
+    address: SocketAddr,
+    stopping: watch::Sender<bool>,
+    servers: Vec<Serving>,
+    source: JoinHandle<std::io::Result<()>>,
+    socket: std::path::PathBuf,
+}
+
+/// Runs a hub until SIGTERM or SIGINT.
+///
+/// # Errors
+/// One line that says what to look at: settings, state, port, socket.
+pub async fn run(config: HubConfig) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("no handler for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("no handler for SIGINT")?;
+    let mut hub = start(config).await?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        ended = hub.ended() => ended?,
+    }
+    hub.stop().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Starts a hub: when this returns, the manifests have been read once and calls are answered.
+///
+/// # Errors
+/// As [`run`].
+pub async fn start(config: HubConfig) -> anyhow::Result<RunningHub> {
+    config.check()?;
+    // Before the state is touched: a second hub by mistake changes nothing.
+    let listener = TcpListener::bind(config.listen).await.map_err(|e| {
+        anyhow::anyhow!(
+            "cannot listen on {} ({e}): is another hub running there? choose another --listen",
+            config.listen
+        )
+    })?;
+    let address = listener.local_addr().context("the port that was bound")?;
+    let opened = tokio::task::spawn_blocking({
+        let config = config.clone();
+        move || open(&config)
+    });
+    let (fabric, directory) = opened.await.context("the hub's state")??;
+    let socket = config.run_dir.join(socket::HUB);
+    let unix = bind_unix(&socket).await?;
+    let (stopping, stop) = watch::channel(false);
+    let source = tokio::spawn(follow(directory, {
+        let fabric = fabric.clone();
+        move |objects| {
+            if let Err(error) = fabric.set_source(objects) {
+                tracing::error!(%error, "manifests were read and could not be published");
+            }
+        }
+    }));
+    let servers = vec![
+        serve_tcp(&fabric, listener, stop.clone()).await?,
+        serve_socket(&fabric, unix, stop).await?,
+    ];
+    tracing::info!(%address, socket = %socket.display(), "hub ready");
+    Ok(RunningHub { address, stopping, servers, source, socket })
+}
+
+impl RunningHub {
+    /// Where the gRPC port is.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Returns when a part of the hub breaks off, which it does not by itself.
+    ///
+    /// # Errors
+    /// Why it did.
+    pub async fn ended(&mut self) -> anyhow::Result<()> {
+        let [tcp, unix] = self.servers.as_mut_slice() else { return Ok(()) };
+        tokio::select! {
+            ended = tcp => ended.context("the gRPC port")?.context("the gRPC port"),
+            ended = unix => ended.context("the control socket")?.context("the control socket"),
+            ended = &mut self.source => ended.context("the manifests")?.context("the manifests"),
+        }
+    }
+
+    /// Ends every stream, lets calls under way end, and closes.
+    pub async fn stop(self) {
+        // Receivers live as long as the servers.
+        let _ = self.stopping.send(true);
+        self.source.abort();
+        for mut server in self.servers {
+            if server.is_finished() {
+                continue;
+            }
+            if tokio::time::timeout(DRAIN_TIMEOUT, &mut server).await.is_err() {
+                server.abort();
+                let _ = server.await;
+            }
+        }
+        // Also gone if the socket was.
+        let _ = std::fs::remove_file(&self.socket);
+    }
+}
+
+fn open(config: &HubConfig) -> anyhow::Result<(Arc<Fabric>, Directory)> {
+    let fabric = Fabric::open(config)?;
+    fabric.release_orphans()?;
+    let mut directory = Directory::new(config.manifests.clone());
+    fabric.set_source(directory.scan())?;
+    Ok((Arc::new(fabric), directory))
+}
+
+async fn stopped(mut stop: watch::Receiver<bool>) {
+    // An error means that the hub is gone: stop as well.
+    let _ = stop.wait_for(|stopping| *stopping).await;
+}
+
+async fn serve_tcp(
+    fabric: &Arc<Fabric>,
+    listener: TcpListener,
+    stop: watch::Receiver<bool>,
+) -> anyhow::Result<Serving> {
+    let identity = fabric.ca().server_identity(OffsetDateTime::now_utc())?;
+    let hub = HubServer::new(HubService::new(fabric.clone(), stop.clone()))
+        .max_decoding_message_size(MESSAGE_MAX)
+        .max_encoding_message_size(MESSAGE_MAX);
+    let control = ControlServer::new(ControlService::remote(fabric.clone()))
+        .max_decoding_message_size(MESSAGE_MAX)
+        .max_encoding_message_size(MESSAGE_MAX);
+    let (health, health_server) = health_reporter();
+    health.set_serving::<HubServer<HubService>>().await;
+    health.set_serving::<ControlServer<ControlService>>().await;
+    let router = server()
+        .tls_config(hub_tls(fabric.ca().pem(), &identity))
+        .context("the hub's certificate")?
+        .add_service(hub)
+        .add_service(control)
+        .add_service(health_server);
+    let router = with_reflection(router)?;
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    Ok(tokio::spawn(router.serve_with_incoming_shutdown(incoming, stopped(stop))))
+}
+
+async fn serve_socket(
+    fabric: &Arc<Fabric>,
+    listener: UnixListener,
+    stop: watch::Receiver<bool>,
+) -> anyhow::Result<Serving> {
+    let control = ControlServer::new(ControlService::local(fabric.clone()))
+        .max_decoding_message_size(MESSAGE_MAX)
+        .max_encoding_message_size(MESSAGE_MAX);
+    let (health, health_server) = health_reporter();
+    health.set_serving::<ControlServer<ControlService>>().await;
+    let router = with_reflection(server().add_service(control).add_service(health_server))?;
+    let incoming = UnixListenerStream::new(listener);
+    Ok(tokio::spawn(router.serve_with_incoming_shutdown(incoming, stopped(stop))))
+}
+
+fn server() -> Server {
+    // Finds out about a node that has vanished without a word.
+    Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+}
+
+fn with_reflection(router: Router) -> anyhow::Result<Router> {
+    let builder = || {
+        Reflection::configure()
+            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let v1 = builder().build_v1().context("gRPC reflection")?;
+    let v1alpha = builder().build_v1alpha().context("gRPC reflection")?;
+    Ok(router.add_service(v1).add_service(v1alpha))
+}

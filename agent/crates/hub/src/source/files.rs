@@ -1,0 +1,229 @@
+//! The directory: read at the start, when the kernel says that something changed, and now and then
+//! in case it did not say so.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use notify::{RecursiveMode, Watcher as _};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::mpsc;
+
+use super::Problem;
+use super::index::{Defined, Index};
+use super::object::{Key, Object, PacketFilter};
+use crate::module::check_module;
+
+/// Changes that come within this time of each other are read at once.
+const DEBOUNCE: Duration = Duration::from_millis(150);
+/// How long a stream of changes can put off reading.
+const DEBOUNCE_MAX: Duration = Duration::from_secs(1);
+/// Everything is looked at again this often.
+const RESCAN_INTERVAL: Duration = Duration::from_secs(5);
+/// Greatest manifest in bytes.
+const FILE_MAX: u64 = 16 << 20;
+
+/// A checked module.
+pub(crate) struct Module {
+    pub(crate) digest: [u8; 32],
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl Module {
+    pub(crate) fn new(bytes: Vec<u8>) -> Self {
+        Self { digest: Sha256::digest(&bytes).into(), bytes }
+    }
+}
+
+/// What the source says at one moment.
+#[derive(Clone, Default)]
+pub(crate) struct Objects {
+    pub(crate) objects: BTreeMap<Key, Defined>,
+    pub(crate) problems: Vec<Problem>,
+    /// Modules of packet filters, by the path of the module; only good ones.
+    pub(crate) modules: BTreeMap<PathBuf, Arc<Module>>,
+}
+
+impl Objects {
+    /// Path of a filter's module, seen from the manifest.
+    pub(crate) fn module_path(manifest: &Path, filter: &PacketFilter) -> PathBuf {
+        manifest.parent().unwrap_or(Path::new("")).join(&filter.module)
+    }
+}
+
+/// What tells that a file was written: modification time, length, inode.
+type Stamp = (i64, i64, u64, u64);
+
+/// The directory and what was read of it.
+pub(crate) struct Directory {
+    root: PathBuf,
+    index: Index,
+    stamps: BTreeMap<PathBuf, Stamp>,
+    modules: BTreeMap<PathBuf, (Stamp, Result<Arc<Module>, String>)>,
+}
+
+impl Directory {
+    pub(crate) fn new(root: PathBuf) -> Self {
+        let (index, stamps, modules) = Default::default();
+        Self { root, index, stamps, modules }
+    }
+
+    /// Reads what has changed since the last time.
+    pub(crate) fn scan(&mut self) -> Objects {
+        let mut found = BTreeMap::new();
+        let mut unreadable = Vec::new();
+        list(&self.root, &mut found, &mut unreadable);
+        // A directory that cannot be listed says nothing of what is in it.
+        let hidden = |path: &Path| unreadable.iter().any(|p| path.starts_with(&p.file));
+        for path in self.index.paths() {
+            if !found.contains_key(&path) && !hidden(&path) {
+                self.index.remove(&path);
+                self.stamps.remove(&path);
+            }
+        }
+        for (path, stamp) in found {
+            if self.stamps.get(&path) == Some(&stamp) {
+                continue;
+            }
+            match read(&path, FILE_MAX) {
+                Ok(text) => {
+                    self.index.set(&path, &text);
+                    self.stamps.insert(path, stamp);
+                }
+                Err(error) => self.index.set_unreadable(&path, error),
+            }
+        }
+        let (objects, mut problems) = self.index.objects();
+        problems.append(&mut unreadable);
+        let modules = self.read_modules(&objects, &mut problems);
+        Objects { objects, problems, modules }
+    }
+
+    fn read_modules(
+        &mut self,
+        objects: &BTreeMap<Key, Defined>,
+        problems: &mut Vec<Problem>,
+    ) -> BTreeMap<PathBuf, Arc<Module>> {
+        let mut before = std::mem::take(&mut self.modules);
+        let mut good = BTreeMap::new();
+        for defined in objects.values() {
+            let Object::PacketFilter(filter) = &defined.object else { continue };
+            let path = Objects::module_path(&defined.file, filter);
+            let stamp = fs::metadata(&path).map(|m| stamp(&m)).unwrap_or_default();
+            let known = before.remove(&path).or_else(|| self.modules.get(&path).cloned());
+            let last = known.as_ref().and_then(|(_, module)| module.clone().ok());
+            let module = match known {
+                Some((at, module)) if at == stamp => module,
+                _ => read_module(&path),
+            };
+            match (&module, last) {
+                (Ok(module), _) => drop(good.insert(path.clone(), module.clone())),
+                (Err(reason), last) => {
+                    let (file, line, reason) = (defined.file.clone(), defined.line, reason.clone());
+                    problems.push(Problem { file, line, reason });
+                    // Half-written or gone: the last good one stays in force while we live.
+                    if let Some(last) = last {
+                        good.insert(path.clone(), last.clone());
+                        self.modules.insert(path, (Stamp::default(), Ok(last)));
+                        continue;
+                    }
+                }
+            }
+            self.modules.insert(path, (stamp, module));
+        }
+        good
+    }
+}
+
+fn read_module(path: &Path) -> Result<Arc<Module>, String> {
+    let bytes = fs::read(path).map_err(|e| format!("module {}: {e}", path.display()))?;
+    check_module(&bytes).map_err(|e| format!("module {}: {e}", path.display()))?;
+    Ok(Arc::new(Module::new(bytes)))
+}
+
+fn read(path: &Path, max: u64) -> Result<String, String> {
+    let length = fs::metadata(path).map_err(|e| e.to_string())?.len();
+    if length > max {
+        return Err(format!("{length} bytes are too many, {max} at most are read: split the file"));
+    }
+    fs::read_to_string(path).map_err(|e| e.to_string())
+}
+
+fn stamp(metadata: &fs::Metadata) -> Stamp {
+    (metadata.mtime(), metadata.mtime_nsec(), metadata.len(), metadata.ino())
+}
+
+fn is_manifest(path: &Path) -> bool {
+    let hidden = path.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b"."));
+    let extension = path.extension().and_then(|e| e.to_str());
+    !hidden && matches!(extension, Some("yaml" | "yml" | "json"))
+}
+
+fn list(directory: &Path, found: &mut BTreeMap<PathBuf, Stamp>, unreadable: &mut Vec<Problem>) {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) => {
+            let (file, reason) = (directory.to_owned(), error.to_string());
+            unreadable.push(Problem { file, line: 0, reason });
+            return;
+        }
+    };
+    for path in entries.filter_map(Result::ok).map(|e| e.path()) {
+        // Follows links: a mounted ConfigMap is made of them. Gone in between: not there.
+        let Ok(metadata) = fs::metadata(&path) else { continue };
+        let hidden = path.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b"."));
+        let link = fs::symlink_metadata(&path).is_ok_and(|m| m.is_symlink());
+        if metadata.is_dir() && !hidden && !link {
+            list(&path, found, unreadable);
+        } else if metadata.is_file() && is_manifest(&path) {
+            found.insert(path, stamp(&metadata));
+        }
+    }
+}
+
+/// Reads the directory for ever and hands over what it says, whenever it may have changed.
+/// `publish` is called on a thread that may block.
+pub(crate) async fn follow(
+    directory: Directory,
+    publish: impl Fn(Objects) + Send + Sync + 'static,
+) -> io::Result<()> {
+    let (sender, mut changes) = mpsc::channel(1);
+    // A full channel already holds a wake-up.
+    let on_event = move |_: notify::Result<notify::Event>| {
+        let _ = sender.try_send(());
+    };
+    let watcher = notify::recommended_watcher(on_event).and_then(|mut watcher| {
+        watcher.watch(&directory.root, RecursiveMode::Recursive).map(|()| watcher)
+    });
+    if let Err(error) = &watcher {
+        tracing::warn!(%error, every = ?RESCAN_INTERVAL, "manifests are polled");
+    }
+    let publish = Arc::new(publish);
+    let mut directory = directory;
+    loop {
+        let read = {
+            let publish = publish.clone();
+            move || {
+                publish(directory.scan());
+                directory
+            }
+        };
+        directory = tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?;
+        tokio::select! {
+            Some(()) = changes.recv() => settle(&mut changes).await,
+            () = tokio::time::sleep(RESCAN_INTERVAL) => {}
+        }
+    }
+}
+
+/// Returns when no change came for a while.
+async fn settle(changes: &mut mpsc::Receiver<()>) {
+    let quiet =
+        async { while let Ok(Some(())) = tokio::time::timeout(DEBOUNCE, changes.recv()).await {} };
+    // Out of patience: read what there is.
+    let _ = tokio::time::timeout(DEBOUNCE_MAX, quiet).await;
+}

@@ -1,0 +1,154 @@
+//! What is good of all files, and what is not. Files in, objects and problems out.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use super::Problem;
+use super::document::{Document, split};
+use super::object::{self, Key, Object, ObjectError, Parse, Read};
+
+/// An object and where it is defined.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Defined {
+    pub(crate) object: Object,
+    pub(crate) file: PathBuf,
+    pub(crate) line: usize,
+}
+
+#[derive(Default)]
+struct File {
+    objects: Vec<(Key, Defined)>,
+    problems: Vec<Problem>,
+    unknown: Vec<(String, usize)>,
+}
+
+/// Every file of the source.
+#[derive(Default)]
+pub(crate) struct Index {
+    files: BTreeMap<PathBuf, File>,
+}
+
+impl Index {
+    /// Takes the text of a file.
+    ///
+    /// If a document of it is bad, the good ones count, and those that were good before and are
+    /// not there now are kept: the file may be half-written.
+    pub(crate) fn set(&mut self, path: &Path, text: &str) {
+        let mut file = File::default();
+        for document in split(text) {
+            file.take(path, document);
+        }
+        let before = self.files.remove(path).unwrap_or_default();
+        if !file.problems.is_empty() {
+            let present: BTreeSet<_> = file.objects.iter().map(|(k, _)| k.clone()).collect();
+            let kept = before.objects.into_iter().filter(|(k, _)| !present.contains(k));
+            file.objects.extend(kept);
+        }
+        self.files.insert(path.to_owned(), file);
+    }
+
+    /// The file cannot be read: its objects stay, the problem shows.
+    pub(crate) fn set_unreadable(&mut self, path: &Path, reason: String) {
+        let file = self.files.entry(path.to_owned()).or_default();
+        file.problems = vec![Problem { file: path.to_owned(), line: 0, reason }];
+    }
+
+    /// The file is gone.
+    pub(crate) fn remove(&mut self, path: &Path) {
+        self.files.remove(path);
+    }
+
+    /// Paths of every file that is known.
+    pub(crate) fn paths(&self) -> BTreeSet<PathBuf> {
+        self.files.keys().cloned().collect()
+    }
+
+    /// Every good object, once: of two of one name the first by path and line counts.
+    pub(crate) fn objects(&self) -> (BTreeMap<Key, Defined>, Vec<Problem>) {
+        let mut objects: BTreeMap<Key, Defined> = BTreeMap::new();
+        let mut problems: Vec<_> = self.files.values().flat_map(|f| f.problems.clone()).collect();
+        let mut unknown = BTreeSet::new();
+        for (path, file) in &self.files {
+            for (kind, line) in &file.unknown {
+                if unknown.insert(kind) {
+                    let reason =
+                        format!("{kind} is not used by Weft; objects of this kind are ignored");
+                    problems.push(Problem { file: path.clone(), line: *line, reason });
+                }
+            }
+            for (key, defined) in &file.objects {
+                if let Some(first) = objects.get(key) {
+                    let place = format!("{}:{}", first.file.display(), first.line);
+                    let reason = format!("{key} is defined in {place} already; that one counts");
+                    problems.push(Problem { file: path.clone(), line: defined.line, reason });
+                } else {
+                    objects.insert(key.clone(), defined.clone());
+                }
+            }
+        }
+        problems.sort();
+        (objects, problems)
+    }
+}
+
+impl File {
+    fn take(&mut self, path: &Path, document: Document<'_>) {
+        let line = document.line;
+        match object::read(document.text) {
+            Ok(Read::List(items)) => {
+                for (i, item) in items.iter().enumerate() {
+                    self.take_item(path, line, i, item);
+                }
+            }
+            Ok(read) => self.add(path, line, read),
+            Err(error) => {
+                let (line, reason) = explain(document, &error);
+                self.problems.push(Problem { file: path.to_owned(), line, reason });
+            }
+        }
+    }
+
+    fn take_item(&mut self, path: &Path, line: usize, i: usize, item: &(impl Parse + ?Sized)) {
+        let problem = |reason| Problem { file: path.to_owned(), line, reason };
+        match object::read(item) {
+            Ok(Read::List(_)) => {
+                self.problems.push(problem(format!("items[{i}]: a list in a list is not read")));
+            }
+            Ok(read) => self.add(path, line, read),
+            Err(error) => self.problems.push(problem(one_line(&format!("items[{i}]: {error}")))),
+        }
+    }
+
+    fn add(&mut self, path: &Path, line: usize, read: Read) {
+        match read {
+            Read::Object(key, object) => {
+                let defined = Defined { object: *object, file: path.to_owned(), line };
+                self.objects.push((key, defined));
+            }
+            Read::Unknown(kind) => self.unknown.push((kind, line)),
+            Read::List(_) => {}
+        }
+    }
+}
+
+/// Line in the file, and the reason with that line in it.
+fn explain(document: Document<'_>, error: &ObjectError) -> (usize, String) {
+    let ObjectError::Yaml(yaml) = error else {
+        return (document.line, one_line(&error.to_string()));
+    };
+    let Some(location) = yaml.location() else {
+        return (document.line, one_line(&yaml.to_string()));
+    };
+    let before = document.line - 1;
+    let text = yaml.to_string();
+    let (relative, absolute) = (location.line(), location.line() + before);
+    let reason = text.replace(&format!("line {relative} "), &format!("line {absolute} "));
+    (absolute, one_line(&reason))
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,122 @@
+use std::path::Path;
+
+use super::*;
+
+const NAMESPACE: &str = "apiVersion: v1\nkind: Namespace\nmetadata: {name: a}\n";
+const POD: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: web, labels: {app: web}}\n";
+
+fn index(files: &[(&str, &str)]) -> Index {
+    let mut index = Index::default();
+    for (path, text) in files {
+        index.set(Path::new(path), text);
+    }
+    index
+}
+
+fn names(index: &Index) -> Vec<String> {
+    index.objects().0.keys().map(ToString::to_string).collect()
+}
+
+fn problems(index: &Index) -> Vec<(String, usize, String)> {
+    let all = index.objects().1.into_iter();
+    all.map(|p| (p.file.display().to_string(), p.line, p.reason)).collect()
+}
+
+#[test]
+fn every_kind_is_read() {
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: s}\nspec: {ports: [{port: 80}]}";
+    let slice = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: e}\naddressType: IPv4\nendpoints: [{addresses: [10.1.0.1]}]";
+    let policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p, namespace: n}\nspec: {podSelector: {}}";
+    let node = "apiVersion: v1\nkind: Node\nmetadata: {name: node-a}";
+    let filter = "apiVersion: weft.dev/v1alpha1\nkind: PacketFilter\nmetadata: {name: f}\nspec: {module: f.wasm, position: Egress, onFault: Skip, deadline: 2ms, priority: 3}";
+    let text = [NAMESPACE, POD, service, slice, policy, node, filter].join("\n---\n");
+    let index = index(&[("a.yaml", &text)]);
+    assert_eq!(problems(&index), []);
+    let expected = [
+        "EndpointSlice default/e",
+        "Namespace a",
+        "NetworkPolicy n/p",
+        "Node node-a",
+        "PacketFilter f",
+        "Pod default/web",
+        "Service default/s",
+    ];
+    assert_eq!(names(&index), expected);
+}
+
+#[test]
+fn bad_document_is_reported_with_its_line_and_the_others_count() {
+    let bad = "apiVersion: v1\nkind: Service\nmetadata: {name: s}\nspec:\n  ports: 80\n";
+    let index = index(&[("a.yaml", &[NAMESPACE, bad, POD].join("---\n"))]);
+    assert_eq!(names(&index), ["Namespace a", "Pod default/web"]);
+    let [(file, line, reason)] = problems(&index).try_into().unwrap();
+    assert_eq!((file.as_str(), line), ("a.yaml", 9));
+    assert!(reason.contains("ports") && !reason.contains('\n'), "{reason}");
+}
+
+#[test]
+fn broken_syntax_is_reported_with_its_line_in_the_file() {
+    let index = index(&[("a.yaml", &[NAMESPACE, "kind: [\n\n"].join("---\n"))]);
+    assert_eq!(names(&index), ["Namespace a"]);
+    let [(_, line, _)] = problems(&index).try_into().unwrap();
+    assert!((5..=7).contains(&line), "{line}");
+}
+
+#[test]
+fn half_written_file_keeps_its_last_good_documents() {
+    let mut index = index(&[("a.yaml", &[NAMESPACE, POD].join("---\n"))]);
+    let cut = [NAMESPACE, "apiVersion: v1\nkind: Po"].join("---\n");
+    index.set(Path::new("a.yaml"), &cut[..cut.len() - 2]);
+    index.set(Path::new("a.yaml"), "apiVersion: v1\nkin");
+    assert_eq!(names(&index), ["Namespace a", "Pod default/web"]);
+    assert_eq!(problems(&index).len(), 1);
+    index.set(Path::new("a.yaml"), POD);
+    assert_eq!(names(&index), ["Pod default/web"]);
+    assert_eq!(problems(&index), []);
+}
+
+#[test]
+fn duplicate_is_reported_and_the_first_counts_until_it_is_gone() {
+    let other = POD.replace("app: web", "app: other");
+    let mut index = index(&[("b.yaml", &other), ("a.yaml", POD)]);
+    let [(file, line, reason)] = problems(&index).try_into().unwrap();
+    assert_eq!((file.as_str(), line), ("b.yaml", 1));
+    assert!(reason.contains("a.yaml:1"), "{reason}");
+    index.remove(Path::new("a.yaml"));
+    assert_eq!(problems(&index), []);
+    assert_eq!(names(&index), ["Pod default/web"]);
+}
+
+#[test]
+fn unknown_kind_is_reported_once() {
+    let job = "apiVersion: batch/v1\nkind: Job\nmetadata: {name: j}\n";
+    let index = index(&[("a.yaml", &[job, job].join("---\n")), ("b.yaml", job)]);
+    let [(_, _, reason)] = problems(&index).try_into().unwrap();
+    assert!(reason.starts_with("Job of batch/v1"), "{reason}");
+}
+
+#[test]
+fn lists_are_unwrapped_and_a_bad_item_is_named() {
+    let list = "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Pod, metadata: {name: x}}\n- {apiVersion: v1, kind: Pod}\n";
+    let json = "{\"apiVersion\": \"v1\", \"kind\": \"PodList\", \"items\": [{\"apiVersion\": \"v1\", \"kind\": \"Pod\", \"metadata\": {\"name\": \"y\"}}]}";
+    let index = index(&[("a.yaml", list), ("b.json", json)]);
+    assert_eq!(names(&index), ["Pod default/x", "Pod default/y"]);
+    let [(_, _, reason)] = problems(&index).try_into().unwrap();
+    assert!(reason.starts_with("items[1]: "), "{reason}");
+}
+
+#[test]
+fn static_peer_is_read_from_its_annotations() {
+    let text = "apiVersion: v1\nkind: Node\nmetadata:\n  name: peer\n  annotations:\n    weft.dev/static-peer: \"true\"\n    weft.dev/endpoint: 192.0.2.9:51820\n    weft.dev/public-key: xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=\n    weft.dev/vtep-mac: 02:00:00:00:00:09\nspec: {podCIDRs: [10.1.9.0/24]}\nstatus: {addresses: [{type: InternalIP, address: 192.0.2.9}, {type: Hostname, address: peer}]}\n";
+    let found = index(&[("a.yaml", text)]);
+    let (objects, _) = found.objects();
+    let Some(Object::StaticPeer(peer)) = objects.values().map(|d| &d.object).next() else {
+        panic!("no static peer: {:?}", problems(&found));
+    };
+    assert_eq!(peer.endpoint, Some("192.0.2.9:51820".parse().unwrap()));
+    assert_eq!(peer.subnets, ["10.1.9.0/24".parse().unwrap()]);
+    assert_eq!(peer.addresses, ["192.0.2.9".parse::<std::net::IpAddr>().unwrap()]);
+    assert_eq!((peer.keys.len(), peer.vtep_mac.is_some()), (1, true));
+    let bad = index(&[("a.yaml", &text.replace("51820", "x"))]);
+    assert!(problems(&bad)[0].2.contains("weft.dev/endpoint"));
+}

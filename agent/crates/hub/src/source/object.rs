@@ -1,0 +1,328 @@
+//! One document: which kind it is and what of it the fabric needs.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_yaml_ng::Value;
+use weft_model::{HookPosition, MacAddr, NodeName, OnFault, PodName, PublicKey};
+
+const STATIC_PEER: &str = "weft.dev/static-peer";
+const ENDPOINT: &str = "weft.dev/endpoint";
+const PUBLIC_KEY: &str = "weft.dev/public-key";
+const VTEP_MAC: &str = "weft.dev/vtep-mac";
+
+/// What tells an object from every other: kind, namespace (empty if it has none), name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Key {
+    pub(crate) kind: String,
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+}
+
+impl std::fmt::Display for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.namespace.as_str() {
+            "" => write!(f, "{} {}", self.kind, self.name),
+            namespace => write!(f, "{} {namespace}/{}", self.kind, self.name),
+        }
+    }
+}
+
+/// A good object.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Object {
+    /// A node that runs an agent: only its labels are taken from here.
+    Node {
+        name: NodeName,
+        labels: BTreeMap<String, String>,
+    },
+    /// A node that somebody else's VXLAN or WireGuard implementation serves.
+    StaticPeer(weft_model::Node),
+    Pod(weft_model::Pod),
+    PacketFilter(PacketFilter),
+    Namespace(Box<Namespace>),
+    Service(Box<Service>),
+    EndpointSlice(Box<EndpointSlice>),
+    NetworkPolicy(Box<NetworkPolicy>),
+}
+
+/// `PacketFilter` of `weft.dev/v1alpha1`: a plugin for every node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PacketFilter {
+    pub(crate) name: String,
+    /// Path of the module, relative to the manifest.
+    pub(crate) module: String,
+    pub(crate) config: String,
+    pub(crate) priority: i32,
+    pub(crate) position: Option<HookPosition>,
+    pub(crate) on_fault: Option<OnFault>,
+    pub(crate) deadline_us: Option<u32>,
+}
+
+/// What a document turned out to be.
+#[derive(Debug)]
+pub(crate) enum Read {
+    Object(Key, Box<Object>),
+    /// A kind that Weft has no use for.
+    Unknown(String),
+    /// `kind: List`, or any other `...List`: its items.
+    List(Vec<Value>),
+}
+
+/// Why a document is no object.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ObjectError {
+    /// Not YAML, or a field of another type.
+    #[error(transparent)]
+    Yaml(#[from] serde_yaml_ng::Error),
+    #[error("`{0}` is missing")]
+    Missing(&'static str),
+    #[error("`{field}`: `{value}` is no {expected}")]
+    Value { field: &'static str, value: String, expected: &'static str },
+    #[error(transparent)]
+    Id(#[from] weft_model::IdError),
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Header {
+    api_version: String,
+    kind: String,
+}
+
+#[derive(Deserialize)]
+struct ListOf {
+    #[serde(default)]
+    items: Vec<Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct FilterManifest {
+    metadata: ObjectMeta,
+    spec: FilterSpec,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct FilterSpec {
+    module: String,
+    #[serde(default)]
+    config: String,
+    #[serde(default)]
+    priority: i32,
+    position: Option<FilterPosition>,
+    on_fault: Option<FilterFault>,
+    deadline: Option<String>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+enum FilterPosition {
+    Egress,
+    Ingress,
+    Both,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+enum FilterFault {
+    Drop,
+    Skip,
+}
+
+/// A document as text or as an item of a list.
+pub(crate) trait Parse {
+    fn parse<T: DeserializeOwned>(&self) -> Result<T, serde_yaml_ng::Error>;
+}
+
+impl Parse for str {
+    fn parse<T: DeserializeOwned>(&self) -> Result<T, serde_yaml_ng::Error> {
+        serde_yaml_ng::from_str(self)
+    }
+}
+
+impl Parse for Value {
+    fn parse<T: DeserializeOwned>(&self) -> Result<T, serde_yaml_ng::Error> {
+        serde_yaml_ng::from_value(self.clone())
+    }
+}
+
+/// Reads a document.
+pub(crate) fn read<D: Parse + ?Sized>(document: &D) -> Result<Read, ObjectError> {
+    let Header { api_version, kind } = document.parse()?;
+    let (key, object) = match (api_version.as_str(), kind.as_str()) {
+        ("v1", "Node") => node(document.parse()?)?,
+        ("v1", "Pod") => pod(document.parse()?)?,
+        ("v1", "Namespace") => {
+            let o: Namespace = document.parse()?;
+            (cluster_key(&kind, &o.metadata)?, Object::Namespace(Box::new(o)))
+        }
+        ("v1", "Service") => {
+            let o: Service = document.parse()?;
+            (key(&kind, &o.metadata)?, Object::Service(Box::new(o)))
+        }
+        ("discovery.k8s.io/v1", "EndpointSlice") => {
+            let o: EndpointSlice = document.parse()?;
+            (key(&kind, &o.metadata)?, Object::EndpointSlice(Box::new(o)))
+        }
+        ("networking.k8s.io/v1", "NetworkPolicy") => {
+            let o: NetworkPolicy = document.parse()?;
+            (key(&kind, &o.metadata)?, Object::NetworkPolicy(Box::new(o)))
+        }
+        ("weft.dev/v1alpha1", "PacketFilter") => packet_filter(document.parse()?)?,
+        (_, list) if list.ends_with("List") => {
+            let ListOf { items } = document.parse()?;
+            return Ok(Read::List(items));
+        }
+        _ => return Ok(Read::Unknown(format!("{kind} of {api_version}"))),
+    };
+    Ok(Read::Object(key, Box::new(object)))
+}
+
+fn name_of(metadata: &ObjectMeta) -> Result<String, ObjectError> {
+    let name = metadata.name.clone().filter(|n| !n.is_empty());
+    name.ok_or(ObjectError::Missing("metadata.name"))
+}
+
+fn key(kind: &str, metadata: &ObjectMeta) -> Result<Key, ObjectError> {
+    let namespace = metadata.namespace.clone().filter(|n| !n.is_empty());
+    let namespace = namespace.unwrap_or_else(|| "default".to_owned());
+    Ok(Key { kind: kind.to_owned(), namespace, name: name_of(metadata)? })
+}
+
+fn cluster_key(kind: &str, metadata: &ObjectMeta) -> Result<Key, ObjectError> {
+    let name = name_of(metadata)?;
+    Ok(Key { kind: kind.to_owned(), namespace: String::new(), name })
+}
+
+fn value<T: std::str::FromStr>(
+    field: &'static str,
+    text: &str,
+    expected: &'static str,
+) -> Result<T, ObjectError> {
+    text.parse().map_err(|_| ObjectError::Value { field, value: text.to_owned(), expected })
+}
+
+fn node(manifest: Node) -> Result<(Key, Object), ObjectError> {
+    let key = cluster_key("Node", &manifest.metadata)?;
+    let name = NodeName::try_new(key.name.clone())?;
+    let annotations = manifest.metadata.annotations.clone().unwrap_or_default();
+    let labels = manifest.metadata.labels.clone().unwrap_or_default();
+    let peer = annotations.get(STATIC_PEER).map(|v| value(STATIC_PEER, v, "true or false"));
+    if !peer.transpose()?.unwrap_or(false) {
+        return Ok((key, Object::Node { name, labels }));
+    }
+    let annotation = |name| annotations.get(name).map(String::as_str);
+    let endpoint: Option<SocketAddr> =
+        annotation(ENDPOINT).map(|e| value(ENDPOINT, e, "ADDRESS:PORT")).transpose()?;
+    let keys = annotation(PUBLIC_KEY).map(|keys| {
+        keys.split(',').map(|k| k.trim().parse::<PublicKey>()).collect::<Result<Vec<_>, _>>()
+    });
+    let vtep_mac = annotation(VTEP_MAC).map(str::parse::<MacAddr>).transpose()?;
+    let uid = manifest.metadata.uid.clone().unwrap_or_else(|| format!("static-{name}"));
+    let peer = weft_model::Node {
+        uid,
+        endpoint,
+        addresses: node_addresses(&manifest)?,
+        subnets: node_subnets(&manifest)?,
+        keys: keys.transpose()?.unwrap_or_default(),
+        vtep_mac,
+        labels,
+        name,
+    };
+    Ok((key, Object::StaticPeer(peer)))
+}
+
+fn node_addresses(manifest: &Node) -> Result<Vec<IpAddr>, ObjectError> {
+    let listed = manifest.status.iter().flat_map(|s| s.addresses.iter().flatten());
+    let internal = listed.filter(|a| a.type_ == "InternalIP");
+    internal.map(|a| value("status.addresses", &a.address, "IP address")).collect()
+}
+
+fn node_subnets(manifest: &Node) -> Result<Vec<IpNet>, ObjectError> {
+    let spec = manifest.spec.clone().unwrap_or_default();
+    let listed = spec.pod_cidrs.filter(|c| !c.is_empty()).or(spec.pod_cidr.map(|c| vec![c]));
+    let listed = listed.ok_or(ObjectError::Missing("spec.podCIDRs"))?;
+    let parse = |text: &String| {
+        let net: IpNet = value("spec.podCIDRs", text, "subnet")?;
+        if net.trunc() == net {
+            return Ok(net);
+        }
+        let (value, expected) = (text.clone(), "subnet (bits behind its prefix are set)");
+        Err(ObjectError::Value { field: "spec.podCIDRs", value, expected })
+    };
+    listed.iter().map(parse).collect()
+}
+
+fn pod(manifest: Pod) -> Result<(Key, Object), ObjectError> {
+    let key = key("Pod", &manifest.metadata)?;
+    let spec = manifest.spec.unwrap_or_default();
+    let node = spec.node_name.filter(|n| !n.is_empty()).map(NodeName::try_new).transpose()?;
+    let status = manifest.status.unwrap_or_default();
+    let host = spec.host_network.unwrap_or(false);
+    let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+    let listed = status.pod_ips.unwrap_or_default().into_iter().map(|a| a.ip);
+    let listed: Vec<_> = match status.pod_ip {
+        Some(only) if listed.len() == 0 => vec![only],
+        _ => listed.collect(),
+    };
+    let addresses = listed.iter().map(|a| value("status.podIPs", a, "IP address"));
+    let mut addresses = addresses.collect::<Result<Vec<IpAddr>, _>>()?;
+    // Such a pod has no address of its own, or no longer.
+    if host || ended {
+        addresses.clear();
+    }
+    let pod = weft_model::Pod {
+        name: PodName { namespace: key.namespace.clone(), name: key.name.clone() },
+        node,
+        addresses,
+        labels: manifest.metadata.labels.unwrap_or_default(),
+    };
+    Ok((key, Object::Pod(pod)))
+}
+
+fn packet_filter(manifest: FilterManifest) -> Result<(Key, Object), ObjectError> {
+    let key = cluster_key("PacketFilter", &manifest.metadata)?;
+    let FilterSpec { module, config, priority, position, on_fault, deadline } = manifest.spec;
+    if module.is_empty() {
+        return Err(ObjectError::Missing("spec.module"));
+    }
+    let filter = PacketFilter {
+        name: key.name.clone(),
+        module,
+        config,
+        priority,
+        position: position.map(|p| match p {
+            FilterPosition::Egress => HookPosition::Egress,
+            FilterPosition::Ingress => HookPosition::Ingress,
+            FilterPosition::Both => HookPosition::Both,
+        }),
+        on_fault: on_fault.map(|f| match f {
+            FilterFault::Drop => OnFault::Drop,
+            FilterFault::Skip => OnFault::Skip,
+        }),
+        deadline_us: deadline.as_deref().map(duration_us).transpose()?,
+    };
+    Ok((key, Object::PacketFilter(filter)))
+}
+
+/// Microseconds of `500us` or `2ms`, 100 us to 1 s.
+fn duration_us(text: &str) -> Result<u32, ObjectError> {
+    let bad = || ObjectError::Value {
+        field: "spec.deadline",
+        value: text.to_owned(),
+        expected: "time from 100us to 1000ms",
+    };
+    let (digits, unit) = match text.strip_suffix("us") {
+        Some(digits) => (digits, 1),
+        None => (text.strip_suffix("ms").ok_or_else(bad)?, 1000),
+    };
+    let us = digits.parse::<u32>().ok().and_then(|n| n.checked_mul(unit)).ok_or_else(bad)?;
+    if (100..=1_000_000).contains(&us) { Ok(us) } else { Err(bad()) }
+}
