@@ -1,5 +1,12 @@
 //! CNI: the server on the socket, and what is kept of each attachment.
 
+mod attachments;
 mod records;
+mod server;
 
-pub(crate) use records::{Record, Records, key};
+pub(crate) use attachments::{Attachments, Ports};
+pub(crate) use records::{Record, Records};
+pub(crate) use server::serve;
+
+#[cfg(test)]
+mod tests;

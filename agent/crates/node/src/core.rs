@@ -16,7 +16,7 @@ use weft_model::cni::{Delegation, Range};
 use weft_model::{MacAddr, Mtu, NodeName, Pod, Snapshot};
 use weft_proto::v1::{self, DatapathStatus, PluginStatus, ReportRequest};
 
-use crate::cni::{Record, key};
+use crate::cni::Record;
 use crate::config::AgentConfig;
 use crate::durable;
 use crate::keys::KeyFile;
@@ -72,7 +72,7 @@ pub(crate) struct State {
     pub host_addresses: BTreeSet<IpAddr>,
     /// WireGuard keys in use, the one to prefer first.
     pub keys: Vec<KeyFile>,
-    /// Attached pods by [`key`].
+    /// Attached pods by `network/container/ifname`.
     pub attachments: BTreeMap<String, Record>,
     /// One line for each thing an operator should look at, by who found it.
     pub problems: BTreeMap<&'static str, Vec<String>>,

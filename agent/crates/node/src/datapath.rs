@@ -258,4 +258,4 @@ fn plugin_problems(plugins: &[PluginStatus]) -> Vec<String> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -4,7 +4,7 @@
 //! `previous` out of `current`; both are in use until the overlap is over.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use base64::Engine;
@@ -153,16 +153,14 @@ fn public_of(text: &str) -> Option<PublicKey> {
     Some(PublicKey(public.to_bytes()))
 }
 
-/// True if `path` is inside the store's directory; what `uninstall` may remove.
-#[cfg(test)]
-fn mode_of(path: &Path) -> u32 {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::metadata(path).unwrap().permissions().mode() & 0o777
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn mode_of(path: &std::path::Path) -> u32 {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
 
     fn store() -> (tempfile::TempDir, KeyStore) {
         let dir = tempfile::tempdir().unwrap();

@@ -1,7 +1,13 @@
 //! The agent role: one per node.
+//!
+//! It joins the hub, follows the snapshot, compiles it into tables for the datapath, serves CNI,
+//! keeps the node's network right, and says how it is. [`run`] puts the parts together; they meet in
+//! `core` only: the hub's client and the netlink monitor put in what they learn, the compiled tables
+//! come out, the datapath's client sends them on.
+
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
-#![allow(dead_code, unused_imports)]
 
 mod cni;
 mod config;
@@ -13,7 +19,13 @@ mod identity;
 mod install;
 mod keys;
 mod modules;
+mod network;
+mod run;
+mod service;
 mod snapshot_file;
 mod tables;
+mod uninstall;
 
 pub use config::{AgentConfig, DelegateKind, TokenSource, Underlay};
+pub use run::{run, run_until};
+pub use uninstall::uninstall;

@@ -40,11 +40,6 @@ impl SnapshotFile {
         };
         durable::write(&self.0, &update.to_proto().encode_to_vec(), durable::PRIVATE)
     }
-
-    /// Forgets it, for a node that joins anew.
-    pub(crate) fn remove(&self) -> io::Result<()> {
-        durable::remove(&self.0)
-    }
 }
 
 #[cfg(test)]

@@ -123,12 +123,6 @@ impl Tables {
     pub(crate) fn keys(&self) -> &[PublicKey] {
         &self.keys
     }
-
-    /// True if the pod is among the tables.
-    #[cfg(test)]
-    pub(crate) fn has_pod(&self, attachment: &str) -> bool {
-        self.pods.contains_key(attachment)
-    }
 }
 
 fn settings(snapshot: &Snapshot, local: &Local<'_>) -> NodeSettings {

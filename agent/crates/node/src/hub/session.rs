@@ -1,6 +1,5 @@
 //! One connection to the hub, from the certificate to the end of the stream.
 
-use std::future::Future;
 use std::time::Duration;
 
 use tokio::sync::watch;

@@ -1,0 +1,75 @@
+//! The CNI socket: one request and one response for each connection, each a line of JSON.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::time::{sleep, timeout};
+use weft_model::cni::{Request, Response};
+
+use super::attachments::{Attachments, Failure, Ports, code};
+use super::records::Record;
+
+/// Longest request in bytes; a real one has a few hundred.
+const REQUEST_MAX: u64 = 64 << 10;
+/// How long a client may take to send its request, and to take the answer.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause after the kernel refused a connection, as when file descriptors run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves for ever; a connection that misbehaves hurts itself only.
+pub(crate) async fn serve<P: Ports>(listener: UnixListener, attachments: Arc<Attachments<P>>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let attachments = attachments.clone();
+                tokio::spawn(async move {
+                    if let Err(error) = answer(stream, &attachments).await {
+                        tracing::debug!(%error, "connection to the CNI socket ended early");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "CNI socket: no connection taken");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn answer<P: Ports>(stream: UnixStream, attachments: &Attachments<P>) -> std::io::Result<()> {
+    let (reader, mut writer) = stream.into_split();
+    let mut line = Vec::new();
+    let mut reader = BufReader::new(reader.take(REQUEST_MAX));
+    timeout(CLIENT_TIMEOUT, reader.read_until(b'\n', &mut line)).await??;
+    let response = match serde_json::from_slice(&line) {
+        Ok(request) => handle(request, attachments).await,
+        Err(error) => {
+            Failure::new(code::DECODE, format!("the request cannot be understood: {error}")).into()
+        }
+    };
+    let mut bytes = serde_json::to_vec(&response)?;
+    bytes.push(b'\n');
+    timeout(CLIENT_TIMEOUT, writer.write_all(&bytes)).await?
+}
+
+async fn handle<P: Ports>(request: Request, attachments: &Attachments<P>) -> Response {
+    let done = match request {
+        Request::Prepare { attachment } => {
+            return match attachments.prepare(&attachment).await {
+                Ok(delegation) => Response::Prepared(delegation),
+                Err(failure) => failure.into(),
+            };
+        }
+        Request::Attach { attachment, pod, wiring } => {
+            attachments.attach(Record { attachment, pod, wiring }).await
+        }
+        Request::Detach { attachment } => attachments.detach(&attachment).await,
+        Request::Check { attachment, wiring } => attachments.check(&attachment, &wiring).await,
+    };
+    match done {
+        Ok(()) => Response::Done,
+        Err(failure) => failure.into(),
+    }
+}

@@ -1,0 +1,13 @@
+//! The node's network: addresses, routes, rules, settings, the nftables table and pods' ports are
+//! what they should be, whoever changes them.
+
+mod plan;
+mod ports;
+mod sysctls;
+mod task;
+mod underlay;
+
+pub(crate) use plan::{NFT_TABLE, plan_removal};
+pub(crate) use ports::KernelPorts;
+pub(crate) use sysctls::OldSysctls;
+pub(crate) use task::{NetworkTask, look, perform};

@@ -1,0 +1,235 @@
+//! What the node's network should be, and what has to be done to what is there. Sans-IO.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use weft_netio::Family;
+use weft_netio::addr::Address;
+use weft_netio::link::Link;
+use weft_netio::route::{MAIN, PROTOCOL, Route};
+use weft_netio::rule::Rule;
+
+use crate::config::AgentConfig;
+use crate::core::State;
+
+/// Routing table of the fabric.
+pub(crate) const TABLE: u32 = 5100;
+/// What comes out of the fabric's interface is routed as anything else.
+pub(crate) const PRIORITY_OUT: u32 = 100;
+/// What goes to a pod goes into it.
+pub(crate) const PRIORITY_IN: u32 = 101;
+/// Name of the nftables table, family `inet`.
+pub(crate) const NFT_TABLE: &str = "weft";
+
+/// Everything the fabric needs from the node, but for the interface itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Desired {
+    /// The fabric's interface.
+    pub interface: String,
+    /// Its addresses: the gateways of pods.
+    pub addresses: Vec<IpNet>,
+    /// Destinations that go into it, each with the address the host sends from.
+    pub routes: Vec<(IpNet, Option<IpAddr>)>,
+    /// Policy rules.
+    pub rules: Vec<Rule>,
+    /// Settings of the interface, which vanish with it.
+    pub interface_sysctls: Vec<(String, &'static str)>,
+    /// Settings of the node; uninstall puts the old values back.
+    pub node_sysctls: Vec<(String, &'static str)>,
+    /// The nftables table, as text that replaces it.
+    pub ruleset: String,
+    /// Ports of pods with the addresses they may send from.
+    pub ports: BTreeMap<String, Vec<IpAddr>>,
+}
+
+impl Desired {
+    /// From what is known; `None` until the node has a subnet.
+    pub(crate) fn new(config: &AgentConfig, state: &State) -> Option<Self> {
+        let cluster = &state.snapshot.as_ref()?.cluster;
+        let addresses = state.gateways(config);
+        if addresses.is_empty() {
+            return None;
+        }
+        let underlay = state.underlay.as_ref();
+        let source = |family: Family| {
+            let own = underlay.into_iter().flat_map(|u| &u.addresses).copied();
+            let gateways = addresses.iter().map(IpNet::addr);
+            own.chain(gateways).find(|a| Family::of(&IpNet::from(*a)) == family)
+        };
+        let cidrs = &cluster.pod_cidrs;
+        let ipv6 = cidrs.iter().any(|c| matches!(c, IpNet::V6(_)));
+        let interface = config.interface.clone();
+        Some(Self {
+            routes: cidrs.iter().map(|c| (c.trunc(), source(Family::of(c)))).collect(),
+            rules: rules(&interface, cidrs),
+            interface_sysctls: interface_sysctls(&interface),
+            node_sysctls: node_sysctls(ipv6),
+            ruleset: ruleset(&interface, cidrs, config.masquerade),
+            ports: state
+                .attachments
+                .values()
+                .map(|r| (r.wiring.host_interface.clone(), r.addresses()))
+                .collect(),
+            interface,
+            addresses,
+        })
+    }
+}
+
+fn rules(interface: &str, cidrs: &[IpNet]) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for cidr in cidrs {
+        let family = Family::of(cidr);
+        let rule =
+            |priority, input, to, table| Rule { family, priority, input, from: None, to, table };
+        rules.push(rule(PRIORITY_OUT, Some(interface.to_owned()), None, MAIN));
+        rules.push(rule(PRIORITY_IN, None, Some(cidr.trunc()), TABLE));
+    }
+    rules
+}
+
+fn interface_sysctls(interface: &str) -> Vec<(String, &'static str)> {
+    vec![
+        // The same source comes in here and at the pod's port: loose is as strict as it can be.
+        (format!("net/ipv4/conf/{interface}/rp_filter"), "2"),
+        // What the node sends to a pod passes the datapath and comes in again, from the node.
+        (format!("net/ipv4/conf/{interface}/accept_local"), "1"),
+        (format!("net/ipv6/conf/{interface}/accept_ra"), "0"),
+    ]
+}
+
+fn node_sysctls(ipv6: bool) -> Vec<(String, &'static str)> {
+    let mut sysctls = vec![("net/ipv4/ip_forward".to_owned(), "1")];
+    if ipv6 {
+        sysctls.push(("net/ipv6/conf/all/forwarding".to_owned(), "1"));
+    }
+    sysctls
+}
+
+/// The table as text. What is inside the fabric is not tracked; what leaves it for the world gets
+/// the node's address.
+pub(crate) fn ruleset(interface: &str, cidrs: &[IpNet], masquerade: bool) -> String {
+    let mut sets = String::new();
+    let mut raw = String::new();
+    let mut nat = String::new();
+    for cidr in cidrs {
+        let (word, kind) = match cidr {
+            IpNet::V4(_) => ("ip", "ipv4_addr"),
+            IpNet::V6(_) => ("ip6", "ipv6_addr"),
+        };
+        let set = format!("pod_cidrs_{word}");
+        let cidr = cidr.trunc();
+        sets.push_str(&format!(
+            "  set {set} {{\n    type {kind}\n    flags interval\n    elements = {{ {cidr} }}\n  }}\n"
+        ));
+        raw.push_str(&format!("    iifname \"{interface}\" {word} daddr @{set} notrack\n"));
+        nat.push_str(&format!(
+            "    oifname != \"{interface}\" {word} saddr @{set} {word} daddr != @{set} masquerade\n"
+        ));
+    }
+    let mut chains = format!(
+        "  chain prerouting {{\n    type filter hook prerouting priority raw; policy accept;\n{raw}  }}\n"
+    );
+    if masquerade {
+        chains.push_str(&format!(
+            "  chain postrouting {{\n    type nat hook postrouting priority srcnat; policy accept;\n{nat}  }}\n"
+        ));
+    }
+    format!(
+        "table inet {NFT_TABLE}\ndelete table inet {NFT_TABLE}\ntable inet {NFT_TABLE} {{\n{sets}{chains}}}\n"
+    )
+}
+
+/// What is there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Actual {
+    pub links: Vec<Link>,
+    pub addresses: Vec<Address>,
+    pub routes: Vec<Route>,
+    pub rules: Vec<Rule>,
+}
+
+impl Actual {
+    /// The interface of that name.
+    pub(crate) fn link(&self, name: &str) -> Option<&Link> {
+        self.links.iter().find(|l| l.name == name)
+    }
+}
+
+/// One thing to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    AddAddress(IpNet),
+    RemoveAddress(IpNet),
+    AddRoute(Route),
+    RemoveRoute(Route),
+    AddRule(Rule),
+    RemoveRule(Rule),
+}
+
+/// What takes `actual` to `desired`, in an order in which nothing that lives is interrupted:
+/// additions first, and routes before the rules that use them.
+pub(crate) fn plan(desired: &Desired, actual: &Actual) -> Vec<Action> {
+    let mut actions = Vec::new();
+    let Some(link) = actual.link(&desired.interface) else { return actions };
+    let there: Vec<IpNet> =
+        actual.addresses.iter().filter(|a| a.index == link.index).map(|a| a.net).collect();
+    let missing = desired.addresses.iter().filter(|a| !there.contains(a));
+    actions.extend(missing.copied().map(Action::AddAddress));
+    if link.up {
+        for route in routes(desired, link.index) {
+            if !actual.routes.iter().any(|r| same_route(&route, r)) {
+                actions.push(Action::AddRoute(route));
+            }
+        }
+    }
+    let missing = desired.rules.iter().filter(|r| !actual.rules.contains(r));
+    actions.extend(missing.cloned().map(Action::AddRule));
+    let stale = actual.rules.iter().filter(|r| is_ours(r, &desired.interface));
+    actions.extend(stale.filter(|r| !desired.rules.contains(r)).cloned().map(Action::RemoveRule));
+    let wanted = |r: &Route| desired.routes.iter().any(|(d, _)| *d == r.destination);
+    let stale = actual.routes.iter().filter(|r| r.table == TABLE && r.protocol == PROTOCOL);
+    actions.extend(stale.filter(|r| !wanted(r)).cloned().map(Action::RemoveRoute));
+    let stale = there.into_iter().filter(|a| !is_link_local(a) && !desired.addresses.contains(a));
+    actions.extend(stale.map(Action::RemoveAddress));
+    actions
+}
+
+/// What has to go when the fabric leaves the node; the interface's addresses and routes go with it.
+pub(crate) fn plan_removal(interface: &str, actual: &Actual) -> Vec<Action> {
+    let rules = actual.rules.iter().filter(|r| is_ours(r, interface)).cloned();
+    let routes = actual.routes.iter().filter(|r| r.table == TABLE && r.protocol == PROTOCOL);
+    rules.map(Action::RemoveRule).chain(routes.cloned().map(Action::RemoveRoute)).collect()
+}
+
+fn routes(desired: &Desired, index: u32) -> impl Iterator<Item = Route> + '_ {
+    desired.routes.iter().map(move |(destination, source)| Route {
+        table: TABLE,
+        output: Some(index),
+        source: *source,
+        ..Route::new(*destination)
+    })
+}
+
+fn same_route(wanted: &Route, there: &Route) -> bool {
+    wanted.destination == there.destination
+        && wanted.table == there.table
+        && wanted.output == there.output
+        && wanted.source == there.source
+}
+
+fn is_ours(rule: &Rule, interface: &str) -> bool {
+    let out = rule.priority == PRIORITY_OUT && rule.input.as_deref() == Some(interface);
+    out || (rule.priority == PRIORITY_IN && rule.table == TABLE)
+}
+
+fn is_link_local(net: &IpNet) -> bool {
+    match net {
+        IpNet::V4(net) => net.addr().is_link_local(),
+        IpNet::V6(net) => net.addr().is_unicast_link_local(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

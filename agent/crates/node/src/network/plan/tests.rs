@@ -1,0 +1,140 @@
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::core::UnderlayState;
+use crate::tables::tests::{node, snapshot};
+
+fn config() -> AgentConfig {
+    AgentConfig::new(node(1).name, "hub:7443")
+}
+
+fn desired() -> Desired {
+    let mut state = State::default();
+    state.snapshot = Some(snapshot(1, &[1, 2]));
+    state.underlay = Some(UnderlayState {
+        interface: "eth0".into(),
+        mtu: 1500,
+        address: "192.0.2.1".parse().unwrap(),
+        addresses: vec!["192.0.2.1".parse().unwrap()],
+    });
+    Desired::new(&config(), &state).unwrap()
+}
+
+fn link(index: u32) -> Link {
+    Link {
+        index,
+        name: "weft0".into(),
+        kind: "tun".into(),
+        mtu: 1420,
+        mac: None,
+        up: true,
+        master: None,
+    }
+}
+
+/// What the kernel shows after `actions`.
+fn done(mut actual: Actual, index: u32, actions: &[Action]) -> Actual {
+    for action in actions.iter().cloned() {
+        match action {
+            Action::AddAddress(net) => actual.addresses.push(Address { index, net }),
+            Action::RemoveAddress(net) => actual.addresses.retain(|a| a.net != net),
+            Action::AddRoute(route) => {
+                actual.routes.retain(|r| r.destination != route.destination);
+                actual.routes.push(route);
+            }
+            Action::RemoveRoute(route) => actual.routes.retain(|r| *r != route),
+            Action::AddRule(rule) => actual.rules.push(rule),
+            Action::RemoveRule(rule) => actual.rules.retain(|r| *r != rule),
+        }
+    }
+    actual
+}
+
+fn settled(index: u32) -> Actual {
+    let actual = Actual { links: vec![link(index)], ..Actual::default() };
+    let actions = plan(&desired(), &actual);
+    done(actual, index, &actions)
+}
+
+#[test]
+fn node_without_its_interface_waits() {
+    assert!(plan(&desired(), &Actual::default()).is_empty());
+}
+
+#[test]
+fn fresh_node_gets_everything_and_then_nothing_more() {
+    let actual = settled(7);
+    assert_eq!(actual.addresses.len(), 2);
+    assert_eq!(actual.routes.len(), 2);
+    assert_eq!(actual.rules.len(), 4);
+    assert_eq!(plan(&desired(), &actual), []);
+}
+
+#[test]
+fn host_sends_from_its_own_address_or_else_from_the_gateway() {
+    let sources: Vec<String> =
+        desired().routes.iter().map(|(_, source)| source.unwrap().to_string()).collect();
+    assert_eq!(sources, ["192.0.2.1", "fd42:0:0:1::1"]);
+}
+
+#[test]
+fn whatever_is_deleted_comes_back() {
+    let actual = settled(7);
+    let mut less = actual.clone();
+    less.routes.remove(0);
+    less.rules.remove(1);
+    less.addresses.remove(0);
+    let actions = plan(&desired(), &less);
+    assert_eq!(actions.len(), 3);
+    let again = done(less, 7, &actions);
+    assert_eq!(plan(&desired(), &again), []);
+}
+
+#[test]
+fn interface_made_anew_has_its_routes_moved() {
+    let mut actual = settled(7);
+    actual.links = vec![link(9)];
+    actual.addresses.clear();
+    let actions = plan(&desired(), &actual);
+    let routes = actions.iter().filter(|a| matches!(a, Action::AddRoute(r) if r.output == Some(9)));
+    assert_eq!(routes.count(), 2);
+    assert_eq!(plan(&desired(), &done(actual, 9, &actions)), []);
+}
+
+#[test]
+fn stale_things_of_ours_go_and_things_of_others_stay() {
+    let mut actual = settled(7);
+    let before = actual.clone();
+    let old: IpNet = "10.99.0.0/16".parse().unwrap();
+    let foreign =
+        Route { table: TABLE, protocol: 4, ..Route::new("10.98.0.0/16".parse().unwrap()) };
+    let rule = Rule { to: Some(old), ..before.rules[1].clone() };
+    let foreign_rule = Rule { priority: 99, ..rule.clone() };
+    actual.routes.push(Route { table: TABLE, ..Route::new(old) });
+    actual.routes.push(foreign.clone());
+    actual.rules.extend([rule.clone(), foreign_rule.clone()]);
+    actual.addresses.push(Address { index: 7, net: "fe80::1/64".parse().unwrap() });
+    actual.addresses.push(Address { index: 7, net: "10.99.1.1/32".parse().unwrap() });
+    let actions = plan(&desired(), &actual);
+    assert_eq!(
+        actions,
+        [
+            Action::RemoveRule(rule),
+            Action::RemoveRoute(Route { table: TABLE, ..Route::new(old) }),
+            Action::RemoveAddress("10.99.1.1/32".parse().unwrap()),
+        ]
+    );
+    let removed = done(actual.clone(), 7, &plan_removal("weft0", &actual));
+    assert_eq!(removed.routes, [foreign]);
+    assert_eq!(removed.rules, [foreign_rule]);
+}
+
+#[test]
+fn ruleset_replaces_the_table_and_masquerades_only_if_asked() {
+    let cidrs = ["10.42.0.0/16".parse().unwrap(), "fd42::/48".parse().unwrap()];
+    let with = ruleset("weft0", &cidrs, true);
+    assert!(with.starts_with("table inet weft\ndelete table inet weft\n"));
+    let words: BTreeSet<&str> = with.split_whitespace().collect();
+    assert!(words.contains("masquerade") && words.contains("notrack"));
+    assert!(!ruleset("weft0", &cidrs, false).contains("masquerade"));
+}

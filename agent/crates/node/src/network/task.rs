@@ -1,0 +1,318 @@
+//! The loop that looks and puts right: at each announcement of the kernel, at each change of what
+//! is wanted, and from time to time.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use weft_netio::monitor::Monitor;
+use weft_netio::{Netlink, addr, link, nft, route, rule, sysctl, tc};
+
+use super::plan::{Action, Actual, Desired, NFT_TABLE, plan};
+use super::sysctls::OldSysctls;
+use super::underlay::{self, source_anywhere, source_towards};
+use crate::core::Core;
+
+/// nftables announces nothing on this socket, so it is looked at this often.
+const CHECK_INTERVAL: Duration = Duration::from_millis(500);
+/// How often the hub's name is resolved.
+const RESOLVE_INTERVAL: Duration = Duration::from_secs(30);
+/// How long a name server may take.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Announcements that come together are handled together.
+const DEBOUNCE: Duration = Duration::from_millis(20);
+
+const WHO: &str = "network";
+
+/// Keeps the node's network right.
+pub(crate) struct NetworkTask {
+    core: Arc<Core>,
+    netlink: Netlink,
+    sysctls: OldSysctls,
+    spoofed: Arc<AtomicU64>,
+    /// Drops last seen, by interface index.
+    drops: BTreeMap<u32, u64>,
+    /// The ruleset that was applied, and how nft shows it.
+    nft: Option<(String, String)>,
+    hub: Option<SocketAddr>,
+    resolved: Option<Instant>,
+}
+
+impl NetworkTask {
+    /// Touches nothing yet. `spoofed` is where drops at ports are counted.
+    pub(crate) fn new(
+        core: Arc<Core>,
+        netlink: Netlink,
+        sysctls: OldSysctls,
+        spoofed: Arc<AtomicU64>,
+    ) -> Self {
+        Self {
+            core,
+            netlink,
+            sysctls,
+            spoofed,
+            drops: BTreeMap::new(),
+            nft: None,
+            hub: None,
+            resolved: None,
+        }
+    }
+
+    /// Serves for ever.
+    ///
+    /// # Errors
+    /// If the kernel does not let changes be followed.
+    pub(crate) async fn run(mut self) -> anyhow::Result<()> {
+        let mut monitor = Monitor::new().context("cannot follow changes of the network")?;
+        let mut changes = self.core.changes();
+        let mut ticks = interval(CHECK_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut check_nft = true;
+        loop {
+            changes.borrow_and_update();
+            let problems = self.pass(check_nft).await;
+            self.core.set_problems(WHO, problems);
+            check_nft = false;
+            tokio::select! {
+                _ = changes.changed() => {}
+                _ = ticks.tick() => check_nft = true,
+                change = monitor.next() => {
+                    if change.is_err() {
+                        monitor = Monitor::new().context("cannot follow changes of the network")?;
+                    }
+                    sleep(DEBOUNCE).await;
+                    drain(&mut monitor).await;
+                }
+            }
+        }
+    }
+
+    /// Looks at everything and puts right what is wrong; returns what could not be.
+    async fn pass(&mut self, check_nft: bool) -> Vec<String> {
+        let actual = match look(&self.netlink).await {
+            Ok(actual) => actual,
+            Err(error) => return vec![format!("cannot look at the network: {error:#}")],
+        };
+        let mut problems = Vec::new();
+        problems.extend(self.learn(&actual).await);
+        let config = &self.core.config;
+        let (desired, mtu) = self.core.read(|s| (Desired::new(config, s), s.mtu(config)));
+        let mtu = match mtu {
+            Some(Err(error)) => {
+                problems.push(error.to_string());
+                None
+            }
+            Some(Ok(mtu)) => Some(mtu),
+            None => None,
+        };
+        let Some(desired) = desired else { return problems };
+        problems.extend(self.settings(&desired, &actual));
+        if check_nft || self.nft.as_ref().is_none_or(|(text, _)| *text != desired.ruleset) {
+            problems.extend(self.nftables(&desired.ruleset).await);
+        }
+        if actual.link(&desired.interface).is_none() {
+            problems.push(format!(
+                "there is no interface {} yet: does the datapath run?",
+                desired.interface
+            ));
+            return problems;
+        }
+        problems.extend(self.interface(&desired, &actual, mtu).await);
+        for action in plan(&desired, &actual) {
+            tracing::info!(?action, "network put right");
+            problems.extend(failed(perform(&self.netlink, &desired.interface, &action).await));
+        }
+        problems.extend(self.ports(&desired, &actual, check_nft).await);
+        problems
+    }
+
+    /// Takes note of the underlay and of the host's addresses.
+    async fn learn(&mut self, actual: &Actual) -> Option<String> {
+        self.resolve().await;
+        let routed = self.hub.and_then(source_towards);
+        let sources: Vec<_> = routed.or_else(source_anywhere).into_iter().collect();
+        let config = &self.core.config;
+        let found = underlay::find(&config.underlay, &config.interface, actual, &sources);
+        let hosts = underlay::host_addresses(actual);
+        let (found, problem) = match found {
+            Ok(found) => (Some(found), None),
+            Err(line) => (None, Some(line)),
+        };
+        let same = self
+            .core
+            .read(|s| s.host_addresses == hosts && (found.is_none() || s.underlay == found));
+        if !same {
+            self.core.update(|s| {
+                s.host_addresses = hosts;
+                if found.is_some() {
+                    s.underlay = found;
+                }
+            });
+        }
+        problem
+    }
+
+    async fn resolve(&mut self) {
+        let interval = if self.hub.is_some() { RESOLVE_INTERVAL } else { RESOLVE_TIMEOUT };
+        if self.resolved.is_some_and(|at| at.elapsed() < interval) {
+            return;
+        }
+        self.resolved = Some(Instant::now());
+        let looked_up = tokio::net::lookup_host(&self.core.config.hub);
+        if let Ok(Ok(mut found)) = timeout(RESOLVE_TIMEOUT, looked_up).await {
+            self.hub = found.next().or(self.hub);
+        }
+    }
+
+    fn settings(&mut self, desired: &Desired, actual: &Actual) -> Vec<String> {
+        let mut problems = Vec::new();
+        let mut note = |key: &str, result: std::io::Result<()>| {
+            problems.extend(result.err().map(|e| format!("cannot set {key}: {e}")));
+        };
+        let underlay = self.core.read(|s| s.underlay.as_ref().map(|u| u.interface.clone()));
+        if let Some(key) = underlay.map(|u| format!("net/ipv6/conf/{u}/accept_ra"))
+            && desired.node_sysctls.iter().any(|(k, _)| k.starts_with("net/ipv6"))
+            && sysctl::get(&key).is_ok_and(|v| v == "1")
+        {
+            // A host that forwards ignores router advertisements unless told to heed them.
+            note(&key, self.sysctls.ensure(&key, "2"));
+        }
+        for (key, value) in &desired.node_sysctls {
+            note(key, self.sysctls.ensure(key, value));
+        }
+        if actual.link(&desired.interface).is_some() {
+            for (key, value) in &desired.interface_sysctls {
+                match sysctl::ensure(key, value) {
+                    // The interface vanished, or the kernel has no IPv6.
+                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                    result => note(key, result.map(drop)),
+                }
+            }
+        }
+        problems
+    }
+
+    async fn nftables(&mut self, ruleset: &str) -> Option<String> {
+        if let Some((applied, shown)) = &self.nft
+            && applied == ruleset
+        {
+            match nft::list_table("inet", NFT_TABLE).await {
+                Ok(Some(there)) if there == *shown => return None,
+                Ok(_) => tracing::info!("nftables table put right"),
+                Err(error) => return Some(error.to_string()),
+            }
+        }
+        let applied = async {
+            nft::apply(ruleset).await?;
+            nft::list_table("inet", NFT_TABLE).await
+        };
+        match applied.await {
+            Ok(shown) => {
+                self.nft = shown.map(|shown| (ruleset.to_owned(), shown));
+                None
+            }
+            Err(error) => Some(error.to_string()),
+        }
+    }
+
+    /// The interface is the datapath's; up and of the right MTU is what the agent sees to.
+    async fn interface(&self, desired: &Desired, actual: &Actual, mtu: Option<u16>) -> Vec<String> {
+        let mut problems = Vec::new();
+        let Some(there) = actual.link(&desired.interface) else { return problems };
+        if !self.core.applied().borrow().connected {
+            return problems;
+        }
+        if !there.up {
+            problems.extend(failed(link::ensure_up(&self.netlink, &desired.interface).await));
+        }
+        if let Some(mtu) = mtu.map(u32::from).filter(|mtu| *mtu != there.mtu) {
+            problems.extend(failed(link::ensure_mtu(&self.netlink, &desired.interface, mtu).await));
+        }
+        problems
+    }
+
+    async fn ports(&mut self, desired: &Desired, actual: &Actual, count: bool) -> Vec<String> {
+        let mut problems = Vec::new();
+        let Some(into) = actual.link(&desired.interface).map(|l| l.index) else { return problems };
+        for (name, addresses) in &desired.ports {
+            if actual.link(name).is_none() {
+                continue;
+            }
+            match tc::ensure_port(&self.netlink, name, into, addresses).await {
+                Ok(done) if done.changed() => tracing::debug!(port = name, "redirect put in place"),
+                Ok(_) => {}
+                Err(error) if error.is_absent() => {}
+                Err(error) => problems.push(error.to_string()),
+            }
+        }
+        if count {
+            problems.extend(failed(self.count_drops(desired, actual).await));
+        }
+        problems
+    }
+
+    async fn count_drops(
+        &mut self,
+        desired: &Desired,
+        actual: &Actual,
+    ) -> Result<(), weft_netio::NetlinkError> {
+        let now = tc::all_drops(&self.netlink).await?;
+        let ours = actual.links.iter().filter(|l| desired.ports.contains_key(&l.name));
+        let mut seen = BTreeMap::new();
+        for index in ours.map(|l| l.index) {
+            let Some(drops) = now.get(&index).copied() else { continue };
+            let before = self.drops.get(&index).copied().unwrap_or(0);
+            // The kernel's counter has 32 bits, and begins anew with a new qdisc.
+            let more = if drops >= before { drops - before } else { drops };
+            self.spoofed.fetch_add(more, Ordering::Relaxed);
+            seen.insert(index, drops);
+        }
+        self.drops = seen;
+        Ok(())
+    }
+}
+
+fn failed<T, E: std::fmt::Display>(result: Result<T, E>) -> Option<String> {
+    result.err().map(|e| format!("{e:#}"))
+}
+
+async fn drain(monitor: &mut Monitor) {
+    while let Ok(Ok(_)) = timeout(Duration::ZERO, monitor.next()).await {}
+}
+
+/// Looks at the whole network of the node.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) async fn look(netlink: &Netlink) -> anyhow::Result<Actual> {
+    Ok(Actual {
+        links: link::list(netlink).await?,
+        addresses: addr::list(netlink).await?,
+        routes: route::list(netlink).await?,
+        rules: rule::list(netlink).await?,
+    })
+}
+
+/// Does one thing to the node's network.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) async fn perform(
+    netlink: &Netlink,
+    interface: &str,
+    action: &Action,
+) -> Result<(), weft_netio::NetlinkError> {
+    match action {
+        Action::AddAddress(net) => addr::ensure(netlink, interface, *net).await?,
+        Action::RemoveAddress(net) => addr::remove(netlink, interface, *net).await?,
+        Action::AddRoute(route) => route::ensure(netlink, route).await?,
+        Action::RemoveRoute(route) => route::remove(netlink, route).await?,
+        Action::AddRule(rule) => rule::ensure(netlink, rule).await?,
+        Action::RemoveRule(rule) => rule::remove(netlink, rule).await?,
+    };
+    Ok(())
+}

@@ -1,0 +1,224 @@
+//! Puts the agent's parts together.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, bail};
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::time::{interval, sleep};
+use tonic::transport::Server;
+use weft_control::{bind_unix, serve_unix, socket};
+use weft_netio::{Netlink, nft};
+use weft_proto::v1::agent_server::AgentServer;
+
+use crate::cni::{self, Attachments, Records};
+use crate::config::{AgentConfig, check_socket_path};
+use crate::core::Core;
+use crate::durable;
+use crate::hub::{HubLink, HubTask};
+use crate::identity::{IdentityStore, vtep_mac};
+use crate::install::{self, Installer};
+use crate::keys::KeyStore;
+use crate::modules::Modules;
+use crate::network::{KernelPorts, NFT_TABLE, NetworkTask, OldSysctls};
+use crate::service::AgentService;
+use crate::snapshot_file::SnapshotFile;
+
+/// How often the files of CNI are looked at.
+const INSTALL_INTERVAL: Duration = Duration::from_millis(500);
+/// How often the end of a key's overlap is looked at.
+const KEY_INTERVAL: Duration = Duration::from_millis(500);
+/// How often modules that no plugin uses are removed.
+const MODULES_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Runs the agent until SIGTERM or SIGINT; what it made for the packets stays.
+///
+/// # Errors
+/// One line for the operator, if it cannot start or no waiting can help it: no privilege, no
+/// `nft`, a socket in use, a wrong token, an expired certificate without a token, clocks that differ.
+pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
+    let stop = stop_signal().context("cannot listen for signals")?;
+    run_until(config, stop).await
+}
+
+/// [`run`], until `stop` is done instead of a signal.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_until(config: AgentConfig, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    preflight(&config).await?;
+    let state_dir = config.state_dir.clone();
+    durable::private_dir(&state_dir)
+        .with_context(|| format!("cannot use the state directory {}", state_dir.display()))?;
+    let identity = IdentityStore::open(config.state("identity"))?;
+    let uid = identity.uid(config.node_uid.as_deref())?;
+    let keys = Arc::new(KeyStore::open(config.state("keys"))?);
+    let records = Records::open(config.attachments_dir()).context("cannot keep attachments")?;
+    let modules = Modules::open(config.state("modules")).context("cannot keep modules")?;
+    let sysctls = OldSysctls::open(config.state(SYSCTLS)).context("cannot keep old settings")?;
+    let snapshot_file = SnapshotFile::new(&state_dir);
+    let netlink = Netlink::new().context("cannot talk to the kernel's network")?;
+    let cni_listener = bind_unix(&config.socket(weft_model::cni::SOCKET)).await?;
+    let mac = vtep_mac(&uid);
+    let core = Arc::new(Core::new(config, uid, mac));
+    let first_keys = keys.keys()?;
+    let kept = snapshot_file.load().context("cannot read the last snapshot")?;
+    core.update(|state| {
+        state.keys = first_keys;
+        if let Some((snapshot, resume)) = kept {
+            state.snapshot = Some(snapshot);
+            state.resume = resume;
+        }
+    });
+    let ports = KernelPorts { netlink: netlink.clone(), interface: core.config.interface.clone() };
+    let attachments = Arc::new(Attachments::new(core.clone(), records, ports));
+    attachments.restore().await.context("cannot read the attachments on disk")?;
+    let link = Arc::new(HubLink::default());
+    let spoofed = Arc::new(AtomicU64::new(0));
+    let agent = Parts { core, keys, link, modules, spoofed, attachments };
+    let hub = HubTask {
+        core: agent.core.clone(),
+        link: agent.link.clone(),
+        identity,
+        keys: agent.keys.clone(),
+        snapshot_file,
+    };
+    let network = NetworkTask::new(agent.core.clone(), netlink, sysctls, agent.spoofed.clone());
+    agent.serve(cni_listener, hub, network, stop).await
+}
+
+/// File of old settings in the state directory.
+pub(crate) const SYSCTLS: &str = "sysctls.json";
+
+struct Parts {
+    core: Arc<Core>,
+    keys: Arc<KeyStore>,
+    link: Arc<HubLink>,
+    modules: Modules,
+    spoofed: Arc<AtomicU64>,
+    attachments: Arc<Attachments<KernelPorts>>,
+}
+
+impl Parts {
+    async fn serve(
+        self,
+        cni_listener: UnixListener,
+        hub: HubTask,
+        network: NetworkTask,
+        stop: impl Future<Output = ()>,
+    ) -> anyhow::Result<()> {
+        let (_stopping, stopped) = oneshot::channel::<()>();
+        let service = AgentService { core: self.core.clone(), spoofed: self.spoofed.clone() };
+        let router = Server::builder().add_service(AgentServer::new(service));
+        let agent_socket = self.core.config.socket(socket::AGENT);
+        let cni_socket = self.core.config.socket(weft_model::cni::SOCKET);
+        let end = async { drop(stopped.await) };
+        let ended = tokio::select! {
+            () = stop => Ok(()),
+            result = hub.run() => result,
+            result = network.run() => result,
+            result = serve_unix(&agent_socket, router, end) => result.map_err(Into::into),
+            () = crate::datapath::run(self.core.clone(), self.link.clone(), self.modules.clone()) => Ok(()),
+            () = cni::serve(cni_listener, self.attachments.clone()) => Ok(()),
+            () = keep_installed(&self.core) => Ok(()),
+            result = drop_old_keys(&self.core, &self.keys) => result,
+            () = drop_old_modules(&self.core, &self.modules) => Ok(()),
+        };
+        // Leftovers would be replaced by the next start anyway.
+        let _ = std::fs::remove_file(agent_socket);
+        let _ = std::fs::remove_file(cni_socket);
+        ended
+    }
+}
+
+async fn preflight(config: &AgentConfig) -> anyhow::Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("the agent needs root: it changes routes, rules and interfaces of the node");
+    }
+    for name in [socket::AGENT, socket::DATAPATH, weft_model::cni::SOCKET] {
+        check_socket_path(&config.socket(name))?;
+    }
+    if let Some(binary) = &config.cni_binary {
+        let found = std::fs::metadata(binary);
+        found.with_context(|| format!("cannot read the CNI plugin {}", binary.display()))?;
+    }
+    nft::list_table("inet", NFT_TABLE).await?;
+    Ok(())
+}
+
+fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping; packets go on under the last tables");
+    })
+}
+
+/// Installs once ADD would work, and puts back what anybody deletes or edits.
+async fn keep_installed(core: &Core) {
+    let mut installer = Installer::new(&core.config);
+    let mut ready = core.applied();
+    // The sender lives in the core, so this ends when the first tables are in force.
+    let _ = ready.wait_for(|a| a.version > 0).await;
+    let mut ticks = interval(INSTALL_INTERVAL);
+    loop {
+        ticks.tick().await;
+        let text = core.read(|state| {
+            let cidrs = &state.snapshot.as_ref()?.cluster.pod_cidrs;
+            let delegation = state.delegation(&core.config)?;
+            Some(install::subnet_env(cidrs, &delegation, core.config.masquerade))
+        });
+        let Some(text) = text else { continue };
+        let mut problems = Vec::new();
+        match installer.ensure(&text) {
+            Ok(true) => tracing::info!("CNI configuration installed"),
+            Ok(false) => {}
+            Err(error) => problems.push(error.to_string()),
+        }
+        problems.extend(install::problems(&core.config));
+        core.set_problems("cni", problems);
+    }
+}
+
+/// Ends the overlap of a rotation: first nobody is told of the old key any more and the datapath
+/// stops using it, then it is deleted.
+async fn drop_old_keys(core: &Core, keys: &KeyStore) -> anyhow::Result<()> {
+    loop {
+        sleep(KEY_INTERVAL).await;
+        let Some(end) = keys.overlap_ends(core.config.key_overlap)? else { continue };
+        let in_use = core.read(|s| s.keys.clone());
+        let confirmed = core.target().is_some_and(|t| {
+            let applied = core.applied();
+            let applied = applied.borrow();
+            applied.connected
+                && applied.version >= t.version
+                && t.tables.keys().len() == in_use.len()
+        });
+        if in_use.len() > 1 && SystemTime::now() >= end && confirmed {
+            core.update(|s| s.keys.truncate(1));
+        } else if in_use.len() == 1 && confirmed {
+            keys.drop_previous()?;
+            tracing::info!("old WireGuard key deleted");
+        }
+    }
+}
+
+async fn drop_old_modules(core: &Core, modules: &Modules) {
+    loop {
+        sleep(MODULES_INTERVAL).await;
+        let digests = core.read(|s| {
+            s.snapshot.as_ref().map(|s| s.plugins.values().map(|p| p.digest).collect::<Vec<_>>())
+        });
+        let Some(digests) = digests else { continue };
+        if let Err(error) = modules.keep(digests.iter()) {
+            tracing::warn!(%error, "unused modules not removed");
+        }
+    }
+}

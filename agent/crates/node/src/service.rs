@@ -1,0 +1,58 @@
+//! The agent's own gRPC service, for `weft status`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tonic::{Request, Response, Status};
+use weft_control::ToProto;
+use weft_proto::v1::agent_server::Agent;
+use weft_proto::v1::{self, AgentStatus, AgentStatusRequest};
+
+use crate::core::Core;
+
+/// Answers from what the core knows; asks nobody.
+pub(crate) struct AgentService {
+    pub core: Arc<Core>,
+    /// Packets dropped at pods' ports, kept by the network task.
+    pub spoofed: Arc<AtomicU64>,
+}
+
+#[tonic::async_trait]
+impl Agent for AgentService {
+    async fn get_status(
+        &self,
+        _: Request<AgentStatusRequest>,
+    ) -> Result<Response<AgentStatus>, Status> {
+        Ok(Response::new(self.status()))
+    }
+}
+
+impl AgentService {
+    fn status(&self) -> AgentStatus {
+        let applied = self.core.applied().borrow().clone();
+        let datapath = self.core.datapath_status();
+        let config = &self.core.config;
+        self.core.read(|state| {
+            let known = state.snapshot.as_ref().and_then(|s| s.nodes.get(&config.node_name));
+            let node = known.map_or_else(
+                || v1::Node {
+                    name: config.node_name.to_string(),
+                    uid: self.core.uid.clone(),
+                    ..v1::Node::default()
+                },
+                ToProto::to_proto,
+            );
+            AgentStatus {
+                node: Some(node),
+                hub_connected: state.hub_connected,
+                generation: state.snapshot.as_ref().map_or(0, |s| s.generation.0),
+                datapath_connected: applied.connected,
+                datapath,
+                pods: state.attachments.values().map(|r| r.to_local_pod()).collect(),
+                spoofed_at_ports: self.spoofed.load(Ordering::Relaxed),
+                certificate_expires_unix: state.certificate_expires,
+                problems: state.problems.values().flatten().cloned().collect(),
+            }
+        })
+    }
+}
