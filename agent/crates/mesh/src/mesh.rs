@@ -29,7 +29,7 @@ pub enum Encapsulated {
         /// Its length in bytes, at the end of the buffer.
         len: usize,
     },
-    /// It waits for a handshake and will come out of [`Mesh::poll_transmit`].
+    /// It waits for a handshake, up to 10 s, and will come out of [`Mesh::poll_transmit`].
     Queued,
     /// It is gone.
     Dropped(DropReason),
@@ -137,8 +137,10 @@ impl Mesh {
             Carrier::None => self.not_sent(DropReason::NotReady),
             Carrier::WireGuard(_) => match peer.lock().seal(inner, out, &self.outbox, now) {
                 Sealed::Datagram { to, len } => Encapsulated::Datagram { to, len },
-                Sealed::Queued => Encapsulated::Queued,
-                Sealed::NoRoom => self.not_sent(DropReason::NoSession),
+                Sealed::Queued { dropped } => {
+                    self.count(DropReason::NoSession, dropped);
+                    Encapsulated::Queued
+                }
                 Sealed::NoEndpoint => self.not_sent(DropReason::NoPeerEndpoint),
             },
             Carrier::Vxlan(vtep) => {
@@ -182,8 +184,12 @@ impl Mesh {
     pub fn handle_timeout(&self, now: Timestamp) {
         let due = self.next_tick.load(Ordering::Acquire);
         let next = (now + TICK_INTERVAL).0;
-        let order = Ordering::AcqRel;
-        if now.0 < due || self.next_tick.compare_exchange(due, next, order, order).is_err() {
+        if now.0 < due
+            || self
+                .next_tick
+                .compare_exchange(due, next, Ordering::AcqRel, Ordering::Acquire)
+                .is_err()
+        {
             return;
         }
         let tables = self.tables.load();

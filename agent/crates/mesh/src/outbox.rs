@@ -35,7 +35,7 @@ pub enum Event {
     HandshakeTimedOut {
         /// With whom.
         peer: PeerId,
-        /// How many waiting packets were dropped.
+        /// Packets dropped for lack of a session since the last one was made.
         dropped: usize,
     },
     /// An authenticated datagram of the peer came from a new address, which is used from here on.

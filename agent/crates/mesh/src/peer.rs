@@ -24,8 +24,10 @@ pub(crate) enum Sealed {
         to: SocketAddr,
         len: usize,
     },
-    Queued,
-    NoRoom,
+    /// It waits, and that many older packets had to go.
+    Queued {
+        dropped: usize,
+    },
     NoEndpoint,
 }
 
@@ -49,6 +51,8 @@ pub(crate) struct PeerState {
     tx_packets: u64,
     tx_bytes: u64,
     no_session: u64,
+    /// What `no_session` was when there last was one.
+    no_session_before: u64,
     pub(crate) not_allowed: u64,
 }
 
@@ -97,6 +101,16 @@ impl PeerState {
         }
     }
 
+    /// Forgets sessions, what waits for one, and where roaming led.
+    pub(crate) fn leave_wireguard(&mut self) {
+        self.tunnels.clear();
+        self.refresh();
+        self.no_session += self.queue.clear() as u64;
+        self.wanted_until = None;
+        self.last_handshake = None;
+        self.endpoint = self.configured;
+    }
+
     pub(crate) fn tunnel(&mut self, index: u32) -> Option<&mut Tunnel> {
         self.tunnels.iter_mut().find(|t| t.index() == index)
     }
@@ -129,10 +143,10 @@ impl PeerState {
             }
             return Sealed::Datagram { to, len };
         }
-        let queued = self.queue.push(inner);
-        self.no_session += u64::from(!queued);
+        let dropped = self.queue.push(inner, now);
+        self.no_session += dropped as u64;
         self.want_session(outbox, now);
-        if queued { Sealed::Queued } else { Sealed::NoRoom }
+        Sealed::Queued { dropped }
     }
 
     fn seal_now(&mut self, inner: &[u8], out: &mut Vec<u8>) -> Option<usize> {
@@ -206,6 +220,7 @@ impl PeerState {
         self.refresh();
         outbox.tell(Event::HandshakeCompleted { peer, initiator });
         self.flush(outbox);
+        self.no_session_before = self.no_session;
         if self.active == Some(0) {
             self.wanted_until = None;
         }
@@ -224,7 +239,7 @@ impl PeerState {
         }
     }
 
-    /// Moves every tunnel's timers. Returns how many waiting packets were given up.
+    /// Moves every tunnel's timers. Returns how many packets waited too long.
     pub(crate) fn handle_timeout(
         &mut self,
         peer: PeerId,
@@ -238,28 +253,23 @@ impl PeerState {
         }
         self.refresh();
         match self.wanted_until {
-            None => 0,
-            Some(_) if self.active == Some(0) => {
-                self.wanted_until = None;
-                0
-            }
-            Some(until) if now < until => {
-                self.initiate(outbox, now);
-                0
-            }
+            None => {}
+            Some(_) if self.active == Some(0) => self.wanted_until = None,
+            Some(until) if now < until => self.initiate(outbox, now),
             Some(_) => self.give_up(peer, outbox),
         }
+        let dropped = self.queue.handle_timeout(now);
+        self.no_session += dropped as u64;
+        dropped
     }
 
-    fn give_up(&mut self, peer: PeerId, outbox: &Outbox) -> usize {
+    fn give_up(&mut self, peer: PeerId, outbox: &Outbox) {
         self.wanted_until = None;
-        if self.active.is_some() {
-            return 0;
+        if self.active.is_none() {
+            let dropped = self.no_session - self.no_session_before;
+            let dropped = usize::try_from(dropped).unwrap_or(usize::MAX);
+            outbox.tell(Event::HandshakeTimedOut { peer, dropped });
         }
-        let dropped = self.queue.clear();
-        self.no_session += dropped as u64;
-        outbox.tell(Event::HandshakeTimedOut { peer, dropped });
-        dropped
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use weft_model::{DropReason, Timestamp};
 
+use crate::ip::has_header;
 use crate::mesh::{Mesh, Received};
 use crate::peer::{Peer, canonical};
 use crate::tables::{Carrier, Tables, VxlanTables, WireGuardTables};
@@ -161,6 +162,10 @@ impl Mesh {
             state.refresh();
         }
         let Some((len, source)) = packet else { return Received::Nothing };
+        // boringtun cuts a packet to the length in its header without asking for a whole header.
+        if !out.get(..len).is_some_and(|packet| has_header(packet, source)) {
+            return Received::Dropped(DropReason::Malformed);
+        }
         if tables.peer_of(source) != Some(id) {
             state.not_allowed += 1;
             return Received::Dropped(DropReason::NotAllowedIp);

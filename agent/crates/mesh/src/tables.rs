@@ -163,8 +163,7 @@ impl Tables {
 impl VxlanTables {
     fn add(&mut self, peer: &Arc<Peer>) {
         let mut state = peer.lock();
-        state.tunnels.clear();
-        state.refresh();
+        state.leave_wireguard();
         let endpoint = state.endpoint;
         drop(state);
         if let Some(endpoint) = endpoint {

@@ -1,17 +1,14 @@
-//! VXLAN frames: outer header, inner Ethernet header, inner IP packet. Source: RFC 7348.
+//! What the mesh asks of a VXLAN frame; the framing itself is in `weft-packet`.
 
 use std::net::IpAddr;
 
-use weft_model::{MacAddr, Vni, overhead};
+use weft_model::{MacAddr, Vni};
+use weft_packet::{IpVersion, vxlan};
 
 use crate::ip::ip_packet;
 
 /// Bytes before the inner IP packet: VXLAN header 8, Ethernet header 14.
-pub(crate) const HEADER_LEN: usize = overhead::VXLAN as usize;
-/// The I flag: the VNI is valid. The other flags are reserved and ignored on receipt.
-const FLAG_VNI: u8 = 0x08;
-const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
-const ETHERTYPE_IPV6: [u8; 2] = [0x86, 0xdd];
+pub(crate) const HEADER_LEN: usize = vxlan::OVERHEAD;
 
 /// Appends one frame with `inner` in it to `out` and returns its length; `None` if `inner` is
 /// neither IPv4 nor IPv6, and `out` is as before.
@@ -22,18 +19,13 @@ pub(crate) fn emit(
     inner: &[u8],
     out: &mut Vec<u8>,
 ) -> Option<usize> {
-    let ethertype = match inner.first()? >> 4 {
-        4 => ETHERTYPE_IPV4,
-        6 => ETHERTYPE_IPV6,
+    let version = match inner.first()? >> 4 {
+        4 => IpVersion::V4,
+        6 => IpVersion::V6,
         _ => return None,
     };
     let start = out.len();
-    out.extend_from_slice(&[FLAG_VNI, 0, 0, 0]);
-    out.extend_from_slice(&(vni.get() << 8).to_be_bytes());
-    out.extend_from_slice(&destination.0);
-    out.extend_from_slice(&source.0);
-    out.extend_from_slice(&ethertype);
-    out.extend_from_slice(inner);
+    vxlan::emit(vni, source, destination, version, inner, out);
     Some(out.len() - start)
 }
 
@@ -47,23 +39,10 @@ pub(crate) struct Frame<'a> {
     pub(crate) source_address: IpAddr,
 }
 
-/// Reads a frame; `None` unless flags, VNI and EtherType are ours and an IP packet is inside.
-/// Frames with a VLAN tag are not (RFC 7348 section 6.1).
+/// Reads a frame; `None` unless flags, VNI and EtherType are ours and a whole IP packet is inside.
 pub(crate) fn parse(vni: Vni, datagram: &[u8]) -> Option<Frame<'_>> {
-    let (header, rest) = datagram.split_first_chunk::<8>()?;
-    let [flags, _, _, _, v0, v1, v2, _] = *header;
-    if flags & FLAG_VNI == 0 || u32::from_be_bytes([0, v0, v1, v2]) != vni.get() {
-        return None;
-    }
-    let (destination, rest) = rest.split_first_chunk::<6>()?;
-    let (source, rest) = rest.split_first_chunk::<6>()?;
-    let (ethertype, rest) = rest.split_first_chunk::<2>()?;
-    let (inner, address) = ip_packet(rest)?;
-    let expected = if address.is_ipv4() { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
-    (*ethertype == expected).then_some(Frame {
-        destination: MacAddr(*destination),
-        source: MacAddr(*source),
-        inner,
-        source_address: address,
-    })
+    let frame = vxlan::parse(datagram).ok().filter(|frame| frame.vni == vni)?;
+    let (inner, source_address) = ip_packet(frame.ip_packet()?)?;
+    let vxlan::Frame { destination, source, .. } = frame;
+    Some(Frame { destination, source, inner, source_address })
 }

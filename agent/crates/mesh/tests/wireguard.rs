@@ -1,0 +1,360 @@
+//! WireGuard between two and three nodes: strictness, authentication, queueing, recovery.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod wire;
+
+use std::time::Duration;
+
+use weft_mesh::{
+    ConfigError, Conflict, Encapsulated, Event, Mesh, MeshConfig, PeerConfig, Received,
+};
+use weft_model::{DropReason, Encapsulation, PeerId, Vni};
+use wire::{START, Wire, packet, packet6, peer, secret};
+
+const MS: Duration = Duration::from_millis(1);
+
+#[test]
+fn packets_of_both_families_cross_unharmed_and_unread() {
+    let mut wire = Wire::connected(3);
+    for (from, to) in [(0, 1), (1, 0), (1, 2), (2, 0)] {
+        wire.send(from, to, &packet(from, to, 9));
+        wire.send(from, to, &packet6(from, to));
+    }
+    wire.run(10 * MS);
+    assert_eq!(wire.nodes[0].inbox.len(), 4);
+    assert_eq!(wire.nodes[2].inbox.len(), 2);
+    assert_eq!(wire.nodes[1].inbox[0], (peer(0), packet(0, 1, 9)));
+    assert_eq!(wire.nodes[1].inbox[1], (peer(0), packet6(0, 1)));
+    assert!(!wire.marker_was_seen());
+}
+
+#[test]
+fn datagram_is_packet_and_overhead() {
+    let mut wire = Wire::connected(2);
+    let inner = packet(0, 1, 1);
+    let Encapsulated::Datagram { len, .. } = wire.send(0, 1, &inner) else { panic!("no session") };
+    assert_eq!(len, inner.len() + wire.nodes[0].mesh.overhead());
+}
+
+#[test]
+fn datagrams_are_appended_one_behind_the_other() {
+    let wire = Wire::connected(2);
+    let (mut out, inner) = (Vec::new(), packet(0, 1, 1));
+    for _ in 0..3 {
+        wire.nodes[0].mesh.encapsulate(peer(1), &inner, &mut out, wire.now);
+    }
+    assert_eq!(out.len(), 3 * (inner.len() + 32));
+    assert!(out.chunks(inner.len() + 32).all(|datagram| datagram.starts_with(&[4, 0, 0, 0])));
+}
+
+#[test]
+fn before_the_handshake_only_handshakes_are_on_the_wire() {
+    let mut wire = Wire::new(2);
+    wire.apply_all();
+    for number in 0..10 {
+        assert_eq!(wire.send(0, 1, &packet(0, 1, number)), Encapsulated::Queued);
+    }
+    assert!(!wire.seen.is_empty());
+    assert!(wire.seen.iter().all(|f| f.bytes.len() == 148 && f.bytes[0] == 1));
+    wire.run(20 * MS);
+    assert_eq!(wire.numbers(1, 0), (0..10).collect::<Vec<_>>());
+    assert!(!wire.marker_was_seen());
+}
+
+#[test]
+fn queue_is_bounded_and_what_had_to_go_is_counted() {
+    let mut wire = Wire::new(2);
+    wire.apply(0);
+    for number in 0..300 {
+        assert_eq!(wire.send(0, 1, &packet(0, 1, number)), Encapsulated::Queued);
+    }
+    assert_eq!(wire.dropped(0, DropReason::NoSession), 300 - 256);
+    wire.apply(1);
+    wire.run(20 * MS);
+    assert_eq!(wire.numbers(1, 0), (44..300).collect::<Vec<_>>());
+}
+
+#[test]
+fn peer_that_never_answers_is_given_up_and_its_packets_counted() {
+    let mut wire = Wire::new(2);
+    wire.apply(0);
+    wire.send(0, 1, &packet(0, 1, 1));
+    wire.run(Duration::from_secs(100));
+    assert_eq!(wire.dropped(0, DropReason::NoSession), 1);
+    let timed_out = Event::HandshakeTimedOut { peer: peer(1), dropped: 1 };
+    assert!(wire.nodes[0].events.contains(&timed_out));
+    let initiations = wire.messages(1);
+    assert!((18..=20).contains(&initiations), "{initiations}");
+    wire.run(Duration::from_secs(60));
+    assert_eq!(wire.messages(1), initiations, "silence after giving up");
+    wire.apply(1);
+    wire.send(0, 1, &packet(0, 1, 2));
+    wire.run(20 * MS);
+    assert_eq!(wire.numbers(1, 0), [2]);
+}
+
+#[test]
+fn lossy_and_reordering_wire_still_gives_a_session_and_no_duplicates() {
+    let mut wire = Wire::new(2);
+    (wire.loss, wire.jitter) = (300, 20 * MS);
+    wire.apply_all();
+    for number in 0..2000 {
+        wire.send(0, 1, &packet(0, 1, number));
+        wire.run(20 * MS);
+    }
+    let mut numbers = wire.numbers(1, 0);
+    assert!(numbers.len() > 1000, "{}", numbers.len());
+    numbers.sort_unstable();
+    assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]));
+    assert!(!wire.marker_was_seen());
+}
+
+#[test]
+fn replayed_datagrams_are_dropped() {
+    let mut wire = Wire::connected(2);
+    wire.send(0, 1, &packet(0, 1, 1));
+    wire.run(10 * MS);
+    let receiver = wire.nodes[1].identity.address;
+    for old in wire.seen.clone().iter().filter(|f| f.to == receiver) {
+        let received = wire.deliver(1, old.from, &old.bytes);
+        assert_eq!(received, Received::Dropped(DropReason::BadDatagram), "{:?}", &old.bytes[..4]);
+    }
+    assert_eq!(wire.numbers(1, 0), [1]);
+    wire.send(1, 0, &packet(1, 0, 2));
+    wire.send(0, 1, &packet(0, 1, 2));
+    wire.run(10 * MS);
+    assert_eq!((wire.numbers(1, 0), wire.numbers(0, 1)), (vec![1, 2], vec![2]));
+}
+
+#[test]
+fn changed_datagram_is_dropped() {
+    let mut wire = Wire::connected(2);
+    wire.send(0, 1, &packet(0, 1, 1));
+    let mut flying = wire.flying.pop().unwrap();
+    *flying.bytes.last_mut().unwrap() ^= 1;
+    let received = wire.deliver(1, flying.from, &flying.bytes);
+    assert_eq!(received, Received::Dropped(DropReason::BadDatagram));
+}
+
+#[test]
+fn peer_may_not_speak_for_another() {
+    let mut wire = Wire::connected(3);
+    wire.send(0, 1, &packet(2, 1, 1));
+    wire.send(0, 1, &packet(9, 1, 1));
+    wire.run(10 * MS);
+    assert!(wire.nodes[1].inbox.is_empty());
+    assert_eq!(wire.dropped(1, DropReason::NotAllowedIp), 2);
+    assert_eq!(wire.nodes[1].mesh.status(wire.now)[0].not_allowed, 2);
+}
+
+#[test]
+fn stranger_gets_no_answer() {
+    let mut wire = Wire::connected(2);
+    wire.nodes[0].identity.keys = vec![secret(77)];
+    wire.nodes[0].mesh = Mesh::new(1);
+    wire.seen.clear();
+    wire.apply(0);
+    wire.run(10 * MS);
+    assert_eq!((wire.messages(1), wire.messages(2)), (1, 0));
+    assert_eq!(wire.dropped(1, DropReason::UnknownPeer), 1);
+}
+
+#[test]
+fn restarted_peer_is_back_at_once() {
+    let mut wire = Wire::connected(2);
+    wire.send(0, 1, &packet(0, 1, 1));
+    wire.run(10 * MS);
+    wire.restart(1);
+    wire.run(5 * MS);
+    wire.send(0, 1, &packet(0, 1, 2));
+    wire.send(1, 0, &packet(1, 0, 3));
+    wire.run(5 * MS);
+    assert_eq!(wire.numbers(1, 0), [1, 2]);
+    assert_eq!(wire.numbers(0, 1), [3]);
+}
+
+#[test]
+fn peer_without_endpoint_is_heard_first() {
+    let mut wire = Wire::new(2);
+    wire.nodes[1].identity.configured = false;
+    wire.apply(0);
+    let dropped = Encapsulated::Dropped(DropReason::NoPeerEndpoint);
+    assert_eq!(wire.send(0, 1, &packet(0, 1, 1)), dropped);
+    assert!(wire.seen.is_empty());
+    wire.apply(1);
+    wire.run(10 * MS);
+    wire.send(0, 1, &packet(0, 1, 2));
+    wire.run(10 * MS);
+    assert_eq!(wire.numbers(1, 0), [2]);
+}
+
+#[test]
+fn endpoint_follows_the_peer_and_outlives_a_new_configuration() {
+    let mut wire = Wire::connected(2);
+    let moved = "198.51.100.9:4000".parse().unwrap();
+    wire.nodes[1].identity.address = moved;
+    wire.send(1, 0, &packet(1, 0, 1));
+    wire.run(10 * MS);
+    assert_eq!(wire.nodes[0].mesh.status(wire.now)[0].endpoint, Some(moved));
+    let changed = |e: &Event| matches!(e, Event::EndpointChanged { to, .. } if *to == moved);
+    assert!(wire.nodes[0].events.iter().any(changed));
+
+    wire.nodes[1].identity.address = "192.0.2.2:51820".parse().unwrap();
+    let config = wire.config(0, Encapsulation::WireGuard);
+    wire.nodes[0].mesh.apply(&config, wire.now).unwrap();
+    assert_eq!(wire.nodes[0].mesh.status(wire.now)[0].endpoint, Some(moved));
+
+    let configured = "203.0.113.5:51820".parse().unwrap();
+    wire.nodes[1].identity.address = configured;
+    wire.apply(0);
+    assert_eq!(wire.nodes[0].mesh.status(wire.now)[0].endpoint, Some(configured));
+    assert!(matches!(wire.send(0, 1, &packet(0, 1, 2)), Encapsulated::Datagram { .. }));
+}
+
+#[test]
+fn forged_datagram_does_not_move_the_endpoint() {
+    let mut wire = Wire::connected(2);
+    wire.send(1, 0, &packet(1, 0, 1));
+    let flying = wire.flying.pop().unwrap();
+    let elsewhere = "198.51.100.9:4000".parse().unwrap();
+    let mut changed = flying.bytes.clone();
+    changed[20] ^= 1;
+    wire.deliver(0, elsewhere, &changed);
+    wire.deliver(0, flying.from, &flying.bytes);
+    wire.deliver(0, elsewhere, &flying.bytes);
+    assert_eq!(wire.nodes[0].mesh.status(wire.now)[0].endpoint, Some(flying.from));
+}
+
+#[test]
+fn mapped_address_of_a_dual_stack_socket_is_the_same_peer() {
+    let mut wire = Wire::connected(2);
+    wire.send(1, 0, &packet(1, 0, 1));
+    let flying = wire.flying.pop().unwrap();
+    let mapped = "[::ffff:192.0.2.2]:51820".parse().unwrap();
+    assert!(matches!(wire.deliver(0, mapped, &flying.bytes), Received::Packet { .. }));
+    assert_eq!(wire.nodes[0].mesh.status(wire.now)[0].endpoint, Some(flying.from));
+}
+
+#[test]
+fn new_configuration_keeps_sessions_even_if_peers_are_numbered_anew() {
+    let mut wire = Wire::connected(3);
+    let handshakes = wire.messages(1);
+    let mut config = wire.config(0, Encapsulation::WireGuard);
+    config.peers.reverse();
+    for (number, peer) in config.peers.iter_mut().enumerate() {
+        peer.id = PeerId(u32::try_from(number).unwrap());
+    }
+    wire.nodes[0].mesh.apply(&config, wire.now).unwrap();
+    wire.run(10 * MS);
+    assert_eq!(wire.messages(1), handshakes);
+    wire.send(2, 0, &packet(2, 0, 1));
+    wire.run(10 * MS);
+    assert_eq!(wire.nodes[0].inbox, [(PeerId(0), packet(2, 0, 1))]);
+}
+
+#[test]
+fn removed_peer_is_a_stranger() {
+    let mut wire = Wire::connected(2);
+    let mut config = wire.config(0, Encapsulation::WireGuard);
+    config.peers.clear();
+    wire.nodes[0].mesh.apply(&config, wire.now).unwrap();
+    wire.send(1, 0, &packet(1, 0, 1));
+    wire.run(10 * MS);
+    assert!(wire.nodes[0].inbox.is_empty());
+    assert_eq!(wire.dropped(0, DropReason::UnknownPeer), 1);
+    let unknown = Encapsulated::Dropped(DropReason::UnknownPeer);
+    assert_eq!(wire.send(0, 1, &packet(0, 1, 1)), unknown);
+    assert_eq!(wire.nodes[0].mesh.poll_timeout(), None);
+}
+
+#[test]
+fn handshake_flood_is_answered_with_cookies_and_a_peer_still_gets_in() {
+    let mut wire = Wire::new(3);
+    wire.apply(1);
+    let flood = MeshConfig {
+        encapsulation: Encapsulation::WireGuard,
+        keys: (0..1200u32)
+            .map(|n| {
+                let mut key = secret(200);
+                key.0[..4].copy_from_slice(&n.to_be_bytes());
+                key
+            })
+            .collect(),
+        vni: Vni::DEFAULT,
+        vtep_mac: None,
+        peers: wire.config(0, Encapsulation::WireGuard).peers,
+    };
+    wire.nodes[2].mesh.apply(&flood, START).unwrap();
+    let attacker = wire.nodes[2].identity.address;
+    while let Some(transmit) = wire.nodes[2].mesh.poll_transmit() {
+        if transmit.to == wire.nodes[1].identity.address {
+            wire.deliver(1, attacker, &transmit.bytes);
+        }
+    }
+    let cookies = wire.messages(3);
+    assert!(cookies > 0, "no cookie after 1200 initiations");
+    wire.apply(0);
+    wire.send(0, 1, &packet(0, 1, 1));
+    wire.run(Duration::from_secs(6));
+    assert_eq!(wire.numbers(1, 0), [1]);
+}
+
+#[test]
+fn claims_of_two_peers_go_to_the_first() {
+    let mesh = Mesh::new(3);
+    let wire = Wire::new(3);
+    let mut config = wire.config(0, Encapsulation::WireGuard);
+    let stolen = config.peers[0].allowed_ips[0];
+    let key = config.peers[0].keys[0];
+    config.peers[1].allowed_ips.push(stolen);
+    config.peers[1].keys.push(key);
+    let applied = mesh.apply(&config, START).unwrap();
+    let (holder, refused) = (peer(1), peer(2));
+    let expected = [
+        Conflict::Key { key, holder: Some(holder), refused },
+        Conflict::AllowedIp { range: stolen, holder, refused },
+    ];
+    assert_eq!(applied.conflicts, expected);
+}
+
+#[test]
+fn configuration_that_cannot_run_changes_nothing() {
+    let mut wire = Wire::connected(2);
+    let good = wire.config(0, Encapsulation::WireGuard);
+    let twice = |peers: &[PeerConfig]| [peers, peers].concat();
+    let cases = [
+        (MeshConfig { keys: vec![], ..good.clone() }, ConfigError::NoKey),
+        (
+            MeshConfig { encapsulation: Encapsulation::Vxlan, vtep_mac: None, ..good.clone() },
+            ConfigError::NoVtepMac,
+        ),
+        (MeshConfig { peers: twice(&good.peers), ..good }, ConfigError::DuplicatePeer(peer(1))),
+    ];
+    for (config, error) in cases {
+        assert_eq!(wire.nodes[0].mesh.apply(&config, wire.now), Err(error));
+    }
+    assert!(matches!(wire.send(0, 1, &packet(0, 1, 1)), Encapsulated::Datagram { .. }));
+}
+
+#[test]
+fn status_tells_traffic_and_handshake() {
+    let mut wire = Wire::connected(2);
+    let inner = packet(0, 1, 1);
+    wire.send(0, 1, &inner);
+    wire.run(Duration::from_secs(2));
+    let sender = &wire.nodes[0].mesh.status(wire.now)[0];
+    let receiver = &wire.nodes[1].mesh.status(wire.now)[0];
+    assert!(sender.ready && receiver.ready);
+    assert_eq!((sender.tx_packets, sender.tx_bytes), (1, inner.len() as u64));
+    assert_eq!((receiver.rx_packets, receiver.rx_bytes), (1, inner.len() as u64));
+    let age = sender.last_handshake.unwrap();
+    assert!(age > Duration::from_secs(1) && age < Duration::from_secs(3), "{age:?}");
+}
+
+#[test]
+fn secret_is_not_shown() {
+    let wire = Wire::new(2);
+    let shown = format!("{:?}", wire.config(0, Encapsulation::WireGuard));
+    assert!(shown.contains("SecretKey(..)") && !shown.contains("SecretKey([1"));
+}
