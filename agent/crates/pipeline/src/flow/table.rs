@@ -92,9 +92,14 @@ impl FlowTable {
     /// tuples. Memory is taken as flows come, about 500 bytes each.
     #[must_use]
     pub fn new(capacity: usize, seed: u64) -> Self {
-        let capacity = capacity.clamp(1, 1 << 31);
         let wanted = (capacity / SHARD_LEN_MIN).clamp(1, SHARDS_MAX);
         let count = if wanted.is_power_of_two() { wanted } else { wanted.next_power_of_two() / 2 };
+        Self::with_shards(capacity, count, seed)
+    }
+
+    /// `count` is a power of two, at most [`SHARDS_MAX`].
+    fn with_shards(capacity: usize, count: usize, seed: u64) -> Self {
+        let capacity = capacity.clamp(1, 1 << 31);
         let shard_len = u32::try_from(capacity.div_ceil(count)).unwrap_or(1);
         let seed = HashSeed::new(seed);
         let numbers = 0..u16::try_from(count).unwrap_or(1);
@@ -298,6 +303,28 @@ impl FlowTable {
 
     /// Adds a flow; else says which flow holds one of its tuples, if that is known.
     fn add(&self, flow: &Flow, now: Timestamp) -> Result<FlowId, Option<FlowId>> {
+        loop {
+            match self.try_add(flow, now) {
+                // Its home is in a shard that was not swept.
+                Err(Some(holder)) if self.remove_expired(holder, now) => {}
+                result => return result,
+            }
+        }
+    }
+
+    fn remove_expired(&self, id: FlowId, now: Timestamp) -> bool {
+        let mut shard = self.shards[usize::from(id.shard)].lock();
+        if !shard.is_live(id) || shard.flow(id.index).expires() > now {
+            return false;
+        }
+        let removed = shard.remove(id.index);
+        self.note(&shard);
+        drop(shard);
+        self.forget(removed);
+        true
+    }
+
+    fn try_add(&self, flow: &Flow, now: Timestamp) -> Result<FlowId, Option<FlowId>> {
         let home_hash = flow.original.hash(&self.seed);
         let home = self.shard_of(home_hash);
         self.expire_shard(home, now);
