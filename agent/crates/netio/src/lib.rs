@@ -13,9 +13,13 @@
 pub mod addr;
 pub mod clock;
 mod flow_file;
+#[cfg(test)]
+mod harness;
 pub mod link;
 pub mod monitor;
 mod netlink;
+#[cfg(test)]
+mod netlink_tests;
 pub mod netns;
 pub mod nft;
 mod poller;

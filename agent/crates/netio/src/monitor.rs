@@ -11,6 +11,7 @@ use futures::Stream;
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::tc::TcMessage;
+use nix::sys::socket::NetlinkAddr;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -95,6 +96,8 @@ impl Monitor {
         if socket.set_recv_buffer_size(BUFFER_SIZE).is_err() {
             tracing::debug!("netlink monitor keeps the default receive buffer");
         }
+        // An unbound socket has the kernel's own port id, 0, and is passed over by announcements.
+        nix::sys::socket::bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
         for group in GROUPS {
             join(&socket, group)?;
         }

@@ -23,6 +23,8 @@ use crate::link;
 use crate::netlink::{Ensured, Mode, Netlink, NetlinkError};
 
 mod filter;
+#[cfg(test)]
+mod tests;
 
 /// Place of the program among the filters.
 const PROGRAM_PRIORITY: u16 = 1;

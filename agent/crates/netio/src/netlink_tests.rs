@@ -1,0 +1,148 @@
+//! Interfaces, addresses, routes, rules, nftables, the monitor and processes, in namespaces.
+
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::harness::{Namespace, set_up};
+use crate::link::{self, Veth};
+use crate::monitor::{Change, Monitor};
+use crate::netlink::{Ensured, Family, Netlink};
+use crate::nft::{self, NftError};
+use crate::route::{self, Route};
+use crate::rule::{self, Rule};
+use crate::{InNetNs, addr, netns, sysctl};
+
+fn net(text: &str) -> IpNet {
+    text.parse().unwrap()
+}
+
+#[test]
+fn everything_is_set_once_and_removed_to_what_was_before() {
+    let Some(namespace) = Namespace::new() else { return };
+    namespace.run(|| async {
+        let netlink = Netlink::new().unwrap();
+        let state = async || {
+            let rules = rule::list(&netlink).await.unwrap();
+            (link::list(&netlink).await.unwrap(), route::list(&netlink).await.unwrap(), rules)
+        };
+        let before = state().await;
+        let veth = Veth { name: "a", peer: "b", peer_netns: None, mtu: Some(1300) };
+        assert_eq!(link::ensure_veth(&netlink, &veth).await.unwrap(), Ensured::Changed);
+        assert_eq!(link::ensure_veth(&netlink, &veth).await.unwrap(), Ensured::Unchanged);
+        set_up(&netlink, "a", &["10.2.0.1/24", "fd02::1/64"]).await;
+        let mac = weft_model::MacAddr([2, 0, 0, 0, 0, 7]);
+        for expected in [Ensured::Changed, Ensured::Unchanged] {
+            assert_eq!(link::ensure_mac(&netlink, "a", mac).await.unwrap(), expected);
+            assert_eq!(link::ensure_mtu(&netlink, "a", 1350).await.unwrap(), expected);
+            assert_eq!(link::ensure_bridge(&netlink, "br").await.unwrap(), expected);
+            assert_eq!(link::ensure_master(&netlink, "b", Some("br")).await.unwrap(), expected);
+        }
+        assert_eq!(
+            addr::ensure(&netlink, "a", net("fd02::1/64")).await.unwrap(),
+            Ensured::Unchanged
+        );
+        let index = link::require(&netlink, "a").await.unwrap().index;
+        for (to, source) in [("10.96.0.0/16", "10.2.0.1"), ("fd96::/64", "fd02::1")] {
+            let mut wanted = Route::new(net(to));
+            (wanted.table, wanted.output) = (5100, Some(index));
+            wanted.source = Some(source.parse().unwrap());
+            let rule = Rule {
+                family: Family::of(&net(to)),
+                priority: 101,
+                input: Some("a".to_owned()),
+                from: None,
+                to: Some(net(to)),
+                table: 5100,
+            };
+            for expected in [Ensured::Changed, Ensured::Unchanged] {
+                assert_eq!(route::ensure(&netlink, &wanted).await.unwrap(), expected, "{to}");
+                assert_eq!(rule::ensure(&netlink, &rule).await.unwrap(), expected, "{to}");
+            }
+            for expected in [Ensured::Changed, Ensured::Unchanged] {
+                assert_eq!(rule::remove(&netlink, &rule).await.unwrap(), expected, "{to}");
+                assert_eq!(route::remove(&netlink, &wanted).await.unwrap(), expected, "{to}");
+            }
+        }
+        for expected in [Ensured::Changed, Ensured::Unchanged] {
+            assert_eq!(addr::remove(&netlink, "a", net("10.2.0.1/24")).await.unwrap(), expected);
+        }
+        for name in ["a", "br"] {
+            assert_eq!(link::remove(&netlink, name).await.unwrap(), Ensured::Changed);
+        }
+        assert_eq!(state().await, before);
+    });
+}
+
+#[test]
+fn monitor_sees_a_deleted_route() {
+    let Some(namespace) = Namespace::new() else { return };
+    namespace.run(|| async {
+        let netlink = Netlink::new().unwrap();
+        let mut wanted = Route::new(net("10.3.0.0/16"));
+        wanted.kind = route::BLACKHOLE;
+        route::ensure(&netlink, &wanted).await.unwrap();
+        let mut monitor = Monitor::new().unwrap();
+        route::remove(&netlink, &wanted).await.unwrap();
+        link::ensure_bridge(&netlink, "br").await.unwrap();
+        let soon = Duration::from_secs(3);
+        let route = tokio::time::timeout(soon, monitor.next()).await.unwrap().unwrap();
+        assert!(
+            matches!(route, Change::RouteDeleted(route) if route.destination == wanted.destination)
+        );
+        let link = tokio::time::timeout(soon, monitor.next()).await.unwrap().unwrap();
+        assert!(
+            matches!(link, Change::LinkSet(link) if link.name == "br" && link.kind == "bridge")
+        );
+    });
+}
+
+#[test]
+fn ruleset_is_applied_whole_or_not_at_all() {
+    let Some(namespace) = Namespace::new() else { return };
+    namespace.run(|| async {
+        nft::apply("table inet weft { chain c { ip saddr 10.0.0.1 drop; } }").await.unwrap();
+        let text = nft::list_table("inet", "weft").await.unwrap().unwrap();
+        assert!(text.contains("ip saddr 10.0.0.1 drop"), "{text}");
+        let broken = "table inet other { }\ntable inet weft { chain d { jump nowhere; } }";
+        let refused = nft::apply(broken).await.unwrap_err();
+        assert!(
+            matches!(&refused, NftError::Refused { text } if text.contains("nowhere")),
+            "{refused}"
+        );
+        assert_eq!(nft::list_table("inet", "other").await.unwrap(), None);
+        nft::delete_table("inet", "weft").await.unwrap();
+        nft::delete_table("inet", "weft").await.unwrap();
+        assert_eq!(nft::list().await.unwrap(), "");
+    });
+}
+
+#[test]
+fn process_and_settings_are_of_the_namespace() {
+    let Some(namespace) = Namespace::new() else { return };
+    let mut command = std::process::Command::new("readlink");
+    let output = command.arg("/proc/self/ns/net").in_netns(&namespace.handle).output().unwrap();
+    let inside = netns::enter(&namespace.name, || std::fs::read_link("/proc/thread-self/ns/net"));
+    let inside = inside.unwrap().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap().trim(), inside.to_str().unwrap());
+    assert_ne!(inside, std::fs::read_link("/proc/thread-self/ns/net").unwrap());
+    let set = || sysctl::ensure("net/ipv4/ip_forward", "1").unwrap();
+    assert!(namespace.handle.enter(set).unwrap().changed());
+    assert!(!namespace.handle.enter(set).unwrap().changed());
+    assert!(netns::list().unwrap().contains(&namespace.name));
+    assert!(netns::create(&namespace.name).is_err());
+    assert!(netns::create("../x").is_err());
+}
+
+#[test]
+fn connection_reaches_into_another_namespace() {
+    let Some(namespace) = Namespace::new() else { return };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let netlink = Netlink::in_netns(&namespace.handle).unwrap();
+        let mut monitor = Monitor::in_netns(&namespace.handle).unwrap();
+        link::ensure_bridge(&netlink, "only-here").await.unwrap();
+        assert!(matches!(monitor.next().await.unwrap(), Change::LinkSet(link) if link.name == "only-here"));
+        assert_eq!(link::get(&Netlink::new().unwrap(), "only-here").await.unwrap(), None);
+    });
+}
