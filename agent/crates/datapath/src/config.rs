@@ -1,0 +1,98 @@
+//! What the datapath is started with, and whether this machine lets it run.
+
+use std::path::PathBuf;
+
+use weft_netio::{Offloads, UdpOffloads};
+
+/// Flows in the table unless told otherwise; each takes about 500 bytes, and 512 in the file.
+pub const FLOWS_DEFAULT: usize = 131_072;
+/// Workers at most: queues that a TUN device can have.
+const WORKERS_MAX: usize = 256;
+
+/// How to run the datapath of a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DatapathConfig {
+    /// Directory of socket, tables, modules and flows; on a file system that a reboot empties.
+    pub run_dir: PathBuf,
+    /// Worker threads; `None`: one for each CPU.
+    pub workers: Option<usize>,
+    /// Flows that the flow table holds at most.
+    pub flows_max: usize,
+    /// What may be left to the kernel on the TUN device.
+    pub tun_offloads: Offloads,
+    /// What may be left to the kernel on the UDP sockets.
+    pub udp_offloads: UdpOffloads,
+}
+
+impl DatapathConfig {
+    /// Everything on, in `run_dir`.
+    #[must_use]
+    pub fn new(run_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            run_dir: run_dir.into(),
+            workers: None,
+            flows_max: FLOWS_DEFAULT,
+            tun_offloads: Offloads::ALL,
+            udp_offloads: UdpOffloads::ALL,
+        }
+    }
+
+    /// Workers to start: at least one, at most as many as a TUN device has queues.
+    pub(crate) fn worker_count(&self) -> usize {
+        let cpus = || std::thread::available_parallelism().map_or(1, usize::from);
+        self.workers.unwrap_or_else(cpus).clamp(1, WORKERS_MAX)
+    }
+}
+
+/// Why the datapath cannot run here.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unfit {
+    #[error("/dev/net/tun is missing: load the module `tun`, or give the container this device")]
+    NoTun,
+    #[error("the datapath needs CAP_NET_ADMIN: run it as root or with this capability")]
+    NoPrivilege,
+}
+
+/// Bit of `CAP_NET_ADMIN` in a capability set. Source: linux/capability.h.
+const CAP_NET_ADMIN: u32 = 12;
+
+/// Looks for what would only show at the first tables otherwise.
+pub(crate) fn check_machine() -> Result<(), Unfit> {
+    if !std::path::Path::new("/dev/net/tun").exists() {
+        return Err(Unfit::NoTun);
+    }
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    match has_capability(&status, CAP_NET_ADMIN) {
+        Some(false) => Err(Unfit::NoPrivilege),
+        Some(true) | None => Ok(()),
+    }
+}
+
+/// Whether `/proc/PID/status` shows a capability as effective; `None` if it does not say.
+fn has_capability(status: &str, bit: u32) -> Option<bool> {
+    let set = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+    let set = u64::from_str_radix(set.trim(), 16).ok()?;
+    Some(set & (1 << bit) != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capability_is_read_from_the_effective_set() {
+        let status = "Name:\tx\nCapPrm:\tffff\nCapEff:\t0000000000001000\n";
+        assert_eq!(has_capability(status, CAP_NET_ADMIN), Some(true));
+        assert_eq!(has_capability("CapEff:\t0000\n", CAP_NET_ADMIN), Some(false));
+        assert_eq!(has_capability("", CAP_NET_ADMIN), None);
+    }
+
+    #[test]
+    fn workers_are_at_least_one_and_at_most_the_queues_of_a_device() {
+        let with = |workers| DatapathConfig { workers, ..DatapathConfig::new("/x") }.worker_count();
+        assert_eq!(with(Some(0)), 1);
+        assert_eq!(with(Some(4)), 4);
+        assert_eq!(with(Some(1000)), 256);
+        assert!(with(None) >= 1);
+    }
+}

@@ -1,0 +1,380 @@
+//! The control side: brings what the agent asks for to the workers.
+//!
+//! Everything here may block and runs on threads of its own; workers only take what is ready.
+
+use std::collections::BTreeSet;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use weft_mesh::{ConfigError, MeshConfig};
+use weft_model::Timestamp;
+use weft_netio::{Netlink, Offloads, Tun, TunError, UdpOffloads, UdpSocket, clock, link};
+use weft_pipeline::{Routes, RoutesConfig};
+use weft_proto::v1::{ApplyRequest, ApplyResponse, Offload};
+use weft_wasm_host::Module;
+
+use crate::counters::Counters;
+use crate::link::{TunEnd, Update, WorkerGone, WorkerLink};
+use crate::plugins::{Plugins, PutError};
+use crate::shared::Shared;
+use crate::store::{Saved, Store, hex};
+use crate::tables::{Desired, Settings, Tables, TablesError};
+
+/// Modules that nothing uses are removed when they are older: an Apply follows a PutModule soon.
+const MODULE_KEPT: Duration = Duration::from_secs(600);
+
+/// Why a request was not carried out; nothing was changed then.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ApplyError {
+    #[error(transparent)]
+    Tables(#[from] TablesError),
+    #[error(transparent)]
+    Mesh(#[from] ConfigError),
+    #[error(transparent)]
+    Tun(#[from] TunError),
+    #[error("UDP port {port} is in use: stop what uses it, or choose another port")]
+    PortInUse { port: u16 },
+    #[error("UDP port {port} cannot be opened: {source}")]
+    Udp { port: u16, source: std::io::Error },
+    #[error(transparent)]
+    Worker(#[from] WorkerGone),
+}
+
+/// The device in use.
+struct Device {
+    name: String,
+    /// Number of it among those opened one after another.
+    number: u64,
+    mtu: u16,
+    offloads: Offloads,
+}
+
+/// The sockets in use.
+struct Sockets {
+    port: u16,
+    offloads: UdpOffloads,
+}
+
+/// Sockets and queues that are open and not yet in use, one for each worker.
+#[derive(Default)]
+struct Opened {
+    device: Option<(Device, Tun)>,
+    sockets: Option<(Sockets, Vec<UdpSocket>)>,
+}
+
+pub(crate) struct Control {
+    store: Store,
+    shared: Arc<Shared>,
+    counters: Vec<Arc<Counters>>,
+    workers: Vec<WorkerLink>,
+    plugins: Plugins,
+    /// Names of the plugins that workers have.
+    in_use: BTreeSet<String>,
+    desired: Desired,
+    tun_offloads: Offloads,
+    udp_offloads: UdpOffloads,
+    device: Option<Device>,
+    sockets: Option<Sockets>,
+    devices_opened: u64,
+    /// For the few asynchronous calls to netlink.
+    runtime: tokio::runtime::Handle,
+}
+
+/// What [`Control::new`] needs.
+pub(crate) struct Parts {
+    pub(crate) store: Store,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) counters: Vec<Arc<Counters>>,
+    pub(crate) workers: Vec<WorkerLink>,
+    pub(crate) plugins: Plugins,
+    pub(crate) tun_offloads: Offloads,
+    pub(crate) udp_offloads: UdpOffloads,
+    pub(crate) runtime: tokio::runtime::Handle,
+}
+
+impl Control {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let Parts {
+            store,
+            shared,
+            counters,
+            workers,
+            plugins,
+            tun_offloads,
+            udp_offloads,
+            runtime,
+        } = parts;
+        Self {
+            store,
+            shared,
+            counters,
+            workers,
+            plugins,
+            in_use: BTreeSet::new(),
+            desired: Desired::default(),
+            tun_offloads,
+            udp_offloads,
+            device: None,
+            sockets: None,
+            devices_opened: 0,
+            runtime,
+        }
+    }
+
+    /// Starts from the state saved last, if there is one.
+    ///
+    /// # Errors
+    /// The interface or the port cannot be had. A saved state that is not valid is left aside.
+    pub(crate) fn restore(&mut self) -> Result<(), ApplyError> {
+        let saved = match self.store.load() {
+            Ok(Some(saved)) => saved,
+            Ok(None) => return Ok(()),
+            Err(error) => {
+                tracing::warn!(%error, "the saved tables are left aside: waiting for the agent");
+                return Ok(());
+            }
+        };
+        let Saved { desired, running } = saved;
+        // What ran before stands in for what could not be used.
+        let running = running.into_iter().map(|spec| (spec.name.clone(), spec)).collect();
+        self.plugins.set(&self.store, &running, clock::now());
+        match self.apply(desired) {
+            Ok(_) => Ok(()),
+            Err(ApplyError::Tables(error)) => {
+                tracing::warn!(%error, "the saved tables are left aside: waiting for the agent");
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Carries out a request; returns when every worker uses the result.
+    pub(crate) fn apply(&mut self, request: ApplyRequest) -> Result<ApplyResponse, ApplyError> {
+        let now = clock::now();
+        let desired = self.desired.after(request)?;
+        let tables = Tables::try_new(&desired)?;
+        let opened = self.open(&tables.settings)?;
+        let applied = self.shared.mesh.apply(&tables.mesh, now)?;
+        for conflict in applied.conflicts {
+            tracing::warn!(?conflict, "two peers claim the same; the first has it");
+        }
+        let plugins_changed =
+            self.plugins.set(&self.store, &desired.plugins, now) || self.device.is_none();
+        let first = self.desired.generation == 0;
+        self.desired = desired;
+        self.hand_over(&tables, opened, plugins_changed)?;
+        self.save();
+        if first {
+            let generation = self.desired.generation;
+            tracing::info!(generation, "tables in force");
+        }
+        Ok(ApplyResponse {
+            generation: self.desired.generation,
+            plugins: self.plugins.status(),
+            missing_modules: self.plugins.missing(),
+        })
+    }
+
+    /// Checks a module and keeps it for an Apply to come.
+    pub(crate) fn put_module(&mut self, module: &[u8]) -> Result<Arc<Module>, PutError> {
+        self.plugins.put(&self.store, module)
+    }
+
+    /// Makes the interface anew after somebody deleted device number `device`.
+    ///
+    /// # Errors
+    /// It cannot be had at the moment: try again.
+    pub(crate) fn reopen(&mut self, device: u64) -> Result<(), ApplyError> {
+        let Some(lost) = self.device.as_ref().filter(|d| d.number == device) else {
+            return Ok(());
+        };
+        let (name, mtu) = (lost.name.clone(), lost.mtu);
+        let mut opened = Opened::default();
+        opened.device = Some(self.open_device(&name, mtu)?);
+        self.send_all(opened, None, None)?;
+        tracing::warn!(interface = name, "the interface was deleted and has been made again");
+        Ok(())
+    }
+
+    /// Sets the interface up after somebody set it down.
+    pub(crate) fn bring_up(&self) {
+        let Some(device) = &self.device else { return };
+        let result: anyhow::Result<_> = self.runtime.block_on(async {
+            let netlink = Netlink::new()?;
+            Ok(link::ensure_up(&netlink, &device.name).await?)
+        });
+        match result {
+            Ok(_) => {
+                tracing::warn!(interface = device.name, "the interface was down: set up again")
+            }
+            Err(error) => tracing::warn!(interface = device.name, %error, "cannot set up"),
+        }
+    }
+
+    /// What is due once in a second.
+    pub(crate) fn tick(&self, now: Timestamp) {
+        self.plugins.expire(now);
+    }
+
+    pub(crate) fn desired(&self) -> &Desired {
+        &self.desired
+    }
+
+    pub(crate) fn plugins(&self) -> &Plugins {
+        &self.plugins
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    pub(crate) fn counters(&self) -> &[Arc<Counters>] {
+        &self.counters
+    }
+
+    /// Which offloads are in use; none before the first tables.
+    pub(crate) fn offloads(&self) -> Vec<Offload> {
+        let tun = self.device.iter().flat_map(|d| d.offloads.named());
+        let udp = self.sockets.iter().flat_map(|s| s.offloads.named());
+        tun.chain(udp).map(|(name, on)| Offload { name: name.to_owned(), on }).collect()
+    }
+
+    /// Opens what `settings` need and is not open. Sockets first: a device would stay behind.
+    fn open(&mut self, settings: &Settings) -> Result<Opened, ApplyError> {
+        let mut opened = Opened::default();
+        if self.sockets.as_ref().is_none_or(|s| s.port != settings.port) {
+            opened.sockets = Some(self.bind(settings.port)?);
+        }
+        if self.device.as_ref().is_none_or(|d| d.name != settings.interface) {
+            opened.device = Some(self.open_device(&settings.interface, settings.mtu)?);
+        }
+        Ok(opened)
+    }
+
+    fn bind(&self, port: u16) -> Result<(Sockets, Vec<UdpSocket>), ApplyError> {
+        let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+        let bind = |_| UdpSocket::bind(any, self.udp_offloads);
+        let all = (0..self.workers.len()).map(bind).collect::<Result<Vec<_>, _>>();
+        let all = all.map_err(|source| match source.kind() {
+            std::io::ErrorKind::AddrInUse => ApplyError::PortInUse { port },
+            _ => ApplyError::Udp { port, source },
+        })?;
+        let offloads = all.first().map_or(UdpOffloads::NONE, UdpSocket::offloads);
+        Ok((Sockets { port, offloads }, all))
+    }
+
+    fn open_device(&mut self, name: &str, mtu: u16) -> Result<(Device, Tun), ApplyError> {
+        let tun = Tun::open(name, self.workers.len(), mtu, self.tun_offloads)?;
+        self.devices_opened += 1;
+        let offloads = tun.offloads();
+        Ok((Device { name: name.to_owned(), number: self.devices_opened, mtu, offloads }, tun))
+    }
+
+    /// Hands the tables to the workers and puts away what they left behind.
+    fn hand_over(
+        &mut self,
+        tables: &Tables,
+        opened: Opened,
+        plugins_changed: bool,
+    ) -> Result<(), ApplyError> {
+        let settings = &tables.settings;
+        let old = self.device.as_ref().map(|d| (d.name.clone(), d.mtu));
+        let renamed = opened.device.is_some();
+        let routes = Arc::new(Routes::new(&routes(tables)));
+        if plugins_changed && self.plugins.needs_two_steps(&self.in_use) {
+            let Self { plugins, in_use, .. } = self;
+            let remaining = plugins.instances(|name| in_use.contains(name));
+            self.send_all(Opened::default(), None, Some(remaining))?;
+        }
+        let plugins = plugins_changed.then(|| self.plugins.instances(|_| true));
+        self.send_all(opened, Some((routes, settings.mtu)), plugins)?;
+        self.in_use = self.plugins.names();
+        match old {
+            Some((name, _)) if renamed => {
+                if let Err(error) = Tun::delete(&name) {
+                    tracing::warn!(%error, "the interface used before is left behind");
+                }
+            }
+            Some((name, mtu)) if mtu != settings.mtu => self.set_mtu(&name, settings.mtu),
+            Some(_) | None => {}
+        }
+        Ok(())
+    }
+
+    /// Gives every worker its part and waits until all of them use it.
+    fn send_all(
+        &mut self,
+        opened: Opened,
+        routes: Option<(Arc<Routes>, u16)>,
+        plugins: Option<Vec<Vec<weft_wasm_host::PluginInstance>>>,
+    ) -> Result<(), WorkerGone> {
+        let (mut queues, mut number, mut merge_udp) = (Vec::new(), 0, false);
+        if let Some((device, tun)) = opened.device {
+            (number, merge_udp) = (device.number, device.offloads.uso);
+            queues = tun.into_queues();
+            self.device = Some(device);
+        }
+        let mut sockets = Vec::new();
+        if let Some((used, all)) = opened.sockets {
+            sockets = all;
+            self.sockets = Some(used);
+        }
+        let mut plugins = plugins.unwrap_or_default().into_iter();
+        let mut sockets = sockets.into_iter();
+        let mut queues = queues.into_iter();
+        let mut waiting = Vec::new();
+        for worker in &self.workers {
+            let queue = queues.next();
+            waiting.push(worker.send(Update {
+                routes: routes.clone(),
+                plugins: plugins.next(),
+                tun: queue.map(|queue| TunEnd { queue, device: number, merge_udp }),
+                udp: sockets.next(),
+            })?);
+        }
+        waiting.into_iter().try_for_each(|done| done.blocking_recv().map_err(|_| WorkerGone))
+    }
+
+    fn set_mtu(&mut self, name: &str, mtu: u16) {
+        let result: anyhow::Result<_> = self.runtime.block_on(async {
+            let netlink = Netlink::new()?;
+            Ok(link::ensure_mtu(&netlink, name, mtu.into()).await?)
+        });
+        match (result, &mut self.device) {
+            (Ok(_), Some(device)) => device.mtu = mtu,
+            (Ok(_), None) => {}
+            (Err(error), _) => tracing::warn!(%error, "the interface keeps its MTU"),
+        }
+    }
+
+    /// What cannot be saved costs a restart its head start, and nothing else.
+    fn save(&self) {
+        if let Err(error) = self.store.save(&self.desired, &self.plugins.running()) {
+            tracing::warn!(%error, "tables are not saved: a restart will wait for the agent");
+        }
+        let wanted = |digest: &str| self.desired.plugins.values().any(|p| hex(&p.digest) == digest);
+        let keep =
+            |digest: &str, age| age < MODULE_KEPT || wanted(digest) || self.plugins.uses(digest);
+        if let Err(error) = self.store.keep_modules(SystemTime::now(), keep) {
+            tracing::warn!(%error, "modules that nothing uses are not removed");
+        }
+    }
+}
+
+fn routes(tables: &Tables) -> RoutesConfig {
+    let MeshConfig { peers, .. } = &tables.mesh;
+    RoutesConfig {
+        host_addresses: tables.settings.addresses.clone(),
+        local_subnets: tables.settings.subnets.clone(),
+        local_pods: tables.pods.clone(),
+        peers: peers.iter().map(|p| (p.id, p.allowed_ips.clone())).collect(),
+        pod_cidrs: tables.settings.pod_cidrs.clone(),
+    }
+}
+
+/// Where the datapath is reached in its run directory.
+pub(crate) fn socket_path(run_dir: &std::path::Path) -> PathBuf {
+    run_dir.join(weft_control::socket::DATAPATH)
+}

@@ -1,0 +1,203 @@
+//! The gRPC service `weft.v1.Datapath`: what the agent and the command line see of the datapath.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio_stream::Iter;
+use tonic::{Request, Response, Status};
+use weft_model::DropReason;
+use weft_netio::clock;
+use weft_pipeline::{FlowInfo, FlowTable};
+use weft_proto::v1::datapath_server::{Datapath, DatapathServer};
+use weft_proto::v1::{
+    ApplyRequest, ApplyResponse, DatapathStatus, DatapathStatusRequest, Drops, Flow,
+    ListFlowsRequest, PeerStatus, PutModuleRequest, PutModuleResponse, Traffic,
+};
+
+use crate::control::{ApplyError, Control};
+use crate::counters::{self, Counters};
+use crate::plugins::PutError;
+use crate::tables::TablesError;
+
+/// Flows in a listing unless the request says otherwise.
+const FLOWS_DEFAULT: usize = 1000;
+/// Flows in any listing: they are collected before they are sent.
+const FLOWS_LISTED_MAX: usize = 100_000;
+
+/// The service; requests that change something are carried out one after another.
+#[derive(Clone)]
+pub(crate) struct Service(Arc<Mutex<Control>>);
+
+impl Service {
+    pub(crate) fn new(control: Arc<Mutex<Control>>) -> Self {
+        Self(control)
+    }
+
+    pub(crate) fn into_server(self) -> DatapathServer<Self> {
+        DatapathServer::new(self)
+            .max_decoding_message_size(weft_control::MESSAGE_MAX)
+            .max_encoding_message_size(weft_control::MESSAGE_MAX)
+    }
+
+    /// Runs `work` where it may block.
+    async fn with<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Control) -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        let control = Arc::clone(&self.0);
+        let done = tokio::task::spawn_blocking(move || work(&mut control.lock())).await;
+        done.map_err(|_| Status::internal("the datapath failed over this request: see its log"))
+    }
+}
+
+#[tonic::async_trait]
+impl Datapath for Service {
+    async fn apply(
+        &self,
+        request: Request<ApplyRequest>,
+    ) -> Result<Response<ApplyResponse>, Status> {
+        let request = request.into_inner();
+        let response = self.with(move |control| control.apply(request)).await?;
+        Ok(Response::new(response?))
+    }
+
+    async fn put_module(
+        &self,
+        request: Request<PutModuleRequest>,
+    ) -> Result<Response<PutModuleResponse>, Status> {
+        let module = request.into_inner().module;
+        let module = self.with(move |control| control.put_module(&module)).await??;
+        let info = module.info();
+        let (digest, name) = (info.digest.to_vec(), info.name.clone());
+        Ok(Response::new(PutModuleResponse { digest, name }))
+    }
+
+    async fn get_status(
+        &self,
+        _: Request<DatapathStatusRequest>,
+    ) -> Result<Response<DatapathStatus>, Status> {
+        self.with(|control| status(control)).await.map(Response::new)
+    }
+
+    type ListFlowsStream = Iter<std::vec::IntoIter<Result<Flow, Status>>>;
+
+    async fn list_flows(
+        &self,
+        request: Request<ListFlowsRequest>,
+    ) -> Result<Response<Self::ListFlowsStream>, Status> {
+        let limit = match usize::try_from(request.into_inner().limit).unwrap_or(usize::MAX) {
+            0 => FLOWS_DEFAULT,
+            limit => limit.min(FLOWS_LISTED_MAX),
+        };
+        let flows = self.with(move |control| flows(control.shared().flows.table(), limit)).await?;
+        Ok(Response::new(tokio_stream::iter(flows)))
+    }
+}
+
+impl From<ApplyError> for Status {
+    fn from(error: ApplyError) -> Self {
+        let text = error.to_string();
+        match error {
+            ApplyError::Tables(TablesError::OtherGeneration { .. }) => {
+                Self::failed_precondition(text)
+            }
+            ApplyError::Tables(_) | ApplyError::Mesh(_) => Self::invalid_argument(text),
+            ApplyError::Tun(_)
+            | ApplyError::PortInUse { .. }
+            | ApplyError::Udp { .. }
+            | ApplyError::Worker(_) => Self::unavailable(text),
+        }
+    }
+}
+
+impl From<PutError> for Status {
+    fn from(error: PutError) -> Self {
+        match error {
+            PutError::Load(_) => Self::invalid_argument(error.to_string()),
+            PutError::Store(_) => Self::unavailable(error.to_string()),
+        }
+    }
+}
+
+fn status(control: &Control) -> DatapathStatus {
+    let all = control.counters();
+    let shared = control.shared();
+    let table = shared.flows.table();
+    DatapathStatus {
+        generation: control.desired().generation,
+        flows: table.len() as u64,
+        flows_max: table.capacity() as u64,
+        flows_evicted: table.evicted(),
+        workers: u32::try_from(all.len()).unwrap_or(u32::MAX),
+        drops: drops(all, &shared.mesh.drops()),
+        tun_in: Some(counters::traffic(all, |c| &c.tun_in)),
+        tun_out: Some(counters::traffic(all, |c| &c.tun_out)),
+        mesh_in: Some(counters::traffic(all, |c| &c.mesh_in)),
+        mesh_out: Some(counters::traffic(all, |c| &c.mesh_out)),
+        peers: shared.mesh.status(clock::now()).into_iter().map(peer).collect(),
+        plugins: control.plugins().status(),
+        offloads: control.offloads(),
+    }
+}
+
+/// Drops of the workers and those that the mesh counts itself.
+fn drops(all: &[Arc<Counters>], mesh: &[(DropReason, u64)]) -> Vec<Drops> {
+    let sum = |reason: &DropReason| {
+        let of_mesh = mesh.iter().filter(|(r, _)| r == reason).map(|(_, n)| n).sum::<u64>();
+        of_mesh + all.iter().map(|c| c.drops(*reason)).sum::<u64>()
+    };
+    let named = DropReason::ALL.iter().map(|r| Drops { reason: r.label().into(), packets: sum(r) });
+    named.filter(|drops| drops.packets > 0).collect()
+}
+
+fn peer(status: weft_mesh::PeerStatus) -> PeerStatus {
+    let millis = |d: std::time::Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+    PeerStatus {
+        id: status.peer.0,
+        name: status.name,
+        endpoint: status.endpoint.map(|e| e.to_string()).unwrap_or_default(),
+        last_handshake_ms: status.last_handshake.map(millis),
+        received: Some(Traffic { packets: status.rx_packets, bytes: status.rx_bytes }),
+        sent: Some(Traffic { packets: status.tx_packets, bytes: status.tx_bytes }),
+    }
+}
+
+fn flows(table: &FlowTable, limit: usize) -> Vec<Result<Flow, Status>> {
+    let now = clock::now();
+    let mut flows = Vec::new();
+    table.for_each(now, &mut |info| {
+        if flows.len() < limit {
+            let millis = info.expires.since(now).as_millis();
+            flows.push(Ok(flow(info, u64::try_from(millis).unwrap_or(u64::MAX))));
+        }
+    });
+    flows
+}
+
+fn flow(info: &FlowInfo, expires_in_ms: u64) -> Flow {
+    Flow {
+        protocol: info.original.protocol().into(),
+        source: info.original.source().to_string(),
+        destination: info.original.destination().to_string(),
+        reply_source: info.reply.source().to_string(),
+        reply_destination: info.reply.destination().to_string(),
+        state: info.state.label().to_owned(),
+        expires_in_ms,
+        packets: info.traffic.iter().map(|t| t.packets).sum(),
+        bytes: info.traffic.iter().map(|t| t.bytes).sum(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drops_are_those_of_workers_and_mesh_and_only_those_that_occurred() {
+        let all = [Arc::<Counters>::default(), Arc::default()];
+        all[0].dropped(DropReason::NoSession, 2);
+        all[1].dropped(DropReason::NoSession, 1);
+        let drops = drops(&all, &[(DropReason::NoSession, 4)]);
+        assert_eq!(drops, [Drops { reason: "no_session".into(), packets: 7 }]);
+    }
+}

@@ -1,0 +1,157 @@
+//! What outlives the process in the run directory: the last complete state and the modules.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use prost::Message;
+use weft_proto::v1::{ApplyRequest, PluginSpec};
+
+use crate::tables::Desired;
+
+/// Files of one datapath; every write is to a new file that then takes the name.
+pub(crate) struct Store {
+    directory: PathBuf,
+}
+
+/// What was saved: the state asked for, and the plugins that really ran.
+#[derive(Default)]
+pub(crate) struct Saved {
+    pub(crate) desired: ApplyRequest,
+    pub(crate) running: Vec<PluginSpec>,
+}
+
+const TABLES: &str = "tables";
+const MODULES: &str = "modules";
+/// First bytes of the tables file; the last one is the version of its form.
+const MAGIC: &[u8; 8] = b"wefttab\x01";
+
+impl Store {
+    /// Makes the directory for modules.
+    pub(crate) fn open(directory: &Path) -> io::Result<Self> {
+        std::fs::create_dir_all(directory.join(MODULES))?;
+        Ok(Self { directory: directory.to_owned() })
+    }
+
+    /// Saves the state, readable by root only: it says who may talk to whom.
+    pub(crate) fn save(&self, desired: &Desired, running: &[PluginSpec]) -> io::Result<()> {
+        let mut bytes = MAGIC.to_vec();
+        let running = ApplyRequest { plugins: running.to_vec(), ..ApplyRequest::default() };
+        // Encoding to a Vec has no way to fail.
+        let _ = desired.to_request().encode_length_delimited(&mut bytes);
+        let _ = running.encode_length_delimited(&mut bytes);
+        write_atomically(&self.directory.join(TABLES), &bytes)
+    }
+
+    /// The state saved last; `None` if there is none.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is no state of this version.
+    pub(crate) fn load(&self) -> io::Result<Option<Saved>> {
+        let bytes = match std::fs::read(self.directory.join(TABLES)) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        let bad = || io::Error::new(io::ErrorKind::InvalidData, "not a saved state");
+        let mut rest = bytes.strip_prefix(MAGIC).ok_or_else(bad)?;
+        let mut next = || ApplyRequest::decode_length_delimited(&mut rest).map_err(|_| bad());
+        Ok(Some(Saved { desired: next()?, running: next()?.plugins }))
+    }
+
+    /// Keeps a module under the name of its digest.
+    pub(crate) fn put_module(&self, digest: &[u8; 32], module: &[u8]) -> io::Result<()> {
+        write_atomically(&self.module_path(digest), module)
+    }
+
+    /// The module of that digest; `None` if it was never put.
+    pub(crate) fn module(&self, digest: &[u8; 32]) -> io::Result<Option<Vec<u8>>> {
+        match std::fs::read(self.module_path(digest)) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Removes the modules that `keep` does not want, given their names and ages.
+    pub(crate) fn keep_modules(
+        &self,
+        now: SystemTime,
+        keep: impl Fn(&str, Duration) -> bool,
+    ) -> io::Result<()> {
+        for entry in std::fs::read_dir(self.directory.join(MODULES))? {
+            let entry = entry?;
+            let written = entry.metadata()?.modified()?;
+            let age = now.duration_since(written).unwrap_or_default();
+            if !keep(&entry.file_name().to_string_lossy(), age) {
+                std::fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn module_path(&self, digest: &[u8; 32]) -> PathBuf {
+        self.directory.join(MODULES).join(hex(digest))
+    }
+}
+
+/// Lower-case hex, as file names and messages show digests.
+pub(crate) fn hex(digest: &[u8]) -> String {
+    digest.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Readers see the old bytes or the new ones. The run directory is a tmpfs that a crash of the
+/// machine empties, so nothing is synced.
+fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension("new");
+    let mut options = OpenOptions::new();
+    let mut file: File =
+        options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(bytes)?;
+    std::fs::rename(&temporary, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn saved_state_comes_back_and_is_for_root_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        assert!(store.load().unwrap().is_none());
+        let desired = Desired { generation: 7, ..Desired::default() };
+        let running = vec![PluginSpec { name: "a".into(), ..PluginSpec::default() }];
+        store.save(&desired, &running).unwrap();
+        let saved = store.load().unwrap().unwrap();
+        assert_eq!(saved.desired, desired.to_request());
+        assert_eq!(saved.running, running);
+        let mode = std::fs::metadata(directory.path().join(TABLES)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_file_that_is_no_state_is_an_error_and_not_a_state() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        for bytes in [&b""[..], b"something else", b"wefttab\x01\xff\xff"] {
+            std::fs::write(directory.path().join(TABLES), bytes).unwrap();
+            assert!(store.load().is_err());
+        }
+    }
+
+    #[test]
+    fn modules_are_kept_by_digest() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        store.put_module(&[1; 32], b"one").unwrap();
+        store.put_module(&[2; 32], b"two").unwrap();
+        store.keep_modules(SystemTime::now(), |name, _| name == hex(&[2; 32])).unwrap();
+        assert_eq!(store.module(&[1; 32]).unwrap(), None);
+        assert_eq!(store.module(&[2; 32]).unwrap().as_deref(), Some(&b"two"[..]));
+    }
+}
