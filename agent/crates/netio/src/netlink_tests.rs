@@ -101,10 +101,10 @@ fn monitor_sees_a_deleted_route() {
 fn ruleset_is_applied_whole_or_not_at_all() {
     let Some(namespace) = Namespace::new() else { return };
     namespace.run(|| async {
-        nft::apply("table inet weft { chain c { ip saddr 10.0.0.1 drop; } }").await.unwrap();
+        nft::apply("table inet weft {\nchain c {\nip saddr 10.0.0.1 drop\n}\n}\n").await.unwrap();
         let text = nft::list_table("inet", "weft").await.unwrap().unwrap();
         assert!(text.contains("ip saddr 10.0.0.1 drop"), "{text}");
-        let broken = "table inet other { }\ntable inet weft { chain d { jump nowhere; } }";
+        let broken = "table inet other {\n}\ntable inet weft {\nchain d {\njump nowhere\n}\n}\n";
         let refused = nft::apply(broken).await.unwrap_err();
         assert!(
             matches!(&refused, NftError::Refused { text } if text.contains("nowhere")),

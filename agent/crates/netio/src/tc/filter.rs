@@ -87,13 +87,15 @@ pub(super) fn program(allowed: &[IpAddr]) -> Vec<u8> {
     code.place(v6);
     ipv6(&mut code, allowed, ok, drop, own);
 
-    // Source is the pod's, IPv4: on to the redirect.
-    code.place(next);
-    code.ret(UNSPEC);
-    // Source is the pod's, IPv6: what was decided for that case.
+    // Source is the pod's, IPv6: what was decided for that case. This must follow a jump: the kernel's
+    // check takes a return for something that the next instruction is reached from, and would find
+    // the scratch word unset there.
     code.place(own);
     code.load(LOAD_MEMORY, 0);
     code.push(RETURN_ACCUMULATOR, 0);
+    // Source is the pod's, IPv4: on to the redirect.
+    code.place(next);
+    code.ret(UNSPEC);
     code.place(ok);
     code.ret(OK);
     code.place(drop);
