@@ -178,9 +178,10 @@ impl PeerState {
         }
     }
 
-    /// Begins handshakes that are needed, and repeats them for `REKEY_ATTEMPT_TIME`.
+    /// Begins handshakes that are needed, and repeats them for `REKEY_ATTEMPT_TIME`. Traffic does
+    /// not prolong that, so that a peer which never answers is reported each time it is over.
     pub(crate) fn want_session(&mut self, outbox: &Outbox, now: Timestamp) {
-        self.wanted_until = Some(now + REKEY_ATTEMPT_TIME);
+        self.wanted_until.get_or_insert(now + REKEY_ATTEMPT_TIME);
         self.initiate(outbox, now);
     }
 

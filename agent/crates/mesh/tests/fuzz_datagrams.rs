@@ -109,7 +109,14 @@ fn mutated_wireguard_datagrams_are_dropped() {
         }
         let mesh = &wire.nodes[1].mesh;
         let received = mesh.handle_network_input(from, &input, &mut out, wire.now);
-        assert!(matches!(received, Received::Dropped(_)), "{received:?} of {input:02x?}");
+        // Only the second MAC was changed, and there is load by now: a cookie, nothing more.
+        let cookie = mesh.poll_transmit().is_some_and(|t| t.bytes.len() == 64 && t.bytes[0] == 3);
+        let expected = if cookie {
+            received == Received::Nothing
+        } else {
+            matches!(received, Received::Dropped(_))
+        };
+        assert!(expected, "{received:?} of {input:02x?}");
         assert_eq!(mesh.poll_transmit(), None);
     }
 }

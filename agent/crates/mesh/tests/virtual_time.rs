@@ -109,6 +109,9 @@ fn partition_of_ten_minutes_heals_with_the_next_attempt() {
     let completed =
         |e: &&Event| matches!(e, Event::HandshakeCompleted { peer: p, .. } if *p == peer(1));
     assert!(wire.nodes[0].events.iter().filter(completed).count() >= 2);
+    let timed_out = |e: &&Event| matches!(e, Event::HandshakeTimedOut { .. });
+    let reports = wire.nodes[0].events.iter().filter(timed_out).count();
+    assert!((3..=5).contains(&reports), "reported {reports} times under traffic");
 }
 
 #[test]
