@@ -201,6 +201,11 @@ impl Shard {
         (id, flow)
     }
 
+    #[cfg(test)]
+    pub(crate) fn has_no_alias(&self) -> bool {
+        self.aliases.is_empty()
+    }
+
     pub(crate) fn add_alias(&mut self, hash: u64, alias: Alias) {
         let seed = self.seed;
         self.aliases.insert_unique(hash, alias, |a| a.reply.hash(&seed));

@@ -346,7 +346,7 @@ impl FlowTable {
             (low, Some(self.shards[home.max(other)].lock()))
         };
         let home_first = home <= other;
-        let (home_shard, mut other_shard) = match (&mut high, home_first) {
+        let (home_shard, other_shard) = match (&mut high, home_first) {
             (None, _) => (&mut *low, None),
             (Some(high), true) => (&mut *low, Some(&mut **high)),
             (Some(high), false) => (&mut **high, Some(&mut *low)),
@@ -360,7 +360,7 @@ impl FlowTable {
         }
         let (id, evicted) = home_shard.insert(home_hash, flow.clone());
         self.note(home_shard);
-        let reply_shard = other_shard.as_deref_mut().unwrap_or(home_shard);
+        let reply_shard = other_shard.unwrap_or(home_shard);
         reply_shard.add_alias(reply_hash, Alias { reply: flow.reply, home: id });
         drop((low, high));
         self.added(evicted);

@@ -340,3 +340,37 @@ fn slot_given_to_another_plugin_is_empty() {
     assert!(matches!(table.find(&original, false, START, Some(&mut kept)), Lookup::Found(_)));
     assert_eq!(kept, Memory::EMPTY);
 }
+
+#[test]
+fn workers_share_the_table_without_losing_count() {
+    let table = FlowTable::with_shards(256, 8, 3);
+    std::thread::scope(|scope| {
+        for worker in 0..4_u8 {
+            let table = &table;
+            scope.spawn(move || {
+                for step in 0..20_000_u32 {
+                    let now = START + Duration::from_millis(u64::from(step) * 7);
+                    let [a, b, c, _] = (step.wrapping_mul(2_654_435_761) >> worker).to_be_bytes();
+                    let original = key(UDP, a % 32, b % 32);
+                    let target = if c % 2 == 0 { original } else { key(UDP, a % 32, c % 32) };
+                    let after = Duration::ZERO;
+                    send(table, &Packet { key: original, target, flags: 0, after }, now);
+                    if step % 64 == 0 {
+                        table.take_dirty(&mut |_, _| {});
+                    }
+                    if step % 1024 == 0 {
+                        table.expire(now);
+                    }
+                }
+            });
+        }
+    });
+    let end = START + Duration::from_millis(20_000 * 7);
+    table.expire(end);
+    assert_eq!(listing(&table, end).len(), table.len());
+    table.expire(end + Duration::from_secs(3600));
+    assert_eq!(table.len(), 0);
+    for shard in &table.shards {
+        assert!(shard.lock().has_no_alias());
+    }
+}
