@@ -62,9 +62,6 @@ pub fn fragment_ipv4(
     }
     let header_len = usize::from(headers.transport_offset);
     let (header, mut data) = packet.split_at_checked(header_len).ok_or(FragmentError::Truncated)?;
-    let mut options = [0; 40];
-    let options_len = copied_options(header.get(20..).unwrap_or(&[]), &mut options);
-    // Options of later fragments are never longer than those of the first.
     let room = usize::from(mtu).checked_sub(header_len).ok_or(FragmentError::Mtu)?;
     if room < 8 {
         return Err(FragmentError::Mtu);
@@ -76,19 +73,14 @@ pub fn fragment_ipv4(
     };
     let mut is_first = true;
     while !data.is_empty() {
-        scratch.clear();
-        let options = options.get(..options_len).unwrap_or(&[]);
-        if is_first {
-            scratch.extend_from_slice(header);
-        } else {
-            scratch.extend_from_slice(header.get(..20).unwrap_or(&[]));
-            scratch.extend_from_slice(options);
-        }
-        let room = usize::from(mtu) - scratch.len();
         let is_last = data.len() <= room;
         let len = if is_last { data.len() } else { room & !7 };
         let (now, rest) = data.split_at_checked(len).ok_or(FragmentError::Truncated)?;
-        let header_len = scratch.len();
+        scratch.clear();
+        scratch.extend_from_slice(header);
+        if !is_first {
+            blank_options(scratch.get_mut(20..).unwrap_or_default());
+        }
         scratch.extend_from_slice(now);
         let flags = if is_last && !more_after { 0 } else { MORE_FRAGMENTS };
         let units = bytes::low16(offset / 8) & OFFSET_MASK;
@@ -102,8 +94,6 @@ pub fn fragment_ipv4(
 }
 
 fn finish(fragment: &mut [u8], header_len: usize, field: u16) -> Option<()> {
-    let words = (header_len / 4) as u8;
-    bytes::put(fragment, 0, [0x40 | (words & 0x0f)])?;
     bytes::put(fragment, 2, bytes::low16(fragment.len()).to_be_bytes())?;
     bytes::put(fragment, 6, field.to_be_bytes())?;
     bytes::put(fragment, 10, [0, 0])?;
@@ -111,26 +101,21 @@ fn finish(fragment: &mut [u8], header_len: usize, field: u16) -> Option<()> {
     bytes::put(fragment, 10, sum.to_be_bytes())
 }
 
-/// Copies the options that go into every fragment, padded to 4 bytes; returns their length.
-/// Malformed options end the list.
-fn copied_options(mut options: &[u8], out: &mut [u8; 40]) -> usize {
-    let mut len = 0;
+/// Blanks the options that are in the first fragment only; the header keeps its length. Malformed
+/// options end the list.
+fn blank_options(mut options: &mut [u8]) {
     while let Some(kind) = options.first().copied() {
-        let option_len = match kind {
-            OPTION_END => break,
+        let len = match kind {
+            OPTION_END => return,
             OPTION_NOP => 1,
             _ => options.get(1).copied().map_or(0, usize::from).max(2),
         };
-        let Some((option, rest)) = options.split_at_checked(option_len) else {
-            break;
+        let Some((option, rest)) = options.split_at_mut_checked(len) else {
+            return;
         };
-        if kind & OPTION_COPIED != 0
-            && let Some(place) = out.get_mut(len..len + option_len)
-        {
-            place.copy_from_slice(option);
-            len += option_len;
+        if kind & OPTION_COPIED == 0 {
+            option.fill(OPTION_NOP);
         }
         options = rest;
     }
-    len.next_multiple_of(4)
 }

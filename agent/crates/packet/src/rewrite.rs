@@ -250,13 +250,27 @@ fn patch_transport(
     } else {
         merge(&mut change, ports);
         let is_udp = layout.protocol == protocol::UDP;
-        if change == Change::default() || (is_udp && old == 0) {
+        if is_udp && old == 0 {
             return;
         }
         let new = change.apply_to_checksum(old);
-        if is_udp { checksum::udp_field(new) } else { new }
+        if is_udp || (new == 0 && is_all_zero(packet, layout, at)) {
+            checksum::udp_field(new)
+        } else {
+            new
+        }
     };
     replace(packet, at, new.to_be_bytes(), all);
+}
+
+/// Whether a message has nothing but zeros around its checksum: an ICMP echo reply may. Its sum is
+/// then 0 and not 0xffff, the one case that RFC 1624's equation does not tell apart.
+fn is_all_zero(packet: &[u8], layout: &Layout, checksum_at: usize) -> bool {
+    let start = layout.transport.unwrap_or(checksum_at);
+    let zeros = |range: Option<&[u8]>| range.is_some_and(|r| r.iter().all(|byte| *byte == 0));
+    layout.protocol == protocol::ICMP
+        && zeros(packet.get(start..checksum_at))
+        && zeros(packet.get(checksum_at + 2..))
 }
 
 fn merge(into: &mut Change, change: Change) {
