@@ -37,7 +37,9 @@ fn unicast(mut spec: Spec) -> Spec {
 type Builder = fn(&[u8], &Headers, IpAddr, &mut Vec<u8>) -> bool;
 
 /// Builder, then type and code for IPv4 and IPv6.
-const ERRORS: [(Builder, (u8, u8), (u8, u8)); 6] = [
+type Case = (Builder, (u8, u8), (u8, u8));
+
+const ERRORS: [Case; 6] = [
     (|p, h, a, o| icmp_unreachable(p, h, a, Unreachable::Network, o), (3, 0), (1, 0)),
     (|p, h, a, o| icmp_unreachable(p, h, a, Unreachable::Host, o), (3, 1), (1, 3)),
     (|p, h, a, o| icmp_unreachable(p, h, a, Unreachable::Port, o), (3, 3), (1, 4)),
