@@ -54,9 +54,11 @@ impl<'a> Iterator for Lines<'a> {
     type Item = Result<(&'a str, &'a str), String>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let (number, line) = self.lines.by_ref().map(|(n, l)| (n + 1, l.trim())).find(|(_, l)| {
-            !l.is_empty() && !l.starts_with('#')
-        })?;
+        let (number, line) = self
+            .lines
+            .by_ref()
+            .map(|(n, l)| (n + 1, l.trim()))
+            .find(|(_, l)| !l.is_empty() && !l.starts_with('#'))?;
         Some(match line.split_once('=') {
             Some((key, value)) if !key.trim().is_empty() => Ok((key.trim(), value.trim())),
             _ => Err(format!("line {number}: `{line}`: expected `key = value`")),

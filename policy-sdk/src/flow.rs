@@ -14,7 +14,9 @@ pub struct Flow {
 }
 
 impl Flow {
-    pub(crate) fn new(descriptor: &Descriptor) -> Self {
+    /// The flow of a packet, as the host tells of it.
+    #[must_use]
+    pub fn new(descriptor: &Descriptor) -> Self {
         Self { slot: descriptor.slot, flags: descriptor.flags, written: false }
     }
 

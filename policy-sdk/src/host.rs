@@ -230,9 +230,7 @@ impl Host<'_> {
     fn call_get(&self, key: &[u8], out: &mut [u8; MAP_VALUE_MAX]) -> Option<usize> {
         // SAFETY: the host reads the key, and writes up to `out.len()` bytes to `out`, during the
         // call only.
-        let len = unsafe {
-            imports::map_get(key.as_ptr(), key.len(), out.as_mut_ptr(), out.len())
-        };
+        let len = unsafe { imports::map_get(key.as_ptr(), key.len(), out.as_mut_ptr(), out.len()) };
         usize::try_from(len).ok()
     }
 

@@ -116,8 +116,7 @@ mod tests {
     #[test]
     fn rewrite_names_ipv4_addresses_in_mapped_form() {
         let rewrite = Rewrite::new().destination([10, 0, 0, 1].into()).destination_port(80);
-        let (code, answer) =
-            Verdict::Rewrite(rewrite).to_abi(&Flow::new(&Descriptor::default()));
+        let (code, answer) = Verdict::Rewrite(rewrite).to_abi(&Flow::new(&Descriptor::default()));
         assert_eq!(code, VerdictCode::Rewrite);
         let expected = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 10, 0, 0, 1];
         assert_eq!(answer.rewrite.destination, Some(expected));

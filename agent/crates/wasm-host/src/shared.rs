@@ -267,7 +267,7 @@ mod tests {
     #[test]
     fn sixteen_faults_in_ten_seconds_take_a_plugin_out() {
         let standing = Standing::default();
-        let second = |s| Timestamp(s * 1_000_000_000);
+        let second = |s: u64| Timestamp(s * 1_000_000_000);
         for i in 0..30 {
             assert!(!standing.note_fault(String::new(), second(i)), "one each second is borne");
         }
