@@ -67,6 +67,7 @@ impl Flow {
 
 struct Entry {
     flow: Flow,
+    /// The list it is in: that of its state, but while it moves.
     class: usize,
     older: u32,
     newer: u32,
@@ -231,11 +232,8 @@ impl Shard {
         entry.flow.last_seen = entry.flow.last_seen.max(now);
         let changed = state != entry.flow.state;
         let stale = now.since(entry.saved) > CLASS_TIMEOUTS[entry.class] / SAVE_FRACTION;
-        if changed {
-            entry.flow.state = state;
-            entry.class = entry.flow.class();
-        }
-        let class = entry.class;
+        entry.flow.state = state;
+        let class = entry.flow.class();
         if changed || self.lists[class].newest != index {
             self.unlink(index);
             self.append(index, class);
@@ -329,14 +327,12 @@ impl Shard {
     fn unlink(&mut self, index: u32) {
         let entry = &self.entries[index as usize];
         let (older, newer) = (entry.older, entry.newer);
-        // The class may have changed since it was appended: ends are told by the index itself.
-        for list in &mut self.lists {
-            if list.oldest == index {
-                list.oldest = newer;
-            }
-            if list.newest == index {
-                list.newest = older;
-            }
+        let list = &mut self.lists[entry.class];
+        if list.oldest == index {
+            list.oldest = newer;
+        }
+        if list.newest == index {
+            list.newest = older;
         }
         if older != NIL {
             self.entries[older as usize].newer = newer;

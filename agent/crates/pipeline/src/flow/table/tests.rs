@@ -185,7 +185,7 @@ proptest! {
         // Another process: other shards, other indices.
         let next = FlowTable::with_shards(capacity, if tight { 1 } else { 4 }, !seed);
         let mut at_load = now;
-        for (_, record) in &file {
+        for record in file.values() {
             let stored = record::decode(record, &SlotOwners::new()).unwrap();
             at_load = at_load.max(stored.last_seen);
         }
