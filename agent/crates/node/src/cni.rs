@@ -9,4 +9,4 @@ pub(crate) use records::{Record, Records};
 pub(crate) use server::serve;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,5 +1,6 @@
 //! What the agent is told: plain data, checked once before anything is made.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -41,8 +42,8 @@ pub enum Underlay {
     Address(IpAddr),
 }
 
-/// Where the join token is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Where the join token is. [`fmt::Debug`] does not show a token.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub enum TokenSource {
     /// There is none: only a node that has joined before can start.
     #[default]
@@ -51,6 +52,16 @@ pub enum TokenSource {
     Text(String),
     /// A file that is read each time the token is needed.
     File(PathBuf),
+}
+
+impl fmt::Debug for TokenSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("None"),
+            Self::Text(_) => f.write_str("Text(secret)"),
+            Self::File(path) => f.debug_tuple("File").field(path).finish(),
+        }
+    }
 }
 
 /// Everything the agent is told.

@@ -119,6 +119,7 @@ impl Session<'_> {
     async fn serve(&mut self) -> Result<std::convert::Infallible, Status> {
         let mut changes = self.core.changes();
         self.poll_status().await?;
+        self.core.set_problems(WHO, Vec::new());
         let mut ticks = interval(STATUS_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {

@@ -73,8 +73,8 @@ pub async fn run_until(config: AgentConfig, stop: impl Future<Output = ()>) -> a
             state.resume = resume;
         }
     });
-    let ports = KernelPorts { netlink: netlink.clone(), interface: core.config.interface.clone() };
-    let attachments = Arc::new(Attachments::new(core.clone(), records, ports));
+    let ports = KernelPorts::new(netlink.clone(), core.config.interface.clone());
+    let attachments = Arc::new(Attachments::new(core.clone(), records, ports.clone()));
     attachments.restore().await.context("cannot read the attachments on disk")?;
     let link = Arc::new(HubLink::default());
     let spoofed = Arc::new(AtomicU64::new(0));
@@ -86,7 +86,8 @@ pub async fn run_until(config: AgentConfig, stop: impl Future<Output = ()>) -> a
         keys: agent.keys.clone(),
         snapshot_file,
     };
-    let network = NetworkTask::new(agent.core.clone(), netlink, sysctls, agent.spoofed.clone());
+    let network =
+        NetworkTask::new(agent.core.clone(), netlink, ports, sysctls, agent.spoofed.clone());
     agent.serve(cni_listener, hub, network, stop).await
 }
 
@@ -222,3 +223,6 @@ async fn drop_old_modules(core: &Core, modules: &Modules) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,7 @@ use tokio::net::UnixStream;
 use weft_control::bind_unix;
 use weft_model::cni::{Attachment, Request, Response, SOCKET, Wiring};
 
-use super::records::tests::record;
+pub(crate) use super::records::tests::record;
 use super::*;
 use crate::core::Core;
 use crate::datapath::tests::FakeDatapath;

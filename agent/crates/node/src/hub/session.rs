@@ -222,8 +222,16 @@ impl HubTask {
     }
 }
 
+/// The connection or the certificate is no good any more; anything else concerns one call only.
 fn is_gone(status: &Status) -> bool {
-    !matches!(status.code(), Code::InvalidArgument | Code::FailedPrecondition | Code::Internal)
+    matches!(
+        status.code(),
+        Code::Unavailable
+            | Code::Unknown
+            | Code::Cancelled
+            | Code::Unauthenticated
+            | Code::PermissionDenied
+    )
 }
 
 async fn either<A, B>(a: &mut watch::Receiver<A>, b: &mut watch::Receiver<B>) {

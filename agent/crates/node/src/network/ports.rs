@@ -1,18 +1,42 @@
 //! Pods' ports in the kernel: [`Ports`] through `weft_netio::tc`.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use anyhow::Context;
-use weft_netio::{Netlink, link, tc};
+use tokio::sync::Mutex;
+use weft_netio::{Ensured, Netlink, NetlinkError, link, tc};
 
 use crate::cni::Ports;
 
-/// Redirects what pods send into the fabric's interface.
+/// Redirects what pods send into the fabric's interface. Clones share a lock: filters are put in in
+/// several steps, and CNI and the network's loop may work on one port at once.
 #[derive(Clone, Debug)]
 pub(crate) struct KernelPorts {
-    pub netlink: Netlink,
-    /// The fabric's interface.
-    pub interface: String,
+    netlink: Netlink,
+    interface: String,
+    turn: Arc<Mutex<()>>,
+}
+
+impl KernelPorts {
+    /// For redirects into `interface`, the fabric's.
+    pub(crate) fn new(netlink: Netlink, interface: String) -> Self {
+        Self { netlink, interface, turn: Arc::default() }
+    }
+
+    /// [`Ports::ensure`] into the interface of index `into`.
+    ///
+    /// # Errors
+    /// See [`tc::ensure_port`].
+    pub(crate) async fn ensure_into(
+        &self,
+        into: u32,
+        interface: &str,
+        addresses: &[IpAddr],
+    ) -> Result<Ensured, NetlinkError> {
+        let _turn = self.turn.lock().await;
+        tc::ensure_port(&self.netlink, interface, into, addresses).await
+    }
 }
 
 impl Ports for KernelPorts {
@@ -24,11 +48,12 @@ impl Ports for KernelPorts {
     async fn ensure(&self, interface: &str, addresses: &[IpAddr]) -> anyhow::Result<()> {
         let into = link::require(&self.netlink, &self.interface).await;
         let into = into.context("does the datapath run?")?;
-        tc::ensure_port(&self.netlink, interface, into.index, addresses).await?;
+        self.ensure_into(into.index, interface, addresses).await?;
         Ok(())
     }
 
     async fn remove(&self, interface: &str) -> anyhow::Result<()> {
+        let _turn = self.turn.lock().await;
         tc::remove_port(&self.netlink, interface).await?;
         Ok(())
     }

@@ -13,6 +13,7 @@ use weft_netio::monitor::Monitor;
 use weft_netio::{Netlink, addr, link, nft, route, rule, sysctl, tc};
 
 use super::plan::{Action, Actual, Desired, NFT_TABLE, plan};
+use super::ports::KernelPorts;
 use super::sysctls::OldSysctls;
 use super::underlay::{self, source_anywhere, source_towards};
 use crate::core::Core;
@@ -32,6 +33,7 @@ const WHO: &str = "network";
 pub(crate) struct NetworkTask {
     core: Arc<Core>,
     netlink: Netlink,
+    port_wiring: KernelPorts,
     sysctls: OldSysctls,
     spoofed: Arc<AtomicU64>,
     /// Drops last seen, by interface index.
@@ -47,12 +49,14 @@ impl NetworkTask {
     pub(crate) fn new(
         core: Arc<Core>,
         netlink: Netlink,
+        port_wiring: KernelPorts,
         sysctls: OldSysctls,
         spoofed: Arc<AtomicU64>,
     ) -> Self {
         Self {
             core,
             netlink,
+            port_wiring,
             sysctls,
             spoofed,
             drops: BTreeMap::new(),
@@ -242,7 +246,7 @@ impl NetworkTask {
             if actual.link(name).is_none() {
                 continue;
             }
-            match tc::ensure_port(&self.netlink, name, into, addresses).await {
+            match self.port_wiring.ensure_into(into, name, addresses).await {
                 Ok(done) if done.changed() => tracing::debug!(port = name, "redirect put in place"),
                 Ok(_) => {}
                 Err(error) if error.is_absent() => {}
