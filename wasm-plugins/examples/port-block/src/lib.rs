@@ -10,7 +10,6 @@
 //! Asked once for each flow and again when the list changes, so a new entry cuts live flows.
 
 #![deny(unsafe_code)]
-#![cfg_attr(test, allow(clippy::unwrap_used))]
 
 use weft_policy_sdk::prelude::*;
 
@@ -96,6 +95,3 @@ export_plugin!(
     protocols: protocols::TCP | protocols::UDP | protocols::SCTP,
     per_flow: true,
 );
-
-#[cfg(test)]
-mod tests;

@@ -15,7 +15,6 @@
 //! new configuration.
 
 #![deny(unsafe_code)]
-#![cfg_attr(test, allow(clippy::unwrap_used))]
 
 use std::net::IpAddr;
 
@@ -104,6 +103,3 @@ fn key(source: IpAddr, tag: u8) -> [u8; 17] {
 }
 
 export_plugin!(RateLimit, capabilities: capability::MAP, map_entries: 16_384);
-
-#[cfg(test)]
-mod tests;

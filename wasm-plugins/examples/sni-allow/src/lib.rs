@@ -14,7 +14,6 @@
 //! holds the sequence number that comes next, and the decision once there is one.
 
 #![deny(unsafe_code)]
-#![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod hello;
 mod names;
@@ -160,6 +159,3 @@ export_plugin!(
     window: 4096 + 160,
     map_entries: 16_384,
 );
-
-#[cfg(test)]
-mod tests;
