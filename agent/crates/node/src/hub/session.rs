@@ -151,12 +151,16 @@ impl HubTask {
             let report = self.core.report();
             if last.as_ref() != Some(&report) {
                 match client.report(report.clone()).await {
-                    Ok(_) => last = Some(report),
+                    Ok(_) => {
+                        self.core.set_problems("report", Vec::new());
+                        last = Some(report);
+                    }
                     Err(status) if is_gone(&status) => return self.call_end(&status),
                     Err(status) => {
-                        tracing::warn!(
-                            error = operator_text(&status),
-                            "the hub refused the report"
+                        let text = operator_text(&status);
+                        self.core.set_problems(
+                            "report",
+                            vec![format!("the hub refused what this node says of itself: {text}")],
                         );
                         sleep(RETRY_INTERVAL).await;
                         continue;

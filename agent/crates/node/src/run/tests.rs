@@ -139,6 +139,8 @@ fn whatever_is_deleted_comes_back_and_uninstall_leaves_the_node_as_it_was() {
     let config = config(dir.path());
     Namespace::new("net").run(|| async {
         lay_underlay();
+        let settled = || !has("ip -6 addr show tentative", "fe80");
+        becomes("duplicate address detection", LIMIT * 5, settled).await;
         let before = picture();
         prepare(&config);
         let (stop, stopped) = oneshot::channel::<()>();
