@@ -8,3 +8,4 @@ pub(crate) mod keys;
 pub(crate) mod lab;
 pub(crate) mod plugin;
 pub(crate) mod status;
+pub(crate) mod token;

@@ -34,6 +34,9 @@ enum Command {
     /// Loads, lists, replaces, unloads and configures Wasm plugins on the live fabric.
     #[command(subcommand)]
     Plugin(command::plugin::Command),
+    /// Join tokens for agents, certificates for operators.
+    #[command(subcommand)]
+    Token(command::token::Command),
     /// WireGuard keys.
     #[command(subcommand)]
     Keys(command::keys::Command),
@@ -72,6 +75,7 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             Command::Datapath(a) => a.run().await,
             Command::Status(a) => a.run().await,
             Command::Plugin(c) => c.run().await,
+            Command::Token(c) => c.run(),
             Command::Keys(c) => c.run().await,
             Command::Uninstall(a) => a.run().await,
             Command::Lab(c) => return c.run().await,

@@ -1,7 +1,9 @@
 //! Command lines of the processes of a lab.
 
 use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Context, Result};
 
@@ -30,6 +32,24 @@ pub(crate) fn cni_binary() -> Result<PathBuf> {
     let path = weft_binary()?.with_file_name("weft-cni");
     anyhow::ensure!(path.is_file(), "{} is missing: build it with ./dev setup", path.display());
     Ok(path)
+}
+
+/// Has the future hub's state directory tell the join token.
+pub(crate) fn write_token(layout: &Layout, state: &State) -> Result<()> {
+    let binary = state.options.binary.clone().map_or_else(weft_binary, Ok)?;
+    let file = std::fs::File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(layout.token_file())?;
+    let status = Command::new(&binary)
+        .args(["token", "show", "--state-dir"])
+        .arg(layout.hub_state())
+        .stdout(file)
+        .status()
+        .with_context(|| format!("cannot run {}", binary.display()))?;
+    anyhow::ensure!(status.success(), "`weft token show` failed");
+    Ok(())
 }
 
 /// Every process, in the order to start them.
@@ -73,7 +93,7 @@ fn agent(layout: &Layout, state: &State, node: &str) -> Result<Process> {
         "agent".to_owned(),
         format!("--node-name={node}"),
         format!("--hub={hub}"),
-        format!("--token-file={}", layout.hub_state().join("join-token").display()),
+        format!("--token-file={}", layout.token_file().display()),
         format!("--state-dir={}", paths.state().display()),
         format!("--run-dir={}", paths.run().display()),
         format!("--cni-conf-dir={}", paths.cni_conf().display()),

@@ -156,6 +156,7 @@ impl Lab {
                 .with_context(|| format!("cannot create {}", dir.display()))?;
         }
         lab.save()?;
+        crate::commands::write_token(layout, &lab.state)?;
         underlay::make(layout, &lab.state).await?;
         supervisor::start(layout, lab.state.options.binary.clone())?;
         lab.wait_ready().await?;

@@ -57,6 +57,10 @@ impl Layout {
         self.dir().join("hub/run")
     }
 
+    pub(crate) fn token_file(&self) -> PathBuf {
+        self.dir().join("join-token")
+    }
+
     pub(crate) fn underlay_namespace(&self) -> String {
         format!("{}-net", self.name)
     }

@@ -1,0 +1,49 @@
+//! `weft datapath`.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use weft_datapath::DatapathConfig;
+
+/// Runs a node's datapath: the interface, the mesh, the plugins. Gets its tables from the agent,
+/// and starts from the last ones without it.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// Sockets, last tables, flow table; emptied by a reboot.
+    #[arg(long, env = "WEFT_RUN_DIR", default_value = "/run/weft")]
+    run_dir: PathBuf,
+    /// Worker threads; one for each CPU unless set.
+    #[arg(long, env = "WEFT_WORKERS", value_parser = clap::value_parser!(u16).range(1..=256))]
+    workers: Option<u16>,
+    /// Flows kept at most; beyond, those idle longest make room.
+    #[arg(long, env = "WEFT_FLOWS_MAX", default_value_t = weft_datapath::FLOWS_DEFAULT)]
+    flows_max: usize,
+    /// Offloads to leave unused.
+    #[arg(long, env = "WEFT_NO_OFFLOAD", value_delimiter = ',')]
+    no_offload: Vec<Offload>,
+}
+
+/// What the kernel can do for many packets at once.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Offload {
+    TunTso,
+    TunUso,
+    TunChecksum,
+    UdpGso,
+    UdpGro,
+}
+
+impl Arguments {
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
+        let on = |offload| !self.no_offload.contains(&offload);
+        let mut config = DatapathConfig::new(&self.run_dir);
+        config.workers = self.workers.map(usize::from);
+        config.flows_max = self.flows_max;
+        config.tun_offloads.tso = on(Offload::TunTso);
+        config.tun_offloads.uso = on(Offload::TunUso);
+        config.tun_offloads.checksum = on(Offload::TunChecksum);
+        config.udp_offloads.gso = on(Offload::UdpGso);
+        config.udp_offloads.gro = on(Offload::UdpGro);
+        weft_datapath::run(config).await
+    }
+}

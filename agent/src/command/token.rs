@@ -1,0 +1,60 @@
+//! `weft token`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Subcommand;
+
+use crate::output::print;
+
+/// What a hub gives to those who may join or operate the fabric.
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Prints the join token for agents; makes the hub's certificate authority if there is none yet.
+    Show {
+        /// The hub's state directory.
+        #[arg(long, env = "WEFT_HUB_STATE_DIR", default_value = "/var/lib/weft/hub")]
+        state_dir: PathBuf,
+    },
+    /// Writes a client certificate for the control service on the hub's TCP port: `ca.pem`,
+    /// `admin.pem` and `admin.key`.
+    Admin {
+        /// Whose it is; stands in the certificate.
+        name: String,
+        /// Directory to write to.
+        #[arg(long, default_value = ".")]
+        out: PathBuf,
+        /// Days that it is valid.
+        #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=365))]
+        days: u64,
+        /// The hub's state directory.
+        #[arg(long, env = "WEFT_HUB_STATE_DIR", default_value = "/var/lib/weft/hub")]
+        state_dir: PathBuf,
+    },
+}
+
+impl Command {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        match self {
+            Self::Show { state_dir } => print(&format!("{}\n", weft_hub::show_token(&state_dir)?)),
+            Self::Admin { name, out, days, state_dir } => {
+                let ttl = Duration::from_secs(days * 24 * 3600);
+                let (identity, ca) = weft_hub::issue_admin(&state_dir, &name, ttl)?;
+                write(&out.join("ca.pem"), &ca)?;
+                write(&out.join("admin.pem"), &identity.certificate)?;
+                write(&out.join("admin.key"), &identity.key)
+            }
+        }
+    }
+}
+
+/// Writes a file that only its owner can read.
+fn write(path: &std::path::Path, text: &str) -> anyhow::Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut options = std::fs::OpenOptions::new();
+    let file = options.write(true).create_new(true).mode(0o600).open(path);
+    file.and_then(|mut f| f.write_all(text.as_bytes()))
+        .with_context(|| format!("cannot write {}", path.display()))
+}
