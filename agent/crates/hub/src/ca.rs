@@ -68,7 +68,6 @@ pub(crate) enum Subject<'a> {
 /// The open authority.
 pub(crate) struct Ca {
     issuer: Issuer<'static, KeyPair>,
-    der: Vec<u8>,
     pem: String,
     token: JoinToken,
 }
@@ -94,18 +93,13 @@ impl Ca {
         };
         let secret = read_or_make(&path, new_secret)?;
         let secret = parse_secret(secret.trim()).map_err(|_| CaError::Damaged(path.clone()))?;
-        let token = JoinToken::try_new(secret, der.clone())?;
-        Ok(Self { issuer, der, pem, token })
+        let token = JoinToken::try_new(secret, der)?;
+        Ok(Self { issuer, pem, token })
     }
 
     /// The CA certificate as PEM.
     pub(crate) fn pem(&self) -> &str {
         &self.pem
-    }
-
-    /// The join token.
-    pub(crate) fn token(&self) -> &JoinToken {
-        &self.token
     }
 
     /// Whether `text` is the secret. Takes the same time for every wrong one.
@@ -329,9 +323,11 @@ mod tests {
     fn only_the_secret_admits() {
         let dir = tempfile::tempdir().unwrap();
         let ca = Ca::open(dir.path(), OffsetDateTime::now_utc()).unwrap();
-        assert!(ca.admits(&ca.token().secret_text()));
+        assert!(ca.admits(&ca.token.secret_text()));
         assert!(!ca.admits(""));
-        assert!(!ca.admits(&JoinToken::try_new([0; 32], ca.der.clone()).unwrap().secret_text()));
+        assert!(!ca.admits(
+            &JoinToken::try_new([0; 32], ca.token.ca_der().to_vec()).unwrap().secret_text()
+        ));
     }
 
     #[test]

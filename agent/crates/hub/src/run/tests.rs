@@ -154,7 +154,7 @@ async fn who_may_not_join_is_told_why() {
         change(&mut request);
         bench.anyone().await.join(request).await.unwrap_err()
     };
-    let status = refused(|r| r.token = JoinTokenText::wrong()).await;
+    let status = refused(|r| r.token = "A".repeat(43)).await;
     assert_eq!(status.code(), Code::Unauthenticated);
     assert!(operator_text(&status).contains("weft token show"));
     let status = refused(|r| r.unix_time -= 301).await;
@@ -168,14 +168,6 @@ async fn who_may_not_join_is_told_why() {
     assert_eq!(status.code(), Code::InvalidArgument);
     // None of them took a subnet.
     assert_eq!(bench.join("node-b").await.subnets[0], "10.42.1.0/24");
-}
-
-struct JoinTokenText;
-
-impl JoinTokenText {
-    fn wrong() -> String {
-        "A".repeat(43)
-    }
 }
 
 #[tokio::test]
@@ -193,16 +185,16 @@ async fn exhausted_range_is_an_error_that_names_it() {
 
 #[tokio::test]
 async fn certificate_is_renewed_and_an_expired_one_is_refused() {
-    let bench = Bench::with(|c| c.certificate_ttl = Duration::from_secs(3)).await;
+    let bench = Bench::with(|c| c.certificate_ttl = Duration::from_secs(6)).await;
     let a = bench.join("node-a").await;
     let mut open = bench.node(&a).await;
     let mut stream = watch_from(&mut open, vec![]).await;
     first(&mut stream).await;
     let key = KeyPair::from_pem(&a.identity.key).unwrap();
     let request = v1::RenewRequest { certificate_request: request_of(&key) };
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
     let renewed = open.renew(request).await.unwrap().into_inner().certificate;
-    tokio::time::sleep(Duration::from_millis(2300)).await;
+    tokio::time::sleep(Duration::from_millis(3300)).await;
     // The open connection, its stream, and a new connection with the old certificate.
     let status = open.report(v1::ReportRequest::default()).await.unwrap_err();
     assert_eq!(status.code(), Code::Unauthenticated, "{status:?}");
@@ -213,13 +205,7 @@ async fn certificate_is_renewed_and_an_expired_one_is_refused() {
     }
     let identity = TlsIdentity { certificate: renewed, key: a.identity.key.clone() };
     let fresh = Node { identity, subnets: vec![] };
-    let (_, request) = bench.request("node-a", "uid-node-a");
-    drop(request);
-    let still = bench.node(&fresh).await.watch(v1::WatchRequest::default()).await;
-    // Renewed one second later, so it holds that much longer; slow machines may miss it.
-    if let Err(status) = still {
-        assert_eq!(status.code(), Code::Unauthenticated);
-    }
+    bench.node(&fresh).await.watch(v1::WatchRequest::default()).await.unwrap();
 }
 
 #[tokio::test]

@@ -95,6 +95,8 @@ pub(crate) enum ObjectError {
 struct Header {
     api_version: String,
     kind: String,
+    #[serde(default)]
+    metadata: ObjectMeta,
 }
 
 #[derive(Deserialize)]
@@ -155,7 +157,7 @@ impl Parse for Value {
 
 /// Reads a document.
 pub(crate) fn read<D: Parse + ?Sized>(document: &D) -> Result<Read, ObjectError> {
-    let Header { api_version, kind } = document.parse()?;
+    let Header { api_version, kind, metadata } = document.parse()?;
     let (key, object) = match (api_version.as_str(), kind.as_str()) {
         ("v1", "Node") => node(document.parse()?)?,
         ("v1", "Pod") => pod(document.parse()?)?,
@@ -180,7 +182,11 @@ pub(crate) fn read<D: Parse + ?Sized>(document: &D) -> Result<Read, ObjectError>
             let ListOf { items } = document.parse()?;
             return Ok(Read::List(items));
         }
-        _ => return Ok(Read::Unknown(format!("{kind} of {api_version}"))),
+        // Cut short at its kind it would pass for another one: without a name it is no object.
+        _ => {
+            name_of(&metadata)?;
+            return Ok(Read::Unknown(format!("{kind} of {api_version}")));
+        }
     };
     Ok(Read::Object(key, Box::new(object)))
 }
