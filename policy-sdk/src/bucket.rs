@@ -34,6 +34,7 @@ impl TokenBucket {
     /// # Errors
     /// [`MapError::Full`] if there is no room for another key.
     pub fn take(&self, map: &Map, key: &[u8], tokens: u64, now: u64) -> Result<bool, MapError> {
+        // A full bucket must hold its burst to the last token, so no cost is rounded up.
         let cost = self.time(tokens);
         let depth = self.time(self.burst);
         for _ in 0..TRIES {
@@ -52,9 +53,9 @@ impl TokenBucket {
         Ok(false)
     }
 
-    /// Nanoseconds that `tokens` take to come.
+    /// Whole nanoseconds that `tokens` take to come.
     fn time(&self, tokens: u64) -> u64 {
-        let nanos = (u128::from(tokens) * SECOND).div_ceil(u128::from(self.rate));
+        let nanos = u128::from(tokens) * SECOND / u128::from(self.rate);
         u64::try_from(nanos).unwrap_or(u64::MAX)
     }
 }

@@ -1,7 +1,8 @@
 //! Blocks traffic to a list of ports.
 //!
 //! ```text
-//! # protocol/port or protocol/first-last, as many as there are, in one line or more
+//! # protocol/port or protocol/first-last, as many as there are, in one line or more;
+//! # `block =` may be left out
 //! block = tcp/80, udp/53, tcp/8000-8100
 //! # drop (silent) or reject (TCP reset, ICMP), which is the default
 //! action = reject
@@ -10,8 +11,12 @@
 //! Asked once for each flow and again when the list changes, so a new entry cuts live flows.
 
 #![deny(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 use weft_policy_sdk::prelude::*;
+
+#[cfg(test)]
+mod tests;
 
 /// Number of the verdict in counters and logs.
 const BLOCKED: u32 = 2;
@@ -32,8 +37,10 @@ struct Range {
 
 impl Filter for PortBlock {
     fn configure(&mut self, config: Config<'_>) -> Result<(), String> {
-        for line in config.lines()? {
-            match line? {
+        let lines = config.text()?.lines().map(str::trim);
+        for line in lines.filter(|line| !line.is_empty() && !line.starts_with('#')) {
+            let (key, value) = line.split_once('=').unwrap_or(("block", line));
+            match (key.trim(), value.trim()) {
                 ("block", list) => {
                     for entry in list.split(',') {
                         self.blocked.push(Range::parse(entry.trim())?);

@@ -15,11 +15,15 @@
 //! new configuration.
 
 #![deny(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 use std::net::IpAddr;
 
 use weft_policy_sdk::prelude::*;
 use weft_policy_sdk::{MapError, flags};
+
+#[cfg(test)]
+mod tests;
 
 /// Number of the verdict in counters and logs: over the limit.
 const OVER_LIMIT: u32 = 2;
@@ -48,7 +52,12 @@ impl Filter for RateLimit {
                 ("when_full", other) => {
                     return Err(format!("when_full `{other}`: expected `drop` or `pass`"));
                 }
-                (key, _) => return Err(format!("unknown key `{key}`")),
+                (key, _) => {
+                    return Err(format!(
+                        "unknown key `{key}`: expected `packets_per_second`, `burst_packets`, \
+                         `bytes_per_second`, `burst_bytes`, `when_full`"
+                    ));
+                }
             }
         }
         self.packets = bucket("packets", packets)?;

@@ -20,6 +20,8 @@ pub(crate) enum Hello {
     NoName,
     /// Something else.
     NotTls,
+    /// A ClientHello that breaks its own lengths.
+    Malformed,
     /// One longer than [`HELLO_MAX`].
     TooLong,
 }
@@ -41,7 +43,7 @@ pub(crate) fn read_hello(stream: &[u8]) -> Hello {
         return Hello::TooLong;
     }
     match reader.take(length) {
-        Some(body) => server_name(body).unwrap_or(Hello::NotTls),
+        Some(body) => server_name(body).unwrap_or(Hello::Malformed),
         None => incomplete(stream),
     }
 }

@@ -9,21 +9,24 @@
 //! other = reject
 //! ```
 //!
-//! Reads the server name from the ClientHello. One that is split over segments is put together in
+//! Reads the server name from the ClientHello; a client that lies about the name is believed. One that is split over segments is put together in
 //! the map; its first segments pass, as a server cannot answer before the last. The flow's slot
 //! holds the sequence number that comes next, and the decision once there is one.
 
 #![deny(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod hello;
 mod names;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use weft_policy_sdk::prelude::*;
 
 use crate::hello::{Hello, read_hello};
 use crate::names::Patterns;
-use crate::stream::{Segment, Stream};
+use crate::stream::{Held, Segment, Slot, Stage};
 
 /// Numbers of the verdicts in counters and logs.
 mod reason {
@@ -39,6 +42,8 @@ mod reason {
     pub(super) const NO_ROOM: u32 = 6;
     /// A segment that came before its time; TCP sends it again.
     pub(super) const OUT_OF_ORDER: u32 = 7;
+    /// A ClientHello that is none.
+    pub(super) const MALFORMED: u32 = 8;
 }
 
 const SYN: u8 = 2;
@@ -86,24 +91,23 @@ impl Filter for SniAllow {
         if flow.is_reply() || !self.watches(packet.destination_port()) {
             return Verdict::Continue;
         }
-        let flags = packet.tcp_flags();
         let Some(sequence) = packet.tcp_sequence() else { return Verdict::Continue };
-        if flags & SYN != 0 {
-            flow.set_slot(Stream::started(sequence.wrapping_add(1)).to_slot());
-            return Verdict::Continue;
+        let flags = packet.tcp_flags();
+        let mut slot = Slot::from_bytes(flow.slot());
+        // A SYN that comes again finds the stream further on, and must not take it back.
+        if flags & SYN != 0 && !slot.began_with(sequence) {
+            slot = Slot::opened(sequence);
+            flow.set_slot(slot.to_bytes());
         }
-        let stream = match Stream::from_slot(flow.slot()) {
-            Stream::Allowed => return Verdict::Continue,
+        match slot.stage {
+            Stage::Allowed => Verdict::Continue,
             // The reset that our own answer makes the client send.
-            Stream::Denied(_) if flags & RST != 0 => return Verdict::Continue,
-            Stream::Denied(reason) => return Verdict::Reject(reason),
-            Stream::Unseen => return self.decide(flow, Err(reason::NOT_TLS)),
-            stream @ Stream::Open { .. } => stream,
-        };
-        if packet.payload().is_empty() {
-            return Verdict::Continue;
+            Stage::Denied(_) if flags & RST != 0 => Verdict::Continue,
+            Stage::Denied(reason) => Verdict::Reject(reason),
+            Stage::Unseen => self.decide(slot, flow, Err(reason::NOT_TLS)),
+            Stage::Open { .. } if packet.payload().is_empty() => Verdict::Continue,
+            Stage::Open { next, held } => self.read(packet, slot, Held { next, held }, flow, host),
         }
-        self.read(packet, stream, flow, host)
     }
 }
 
@@ -113,17 +117,24 @@ impl SniAllow {
     }
 
     /// Goes on with the ClientHello of a flow that is not decided yet.
-    fn read(&self, packet: &Packet, stream: Stream, flow: &mut Flow, host: &Host) -> Verdict {
-        let text = match stream.take(packet, host) {
+    fn read(
+        &self,
+        packet: &Packet,
+        slot: Slot,
+        held: Held,
+        flow: &mut Flow,
+        host: &Host,
+    ) -> Verdict {
+        let text = match held.take(packet, host) {
             Segment::Seen => return Verdict::Continue,
             Segment::Early => return Verdict::Drop(reason::OUT_OF_ORDER),
-            Segment::NoRoom => return self.decide(flow, Err(reason::NO_ROOM)),
+            Segment::NoRoom => return self.decide(slot, flow, Err(reason::NO_ROOM)),
             Segment::Text(text) => text,
         };
         let decision = match read_hello(&text) {
-            Hello::Incomplete => match stream.keep(packet, &text, host) {
-                Some(next) => {
-                    flow.set_slot(next.to_slot());
+            Hello::Incomplete => match held.keep(packet, &text, host) {
+                Some(Held { next, held }) => {
+                    flow.set_slot(slot.at(Stage::Open { next, held }).to_bytes());
                     return Verdict::Continue;
                 }
                 None => Err(reason::NO_ROOM),
@@ -132,23 +143,17 @@ impl SniAllow {
             Hello::Name(_) => Err(reason::NAME),
             Hello::NoName => Err(reason::NO_NAME),
             Hello::NotTls => Err(reason::NOT_TLS),
+            Hello::Malformed => Err(reason::MALFORMED),
             Hello::TooLong => Err(reason::TOO_LONG),
         };
-        stream.forget(packet, host);
-        self.decide(flow, decision)
+        held.forget(packet, host);
+        self.decide(slot, flow, decision)
     }
 
-    fn decide(&self, flow: &mut Flow, decision: Result<(), u32>) -> Verdict {
-        match decision {
-            Err(reason) if reason != reason::NOT_TLS || !self.allow_other => {
-                flow.set_slot(Stream::Denied(reason).to_slot());
-                Verdict::Reject(reason)
-            }
-            Ok(()) | Err(_) => {
-                flow.set_slot(Stream::Allowed.to_slot());
-                Verdict::Continue
-            }
-        }
+    fn decide(&self, slot: Slot, flow: &mut Flow, decision: Result<(), u32>) -> Verdict {
+        let denied = decision.err().filter(|r| *r != reason::NOT_TLS || !self.allow_other);
+        flow.set_slot(slot.at(denied.map_or(Stage::Allowed, Stage::Denied)).to_bytes());
+        denied.map_or(Verdict::Continue, Verdict::Reject)
     }
 }
 

@@ -26,8 +26,12 @@ impl Patterns {
     }
 
     /// A name matches itself; `*.a.b` matches every name that ends in `.a.b`, at whatever depth.
+    /// What is no name, such as one with a zero byte, matches nothing.
     pub(crate) fn matches(&self, name: &str) -> bool {
         let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+        if !is_name(&name) {
+            return false;
+        }
         let mut parents = name.match_indices('.').filter_map(|(dot, _)| name.get(dot + 1..));
         self.exact.contains(&name) || parents.any(|parent| self.below.contains(parent))
     }
