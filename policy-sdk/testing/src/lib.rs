@@ -18,3 +18,4 @@ pub use build::{PacketBuilder, tcp, udp};
 pub use map::NativeMap;
 pub use native::NativePlugin;
 pub use pcap::{PcapError, packets_of_pcap};
+pub use weft_model::Timestamp;

@@ -1,38 +1,15 @@
 //! Modules that break the ABI are refused by text; calls that break it are contained.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod support;
+
 use std::sync::Arc;
 
-use weft_abi::{Descriptor, Manifest, capability, hooks, protocols};
+use weft_abi::Descriptor;
 use weft_pipeline::{Plugin, PluginFault, Verdict};
 use weft_wasm_host::{Engine, LoadError, Module, PluginInstance, Settings, SharedState};
 
-const MANIFEST: Manifest<'static> = Manifest {
-    name: "test",
-    version: "1",
-    hooks: hooks::EGRESS,
-    protocols: protocols::ALL,
-    per_flow: false,
-    skip_on_fault: false,
-    capabilities: capability::LOG,
-    window: 128,
-    map_entries: 0,
-};
-
-const EXPORTS: &str = r#"(memory (export "memory") 1)
-    (func (export "weft_exchange") (result i32) i32.const 1024)
-    (func (export "weft_allocate") (param i32) (result i32) i32.const 4096)
-    (func (export "weft_configure") (param i32 i32) (result i64) i64.const 0)"#;
-
-fn module(manifest: &[u8], head: &str, exports: &str, body: &str) -> Vec<u8> {
-    let manifest: String = manifest.iter().map(|b| format!("\\{b:02x}")).collect();
-    wat::parse_str(format!(
-        r#"(module {head} {exports}
-            (func (export "weft_on_packet") (result i32) {body})
-            (@custom "weft.manifest" "{manifest}"))"#
-    ))
-    .unwrap()
-}
+use support::{EXPORTS, MANIFEST, module};
 
 fn engine() -> Engine {
     Engine::with_instances(8).unwrap()
