@@ -6,6 +6,7 @@ pub(crate) mod datapath;
 pub(crate) mod hub;
 pub(crate) mod keys;
 pub(crate) mod lab;
+pub(crate) mod node;
 pub(crate) mod plugin;
 pub(crate) mod status;
 pub(crate) mod token;

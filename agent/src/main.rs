@@ -34,6 +34,9 @@ enum Command {
     /// Loads, lists, replaces, unloads and configures Wasm plugins on the live fabric.
     #[command(subcommand)]
     Plugin(command::plugin::Command),
+    /// Nodes of the fabric.
+    #[command(subcommand)]
+    Node(command::node::Command),
     /// Join tokens for agents, certificates for operators.
     #[command(subcommand)]
     Token(command::token::Command),
@@ -70,11 +73,13 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         .build()?;
     runtime.block_on(async {
         match arguments.command {
+            // It has threads of its own.
+            Command::Datapath(a) => tokio::task::block_in_place(|| a.run()),
             Command::Hub(a) => a.run().await,
             Command::Agent(a) => a.run().await,
-            Command::Datapath(a) => a.run().await,
             Command::Status(a) => a.run().await,
             Command::Plugin(c) => c.run().await,
+            Command::Node(c) => c.run().await,
             Command::Token(c) => c.run(),
             Command::Keys(c) => c.run().await,
             Command::Uninstall(a) => a.run().await,

@@ -107,8 +107,8 @@ impl NodeArguments {
 }
 
 fn host_name() -> anyhow::Result<NodeName> {
-    let name = weft_netio::host_name()?;
-    NodeName::try_new(name.to_ascii_lowercase())
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname")?;
+    NodeName::try_new(name.trim().to_ascii_lowercase())
         .map_err(|e| anyhow::anyhow!("{e}; choose another one with --node-name"))
 }
 

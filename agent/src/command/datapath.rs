@@ -34,7 +34,7 @@ enum Offload {
 }
 
 impl Arguments {
-    pub(crate) async fn run(self) -> anyhow::Result<()> {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
         let on = |offload| !self.no_offload.contains(&offload);
         let mut config = DatapathConfig::new(&self.run_dir);
         config.workers = self.workers.map(usize::from);
@@ -44,6 +44,6 @@ impl Arguments {
         config.tun_offloads.checksum = on(Offload::TunChecksum);
         config.udp_offloads.gso = on(Offload::UdpGso);
         config.udp_offloads.gro = on(Offload::UdpGro);
-        weft_datapath::run(config).await
+        weft_datapath::run(config)
     }
 }

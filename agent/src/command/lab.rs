@@ -7,6 +7,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use weft_lab::{Lab, Matrix, Options, UnderlayFamily};
 use weft_model::Encapsulation;
+use weft_netio::{InNetNs, NetNs};
 
 use crate::output::{print, row, table};
 
@@ -187,7 +188,7 @@ fn exec(lab: &str, target: &str, command: &[String]) -> anyhow::Result<ExitCode>
     let (program, arguments) = command.split_first().context("no command given")?;
     let mut command = std::process::Command::new(program);
     command.args(arguments);
-    weft_netio::netns::run_in(&mut command, &namespace)?;
+    command.in_netns(&NetNs::open(&namespace)?);
     let status = command.status().with_context(|| format!("cannot run {program}"))?;
     let code = status.code().and_then(|c| u8::try_from(c).ok());
     Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
