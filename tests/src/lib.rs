@@ -40,11 +40,14 @@ pub fn can_run(tools: &[&str]) -> bool {
     false
 }
 
-/// Directory of the built binaries.
+/// Directory of the built binaries: `WEFT_BIN_DIR`, else where this test was built.
 ///
 /// # Errors
 /// If the running test is nowhere in a target directory.
 pub fn binaries() -> Result<PathBuf> {
+    if let Some(dir) = std::env::var_os("WEFT_BIN_DIR") {
+        return Ok(dir.into());
+    }
     let test = std::env::current_exe()?;
     let deps = test.parent().context("the test has no directory")?;
     let dir = deps.parent().context("the test has no target directory")?;
