@@ -34,8 +34,17 @@ macro_rules! layout {
             #[must_use]
             pub fn to_bytes(&self) -> [u8; Self::LEN] {
                 let mut bytes = [0; Self::LEN];
-                $(layout!(@put bytes, $offset, self.$name, $kind);)*
+                self.write_to(&mut bytes);
                 bytes
+            }
+
+            /// Writes the layout where it is read. Bytes between fields stay as they are.
+            ///
+            /// Field by field, as a copy made at once of what was written in pieces would wait for
+            /// them.
+            #[inline]
+            pub fn write_to(&self, bytes: &mut [u8; Self::LEN]) {
+                $(layout!(@put bytes, $offset, self.$name, $kind);)*
             }
 
             /// Reads the layout; every bit pattern is a descriptor.

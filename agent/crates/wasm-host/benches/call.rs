@@ -8,7 +8,7 @@
 mod support;
 
 use divan::{Bencher, black_box};
-use weft_abi::Descriptor;
+use weft_abi::{Descriptor, flags};
 use weft_pipeline::Plugin;
 use weft_policy_testing::tcp;
 use weft_wasm_host::{Engine, Module, PluginInstance, Settings, SharedState};
@@ -29,6 +29,7 @@ fn call(bencher: Bencher<'_, '_>, module: &[u8], config: &str) {
     let packet = tcp("10.0.0.1:40000", "10.0.1.1:5201").payload(&[0; 1400]).build();
     let descriptor = Descriptor {
         length: 1440,
+        flags: flags::EGRESS | flags::SOURCE_LOCAL_POD,
         ip_version: 4,
         protocol: 6,
         transport_offset: 20,

@@ -22,7 +22,7 @@ const WINDOW: usize = Descriptor::LEN + Answer::LEN;
 /// Offset of [`Descriptor::window`] in its layout.
 const WINDOW_LEN: Range<usize> = 4..8;
 /// Present bits, reason and reply length: zero unless the plugin writes them.
-const ANSWER_HEAD: Range<usize> = Descriptor::LEN..Descriptor::LEN + 12;
+const ANSWER_HEAD: Range<usize> = 0..12;
 
 pub(crate) struct Live {
     engine: Engine,
@@ -125,13 +125,18 @@ impl Live {
     ) -> Result<Decided, CallError> {
         let shown = packet.get(..self.window).unwrap_or(packet);
         let area = self.memory.data_mut(&mut self.store).get_mut(self.exchange.clone());
-        let Some((head, window)) = area.and_then(|area| area.split_at_mut_checked(WINDOW)) else {
+        let parts = area.and_then(|area| {
+            let (told, rest) = area.split_first_chunk_mut::<{ Descriptor::LEN }>()?;
+            let (answer, window) = rest.split_first_chunk_mut::<{ Answer::LEN }>()?;
+            Some((told, answer, window))
+        });
+        let Some((told, answer, window)) = parts else {
             return Err(CallError::Nonsense("its memory is gone"));
         };
-        head[..Descriptor::LEN].copy_from_slice(&descriptor.to_bytes());
+        descriptor.write_to(told);
         let len = u32::try_from(shown.len()).unwrap_or(u32::MAX);
-        head[WINDOW_LEN].copy_from_slice(&len.to_le_bytes());
-        head[ANSWER_HEAD].fill(0);
+        told[WINDOW_LEN].copy_from_slice(&len.to_le_bytes());
+        answer[ANSWER_HEAD].fill(0);
         if let Some(window) = window.get_mut(..shown.len()) {
             window.copy_from_slice(shown);
         }
