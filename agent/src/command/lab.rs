@@ -121,7 +121,8 @@ impl Command {
             Self::Exec { target, command, lab } => return exec(&lab.name, &target, &command),
             Self::Pod(PodCommand::Add { node, pod, lab }) => {
                 let pod = Lab::open(&lab.name)?.pod_add(&node, &pod).await?;
-                let addresses: Vec<String> = pod.addresses.iter().map(ToString::to_string).collect();
+                let addresses: Vec<String> =
+                    pod.addresses.iter().map(ToString::to_string).collect();
                 print(&format!("pod {} on {}: {}\n", pod.name, pod.node, addresses.join(", ")))?;
             }
             Self::Pod(PodCommand::Delete { pod, lab }) => {

@@ -154,7 +154,8 @@ fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
 
 async fn list(hub: &HubSocket) -> anyhow::Result<()> {
     let answer = hub.client().await?.list_plugins(ListPluginsRequest {}).await.map_err(refused)?;
-    let heading = ["PLUGIN", "MODULE", "PRIORITY", "NODE", "STATE", "CALLS", "DROPS", "FAULTS", "MESSAGE"];
+    let heading =
+        ["PLUGIN", "MODULE", "PRIORITY", "NODE", "STATE", "CALLS", "DROPS", "FAULTS", "MESSAGE"];
     let mut rows = vec![row(heading)];
     for plugin in answer.into_inner().plugins {
         rows.extend(rows_of(&plugin));

@@ -57,7 +57,8 @@ fn fabric_text(status: &FabricStatus) -> String {
         cluster.pod_cidrs.join(" and "),
         status.pods
     );
-    let mut rows = vec![row(["NODE", "STATE", "ENDPOINT", "SUBNETS", "PODS", "GENERATION", "REPORT"])];
+    let mut rows =
+        vec![row(["NODE", "STATE", "ENDPOINT", "SUBNETS", "PODS", "GENERATION", "REPORT"])];
     for node in &status.nodes {
         let state = match (node.static_peer, node.connected) {
             (true, _) => "static peer",
@@ -104,7 +105,10 @@ fn node_text(status: &AgentStatus) -> String {
     if let Some(datapath) = &status.datapath {
         text.push_str(&datapath_text(datapath));
     }
-    text.push_str(&format!("dropped at pods' ports (spoofed source): {}\n", status.spoofed_at_ports));
+    text.push_str(&format!(
+        "dropped at pods' ports (spoofed source): {}\n",
+        status.spoofed_at_ports
+    ));
     let mut rows = vec![row(["POD", "ADDRESSES", "ATTACHMENT"])];
     for pod in &status.pods {
         let name = pod.name.clone().unwrap_or_default();
@@ -123,7 +127,8 @@ fn datapath_text(status: &DatapathStatus) -> String {
         let t = t.unwrap_or_default();
         format!("{} packets, {} bytes", t.packets, t.bytes)
     };
-    let offloads = status.offloads.iter().map(|o| format!("{} {}", o.name, if o.on { "on" } else { "off" }));
+    let offloads =
+        status.offloads.iter().map(|o| format!("{} {}", o.name, if o.on { "on" } else { "off" }));
     let mut text = format!(
         "{} workers, {} of {} flows ({} evicted), {}\n",
         status.workers,
@@ -145,9 +150,17 @@ fn datapath_text(status: &DatapathStatus) -> String {
     }
     let mut rows = vec![row(["PEER", "ENDPOINT", "HANDSHAKE", "RECEIVED", "SENT"])];
     for peer in &status.peers {
-        let handshake = peer.last_handshake_ms.map_or("-".to_owned(), |ms| format!("{} s ago", ms / 1000));
-        let endpoint = if peer.endpoint.is_empty() { "-".to_owned() } else { peer.endpoint.clone() };
-        rows.push(vec![peer.name.clone(), endpoint, handshake, traffic(&peer.received), traffic(&peer.sent)]);
+        let handshake =
+            peer.last_handshake_ms.map_or("-".to_owned(), |ms| format!("{} s ago", ms / 1000));
+        let endpoint =
+            if peer.endpoint.is_empty() { "-".to_owned() } else { peer.endpoint.clone() };
+        rows.push(vec![
+            peer.name.clone(),
+            endpoint,
+            handshake,
+            traffic(&peer.received),
+            traffic(&peer.sent),
+        ]);
     }
     text.push_str(&table(&rows));
     text

@@ -2,9 +2,10 @@
 
 use std::io::Write;
 use std::net::IpAddr;
+use std::os::unix::fs::symlink;
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use ipnet::IpNet;
 use serde_json::{Value, json};
 use weft_netio::{InNetNs, NetNs, netns};
@@ -13,8 +14,22 @@ use crate::fabric::Pod;
 use crate::layout::NodeLayout;
 
 /// Where distributions put the standard plugins.
-const STANDARD_PLUGINS: &str = "/opt/cni/bin:/usr/lib/cni";
+const STANDARD_PLUGINS: [&str; 2] = ["/opt/cni/bin", "/usr/lib/cni"];
 const IFNAME: &str = "eth0";
+
+/// Puts the standard plugins where the node's runtime looks, as its operator would have done.
+pub(crate) fn provide_standard_plugins(node: &NodeLayout) -> Result<()> {
+    for dir in STANDARD_PLUGINS {
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            let link = node.cni_bin().join(entry.file_name());
+            if !link.exists() {
+                symlink(entry.path(), &link)
+                    .with_context(|| format!("cannot make {}", link.display()))?;
+            }
+        }
+    }
+    Ok(())
+}
 
 /// ADD of every plugin of the node's network.
 pub(crate) async fn add(node: &NodeLayout, pod: &str, namespace: &str) -> Result<Pod> {
@@ -101,11 +116,9 @@ async fn call(
     config: &Value,
 ) -> Result<String> {
     let kind = config.get("type").and_then(Value::as_str).context("a plugin without a type")?;
-    let search = format!("{}:{STANDARD_PLUGINS}", node.cni_bin().display());
-    let binary = std::env::split_paths(&search)
-        .map(|dir| dir.join(kind))
-        .find(|path| path.is_file())
-        .with_context(|| format!("CNI plugin `{kind}` not found in {search}"))?;
+    let search = node.cni_bin();
+    let binary = search.join(kind);
+    ensure!(binary.is_file(), "CNI plugin `{kind}` not found in {}", search.display());
     let mut command = Command::new(binary);
     command
         .env("CNI_COMMAND", verb)

@@ -155,6 +155,9 @@ impl Lab {
             std::fs::create_dir_all(&dir)
                 .with_context(|| format!("cannot create {}", dir.display()))?;
         }
+        for node in &lab.state.nodes {
+            cni::provide_standard_plugins(&layout.node(&node.name))?;
+        }
         lab.save()?;
         crate::commands::write_token(layout, &lab.state)?;
         underlay::make(layout, &lab.state).await?;

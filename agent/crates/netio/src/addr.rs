@@ -65,6 +65,30 @@ pub async fn remove(netlink: &Netlink, name: &str, net: IpNet) -> Result<Ensured
     }
 }
 
+/// Ends duplicate address detection on an interface: each address that is still tentative is put
+/// there again without it.
+///
+/// For point-to-point wiring, where nobody else can have the address, and the second that the
+/// detection takes is a second in which neighbours are not answered.
+///
+/// # Errors
+/// See [`NetlinkError`].
+pub async fn settle(netlink: &Netlink, name: &str) -> Result<Ensured, NetlinkError> {
+    let index = link::require(netlink, name).await?.index;
+    let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+    let mut settled = Ensured::Unchanged;
+    for found in netlink.dump(request, "addresses").await? {
+        let RouteNetlinkMessage::NewAddress(found) = found else { continue };
+        let tentative = found.header.flags.contains(AddressHeaderFlags::Tentative);
+        let Some(address) = describe(&found).filter(|a| a.index == index && tentative) else {
+            continue;
+        };
+        remove(netlink, name, address.net).await?;
+        settled = settled.or(ensure(netlink, name, address.net).await?);
+    }
+    Ok(settled)
+}
+
 fn message(address: Address) -> AddressMessage {
     let mut message = AddressMessage::default();
     message.header.family = Family::of(&address.net).raw();

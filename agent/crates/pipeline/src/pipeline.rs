@@ -1,10 +1,11 @@
 //! A packet's way through one node. [`Pipeline::stages`] is the whole of it.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use weft_model::{DropReason, PeerId, Timestamp};
-use weft_packet::Meta;
+use weft_packet::{Headers, Meta};
 
 use crate::counters::{Counters, PluginCounters};
 use crate::flow::{Clash, Direction, FlowTable, Lookup, NewFlow};
@@ -217,7 +218,9 @@ impl<P: Plugin> Pipeline<P> {
                 p.source = self.routes.target(p.headers.source);
                 // A peer's addresses come in through the mesh, or not at all.
                 if matches!(p.source, Target::None | Target::Peer(_)) {
-                    return Err(DropReason::SpoofedSource.into());
+                    let chatter = is_neighbour_chatter(&p.headers);
+                    let why = if chatter { DropReason::NoRoute } else { DropReason::SpoofedSource };
+                    return Err(why.into());
                 }
             }
             Origin::Peer(peer) => {
@@ -372,3 +375,15 @@ impl<P: Plugin> Pipeline<P> {
 
 #[cfg(test)]
 mod tests;
+
+/// What the host's kernel says to the neighbours of any interface, the fabric's too: multicast
+/// listener reports, router solicitations. Nobody lies there, and nobody is to hear it.
+fn is_neighbour_chatter(headers: &Headers) -> bool {
+    match headers.source {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(v6) => {
+            (v6.is_unspecified() || v6.is_unicast_link_local())
+                && headers.destination.is_multicast()
+        }
+    }
+}

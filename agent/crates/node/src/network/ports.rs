@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use tokio::sync::Mutex;
-use weft_netio::{Ensured, Netlink, NetlinkError, link, tc};
+use weft_netio::{Ensured, Netlink, NetlinkError, addr, link, tc};
 
 use crate::cni::Ports;
 
@@ -35,6 +35,8 @@ impl KernelPorts {
         addresses: &[IpAddr],
     ) -> Result<Ensured, NetlinkError> {
         let _turn = self.turn.lock().await;
+        // CNI-047: the pod's gateway answers at once.
+        addr::settle(&self.netlink, interface).await?;
         tc::ensure_port(&self.netlink, interface, into, addresses).await
     }
 }
