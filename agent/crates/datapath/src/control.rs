@@ -191,8 +191,8 @@ impl Control {
             return Ok(());
         };
         let (name, mtu) = (lost.name.clone(), lost.mtu);
-        let mut opened = Opened::default();
-        opened.device = Some(self.open_device(&name, mtu)?);
+        let device = Some(self.open_device(&name, mtu)?);
+        let opened = Opened { device, ..Opened::default() };
         self.send_all(opened, None, None)?;
         tracing::warn!(interface = name, "the interface was deleted and has been made again");
         Ok(())

@@ -56,18 +56,18 @@ impl Output {
     ) {
         let (answer, mtu) = (pipeline.answer(), pipeline.mtu());
         match action {
-            Action::ToTun => self.to_tun(packet, meta),
-            Action::ToPeer(peer) => self.to_peer(peer, packet, meta, now),
-            Action::FragmentToPeer(peer) => self.fragment_to_peer(peer, (packet, meta), mtu, now),
+            Action::ToTun => self.write_tun(packet, meta),
+            Action::ToPeer(peer) => self.send_to_peer(peer, packet, meta, now),
+            Action::FragmentToPeer(peer) => self.send_fragments(peer, (packet, meta), mtu, now),
             Action::Drop(reason) => self.counters.dropped(reason, vnet::segments(packet, meta)),
             Action::Answer { to, dropped } => {
                 if let Some(reason) = dropped {
                     self.counters.dropped(reason, vnet::segments(packet, meta));
                 }
                 match to {
-                    AnswerTo::Tun => self.to_tun(answer, &Meta::default()),
+                    AnswerTo::Tun => self.write_tun(answer, &Meta::default()),
                     AnswerTo::Peer(peer) => {
-                        self.to_peer(peer, answer, &Meta::default(), now);
+                        self.send_to_peer(peer, answer, &Meta::default(), now);
                     }
                 }
             }
@@ -89,7 +89,7 @@ impl Output {
         }
     }
 
-    fn to_tun(&mut self, packet: &[u8], meta: &Meta) {
+    fn write_tun(&mut self, packet: &[u8], meta: &Meta) {
         let segments = vnet::segments(packet, meta);
         let Some(tun) = &self.tun else {
             return self.counters.dropped(DropReason::NotReady, segments);
@@ -103,7 +103,7 @@ impl Output {
         }
     }
 
-    fn to_peer(&mut self, peer: PeerId, packet: &[u8], meta: &Meta, now: Timestamp) {
+    fn send_to_peer(&mut self, peer: PeerId, packet: &[u8], meta: &Meta, now: Timestamp) {
         if *meta == Meta::default() {
             return self.encapsulate(peer, packet, now);
         }
@@ -111,7 +111,7 @@ impl Output {
     }
 
     /// IPv4 without DF, larger than the tunnel carries: rare, so that a second parse is fine.
-    fn fragment_to_peer(
+    fn send_fragments(
         &mut self,
         peer: PeerId,
         (packet, meta): (&[u8], &Meta),

@@ -228,11 +228,10 @@ impl Worker {
                 self.output.tun = None;
                 self.control.tell(Event::TunDeleted { device });
             }
+            Some(QueueError::Down) if now.since(self.reported) < REPORT_INTERVAL => {}
             Some(QueueError::Down) => {
-                if now.since(self.reported) >= REPORT_INTERVAL {
-                    self.reported = now;
-                    self.control.tell(Event::TunDown);
-                }
+                self.reported = now;
+                self.control.tell(Event::TunDown);
             }
             Some(error) => tracing::trace!(%error, "interface refused a packet"),
             None => {}

@@ -41,11 +41,8 @@ pub(crate) fn can_run() -> bool {
 /// Runs the datapath if this process was started for that.
 pub(crate) fn run_child() {
     let Ok(directory) = std::env::var(CHILD) else { return };
-    let config = DatapathConfig {
-        workers: Some(2),
-        flows_max: 4096,
-        ..DatapathConfig::new(directory)
-    };
+    let config =
+        DatapathConfig { workers: Some(2), flows_max: 4096, ..DatapathConfig::new(directory) };
     if let Err(error) = weft_datapath::run(config) {
         panic!("{error:#}");
     }
@@ -134,6 +131,12 @@ impl Fabric {
              ip rule add prio 100 iif weft0 lookup main
              ip -6 rule del prio 100 2>/dev/null || true
              ip -6 rule add prio 100 iif weft0 lookup main
+             ip rule del prio 101 2>/dev/null || true
+             ip rule add prio 101 to 10.77.0.0/16 lookup 5100
+             ip route replace 10.77.0.0/16 dev weft0 table 5100
+             ip -6 rule del prio 101 2>/dev/null || true
+             ip -6 rule add prio 101 to fd77::/16 lookup 5100
+             ip -6 route replace fd77::/16 dev weft0 table 5100
              ip route replace 10.77.{node}.5/32 dev pod
              ip -6 route replace fd77:{node}::5/128 dev pod
              ip neigh replace 10.77.{node}.5 lladdr 02:00:00:00:00:05 dev pod
@@ -163,7 +166,7 @@ impl Fabric {
     pub(crate) fn transfer(&self, from: usize, to: usize, address: &str, len: usize) {
         let address = SocketAddr::new(address.parse().unwrap(), 4000);
         let listener = self.nodes[to].pod.enter(|| TcpListener::bind(address).unwrap()).unwrap();
-        let data: Vec<u8> = (0..len).map(|i| (i * 31 >> 7) as u8).collect();
+        let data: Vec<u8> = (0..len).map(|i| ((i * 31) >> 7) as u8).collect();
         let received = std::thread::scope(|scope| {
             let receiver = scope.spawn(|| {
                 let (mut stream, _) = listener.accept().unwrap();
@@ -183,9 +186,8 @@ impl Fabric {
     }
 
     pub(crate) fn spoof(&self, node: usize, source: &str, to: &str) {
-        let script = format!(
-            "ip addr add {source}/32 dev eth0; ping -c 1 -W 1 -q -I {source} {to}; true"
-        );
+        let script =
+            format!("ip addr add {source}/32 dev eth0; ping -c 1 -W 1 -q -I {source} {to}; true");
         shell(&self.nodes[node].pod, &script);
     }
 
@@ -265,7 +267,10 @@ impl Fabric {
         shell(&a.netns, &script);
         for node in [a, b] {
             let address = node.index + 1;
-            shell(&node.netns, &format!("ip addr add 192.0.2.{address}/24 dev u0; ip link set u0 up"));
+            shell(
+                &node.netns,
+                &format!("ip addr add 192.0.2.{address}/24 dev u0; ip link set u0 up"),
+            );
         }
     }
 
