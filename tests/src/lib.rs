@@ -3,6 +3,11 @@
 
 #![forbid(unsafe_code)]
 
+pub mod traffic;
+
+pub mod outsider;
+pub mod talk;
+
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -12,6 +17,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use weft_lab::{Lab, Options};
 use weft_netio::{InNetNs, NetNs};
+use weft_proto::v1::AgentStatus;
+use weft_proto::v1::AgentStatusRequest;
+use weft_proto::v1::agent_client::AgentClient;
 
 /// True if the machine can run namespace scenarios. Otherwise says what is missing; with `CI=true`
 /// that is a failure, since a green run that skipped shows nothing.
@@ -174,6 +182,25 @@ impl TestLab {
         self.pod_address(pod, std::net::IpAddr::is_ipv6)
     }
 
+    /// A pod as a sender or receiver: of IPv4 (0) or IPv6 (1).
+    ///
+    /// # Errors
+    /// If there is no such pod, or it lacks the family.
+    pub fn party(&self, pod: &str, family: usize) -> Result<talk::Party> {
+        let address = if family == 0 { self.pod_v4(pod)? } else { self.pod_v6(pod)? };
+        Ok(talk::Party { namespace: self.namespace_of(pod)?, address })
+    }
+
+    /// What the agent of a node says.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub async fn agent_status(&self, node: &str) -> Result<AgentStatus> {
+        let socket = self.node(node).run().join(weft_control::socket::AGENT);
+        let channel = weft_control::connect_unix(socket).await?;
+        Ok(AgentClient::new(channel).get_status(AgentStatusRequest {}).await?.into_inner())
+    }
+
     fn pod_address(
         &self,
         pod: &str,
@@ -216,6 +243,16 @@ impl Drop for TakeAway {
             eprintln!("cannot take the lab away: {error:#}");
         }
     }
+}
+
+/// A command that will run in a network namespace.
+///
+/// # Errors
+/// If the namespace is not there.
+pub fn command_in(namespace: &str, program: impl AsRef<Path>) -> Result<Command> {
+    let mut command = Command::new(program.as_ref());
+    command.stdin(Stdio::null()).in_netns(&NetNs::open(namespace)?);
+    Ok(command)
 }
 
 fn succeeded(what: &str, output: Output) -> Result<String> {
