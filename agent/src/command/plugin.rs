@@ -1,17 +1,25 @@
 //! `weft plugin`.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::{Args, Subcommand, ValueEnum};
+use tonic::transport::Channel;
+use weft_proto::v1::control_client::ControlClient;
 use weft_proto::v1::plugin_status::State;
 use weft_proto::v1::{
-    ConfigurePluginRequest, ListPluginsRequest, LoadPluginRequest, OnFault, PluginInFabric,
-    Position, UnloadPluginRequest,
+    ConfigurePluginRequest, GetStatusRequest, ListPluginsRequest, LoadPluginRequest, OnFault,
+    PluginInFabric, Position, UnloadPluginRequest,
 };
 
 use super::control::{HubSocket, refused};
 use crate::output::{print, row, short_digest, table};
+
+/// How long a change of plugins may take until every connected node has applied it.
+const IN_FORCE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pause between looks at how far the nodes are.
+const IN_FORCE_PAUSE: Duration = Duration::from_millis(20);
 
 /// Wasm plugins of the fabric.
 #[derive(Subcommand)]
@@ -98,13 +106,17 @@ impl Command {
             Self::List(hub) => list(&hub).await,
             Self::Unload { name, hub } => {
                 let request = UnloadPluginRequest { name: name.clone() };
-                hub.client().await?.unload_plugin(request).await.map_err(refused)?;
-                print(&format!("unloaded {name}\n"))
+                let mut client = hub.client().await?;
+                let answer = client.unload_plugin(request).await.map_err(refused)?.into_inner();
+                let where_from = in_force(&mut client, answer.generation, None).await?;
+                print(&format!("unloaded {name} {where_from}\n"))
             }
             Self::Config { name, config, hub } => {
                 let request = ConfigurePluginRequest { name: name.clone(), config: config.read()? };
-                hub.client().await?.configure_plugin(request).await.map_err(refused)?;
-                print(&format!("configured {name}\n"))
+                let mut client = hub.client().await?;
+                let answer = client.configure_plugin(request).await.map_err(refused)?.into_inner();
+                let where_to = in_force(&mut client, answer.generation, Some(&name)).await?;
+                print(&format!("configured {name} {where_to}\n"))
             }
         }
     }
@@ -133,8 +145,15 @@ impl Load {
             deadline_us: self.deadline_us,
             replace,
         };
-        self.hub.client().await?.load_plugin(request).await.map_err(refused)?;
-        print(&format!("{} {}\n", if replace { "replaced" } else { "loaded" }, self.name))
+        let mut client = self.hub.client().await?;
+        let generation =
+            client.load_plugin(request).await.map_err(refused)?.into_inner().generation;
+        let where_to = in_force(&mut client, generation, Some(&self.name)).await?;
+        print(&format!(
+            "{} {} {where_to}\n",
+            if replace { "replaced" } else { "loaded" },
+            self.name
+        ))
     }
 }
 
@@ -150,6 +169,47 @@ impl Configuration {
 
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// Waits until every connected node has applied `generation`, and says on how many that is. Nodes
+/// that are away catch up when they return.
+async fn in_force(
+    client: &mut ControlClient<Channel>,
+    generation: u64,
+    plugin: Option<&str>,
+) -> anyhow::Result<String> {
+    let until = Instant::now() + IN_FORCE_TIMEOUT;
+    loop {
+        let status = client.get_status(GetStatusRequest {}).await.map_err(refused)?.into_inner();
+        let nodes = status.nodes.iter().filter(|n| !n.static_peer);
+        let (there, away): (Vec<_>, Vec<_>) = nodes.partition(|n| n.connected);
+        let applied = there.iter().filter(|n| n.applied_generation >= generation).count();
+        if applied == there.len() {
+            if let Some(name) = plugin {
+                check_accepted(client, name).await?;
+            }
+            let rest =
+                if away.is_empty() { String::new() } else { format!(", {} away", away.len()) };
+            return Ok(format!("on {applied} nodes{rest}"));
+        }
+        ensure!(
+            Instant::now() < until,
+            "only {applied} of {} connected nodes have applied it so far: see `weft status`",
+            there.len()
+        );
+        tokio::time::sleep(IN_FORCE_PAUSE).await;
+    }
+}
+
+/// Fails with the first node's reason if a node refused the plugin.
+async fn check_accepted(client: &mut ControlClient<Channel>, name: &str) -> anyhow::Result<()> {
+    let answer = client.list_plugins(ListPluginsRequest {}).await.map_err(refused)?.into_inner();
+    let of_name = |p: &&PluginInFabric| p.spec.as_ref().is_some_and(|s| s.name == name);
+    for node in answer.plugins.iter().filter(of_name).flat_map(|p| &p.nodes) {
+        let status = node.status.clone().unwrap_or_default();
+        ensure!(status.state() != State::Refused, "{} refused it: {}", node.node, status.message);
+    }
+    Ok(())
 }
 
 async fn list(hub: &HubSocket) -> anyhow::Result<()> {

@@ -4,6 +4,7 @@
 mod tests;
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,7 +48,14 @@ pub struct RunningHub {
 ///
 /// # Errors
 /// One line that says what to look at: settings, state, port, socket.
-pub async fn run(config: HubConfig) -> anyhow::Result<()> {
+pub fn run(config: HubConfig) -> Running {
+    Box::pin(run_until_signal(config))
+}
+
+/// Boxed, so that this crate's machine code is made once, here, and not by each caller again.
+type Running = Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>>;
+
+async fn run_until_signal(config: HubConfig) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("no handler for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("no handler for SIGINT")?;
     let mut hub = start(config).await?;

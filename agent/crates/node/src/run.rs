@@ -1,5 +1,6 @@
 //! Puts the agent's parts together.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime};
@@ -39,10 +40,15 @@ const MODULES_INTERVAL: Duration = Duration::from_secs(60);
 /// # Errors
 /// One line for the operator, if it cannot start or no waiting can help it: no privilege, no
 /// `nft`, a socket in use, a wrong token, an expired certificate without a token, clocks that differ.
-pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
-    let stop = stop_signal().context("cannot listen for signals")?;
-    run_until(config, stop).await
+pub fn run(config: AgentConfig) -> Running {
+    Box::pin(async move {
+        let stop = stop_signal().context("cannot listen for signals")?;
+        run_until(config, stop).await
+    })
 }
+
+/// Boxed, so that this crate's machine code is made once, here, and not by each caller again.
+type Running = Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>>;
 
 /// [`run`], until `stop` is done instead of a signal.
 ///
