@@ -97,7 +97,7 @@ fn seeds(encapsulation: Encapsulation) -> (Wire, Vec<Vec<u8>>) {
 }
 
 #[test]
-fn mutated_wireguard_datagrams_are_dropped() {
+fn fuzz_mutated_wireguard_datagrams_are_dropped() {
     let (wire, corpus) = seeds(Encapsulation::WireGuard);
     let mut fuzzer = Fuzzer { state: 0x1234_5678, corpus };
     let mut out = vec![0; RECEIVE_BUFFER_LEN];
@@ -122,7 +122,7 @@ fn mutated_wireguard_datagrams_are_dropped() {
 }
 
 #[test]
-fn mutated_packets_of_a_true_peer_do_no_harm() {
+fn fuzz_mutated_packets_of_a_true_peer_do_no_harm() {
     let (wire, _) = seeds(Encapsulation::WireGuard);
     let corpus = vec![packet(0, 1, 1), packet6(0, 1), packet(2, 1, 1), vec![]];
     let mut fuzzer = Fuzzer { state: 0x8765_4321, corpus };
@@ -145,7 +145,7 @@ fn mutated_packets_of_a_true_peer_do_no_harm() {
 }
 
 #[test]
-fn mutated_vxlan_frames_do_no_harm() {
+fn fuzz_mutated_vxlan_frames_do_no_harm() {
     let (wire, corpus) = seeds(Encapsulation::Vxlan);
     let mut fuzzer = Fuzzer { state: 0xfeed_beef, corpus };
     let mut out = vec![0; RECEIVE_BUFFER_LEN];

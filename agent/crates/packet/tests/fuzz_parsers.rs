@@ -271,7 +271,7 @@ impl Drop for Report<'_> {
 }
 
 #[test]
-fn corpus_is_replayed() {
+fn fuzz_corpus_is_replayed() {
     let mut random = Random(1);
     let mut merger = Merger::new(true);
     let corpus = corpus();
@@ -284,7 +284,7 @@ fn corpus_is_replayed() {
 }
 
 #[test]
-fn parsers_survive_mutated_packets() {
+fn fuzz_parsers_survive_mutated_packets() {
     let corpus = corpus();
     let mut random = Random(0x5eed);
     let mut merger = Merger::new(true);
