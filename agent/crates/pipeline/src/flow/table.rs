@@ -141,6 +141,16 @@ impl FlowTable {
         self.evicted.load(Ordering::Relaxed)
     }
 
+    /// Which direction of a live flow a packet with this tuple is of; `None` if of no flow.
+    #[must_use]
+    #[inline]
+    pub fn direction_of(&self, key: &FlowKey, now: Timestamp) -> Option<Direction> {
+        match self.find(key, false, now, None) {
+            Lookup::Found(found) => Some(found.direction),
+            Lookup::New | Lookup::Clash => None,
+        }
+    }
+
     /// Looks a packet's tuple up. `opening`: it opens a TCP connection, so that one that is over
     /// with the same ports is forgotten. `memory` is filled if it is wanted and there is a flow.
     #[inline]
