@@ -1,1 +1,293 @@
+//! The CNI binary as runtimes call it, and as they call it when things go wrong.
 
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::net::IpAddr;
+use std::process::{Output, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use ipnet::IpNet;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use weft_lab::{NodeLayout, Options};
+use weft_netio::netns;
+use weft_tests::outsider::tool;
+use weft_tests::talk::{Party, udp_both_ways};
+use weft_tests::{TestLab, can_run, command_in, eventually};
+
+const STANDARD_PLUGINS: &str = "/opt/cni/bin:/usr/lib/cni";
+const TRY_AGAIN: u64 = 11;
+
+/// A container runtime on one node.
+#[derive(Clone)]
+struct Runtime {
+    node: NodeLayout,
+    config: Value,
+    search: String,
+}
+
+impl Runtime {
+    fn new(lab: &TestLab, node: &str) -> Result<Self> {
+        let node = lab.node(node);
+        let path = node.cni_conf().join("10-weft.conflist");
+        let list: Value = serde_json::from_slice(&std::fs::read(&path)?)?;
+        let mut config = list["plugins"][0].clone();
+        config["name"] = list["name"].clone();
+        config["cniVersion"] = list["cniVersion"].clone();
+        let search = format!("{}:{STANDARD_PLUGINS}", node.cni_bin().display());
+        Ok(Self { node, config, search })
+    }
+
+    fn call(&self, verb: &str, namespace: &str, previous: Option<&Value>) -> Result<Output> {
+        let mut config = self.config.clone();
+        if let Some(previous) = previous {
+            config["prevResult"] = previous.clone();
+        }
+        let pod = format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={namespace}");
+        let mut plugin = command_in(&self.node.namespace, self.node.cni_bin().join("weft-cni"))?;
+        plugin
+            .env("CNI_COMMAND", verb)
+            .env("CNI_CONTAINERID", namespace)
+            .env("CNI_NETNS", netns::path_of(namespace)?)
+            .env("CNI_IFNAME", "eth0")
+            .env("CNI_PATH", &self.search)
+            .env("CNI_ARGS", pod)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = plugin.spawn().context("cannot start weft-cni")?;
+        let mut stdin = child.stdin.take().context("no stdin")?;
+        stdin.write_all(config.to_string().as_bytes())?;
+        drop(stdin);
+        Ok(child.wait_with_output()?)
+    }
+
+    fn add(&self, namespace: &str) -> Result<Value> {
+        let output = self.call("ADD", namespace, None)?;
+        ensure!(output.status.success(), "ADD: {}", String::from_utf8_lossy(&output.stdout));
+        serde_json::from_slice(&output.stdout).context("the result is no JSON")
+    }
+
+    fn succeeds(&self, verb: &str, namespace: &str, previous: Option<&Value>) -> Result<()> {
+        let output = self.call(verb, namespace, previous)?;
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        ensure!(output.status.success(), "{verb}: {stdout}");
+        ensure!(stdout.is_empty(), "{verb} prints {stdout}");
+        Ok(())
+    }
+
+    /// The error object that a refused call prints, alone, on stdout.
+    fn refused(&self, verb: &str, namespace: &str, previous: Option<&Value>) -> Result<Value> {
+        let output = self.call(verb, namespace, previous)?;
+        ensure!(!output.status.success(), "{verb} is not refused");
+        let error: Value = serde_json::from_slice(&output.stdout)
+            .with_context(|| format!("stdout: {}", String::from_utf8_lossy(&output.stdout)))?;
+        // A delegate's own error (999) is passed on as it is, and theirs names no version.
+        let version = &error["cniVersion"];
+        let own = error["code"] != 999;
+        ensure!(!own || *version == self.config["cniVersion"], "{error}");
+        ensure!(error["code"].as_u64().is_some_and(|c| c > 0), "{error}");
+        ensure!(error["msg"].as_str().is_some_and(|m| !m.is_empty()), "{error}");
+        Ok(error)
+    }
+}
+
+/// Network namespace of a container, made as a runtime makes it. The lab's end removes it.
+fn container(lab: &TestLab, name: &str) -> Result<String> {
+    let namespace = lab.underlay_namespace().replace("-net", &format!("-pod-{name}"));
+    netns::create(&namespace)?;
+    Ok(namespace)
+}
+
+fn addresses(result: &Value) -> Result<Vec<IpAddr>> {
+    let ips = result["ips"].as_array().context("a result without addresses")?;
+    let texts = ips.iter().map(|ip| ip["address"].as_str().context("no text"));
+    texts.map(|text| Ok(text?.parse::<IpNet>()?.addr())).collect()
+}
+
+/// Name of the veth end on the node: the interface that is in no sandbox.
+fn host_side(result: &Value) -> Result<String> {
+    let interfaces = result["interfaces"].as_array().context("no interfaces")?;
+    let outside = interfaces.iter().filter(|i| i["sandbox"].as_str().unwrap_or("").is_empty());
+    let name = outside.filter_map(|i| i["name"].as_str()).find(|n| n.starts_with("veth"));
+    Ok(name.context("no host side")?.to_owned())
+}
+
+fn party(namespace: &str, result: &Value) -> Result<Party> {
+    let address = *addresses(result)?.first().context("no address")?;
+    Ok(Party { namespace: namespace.to_owned(), address })
+}
+
+async fn attached(lab: &TestLab) -> Result<usize> {
+    Ok(lab.agent_status("node-1").await?.pods.len())
+}
+
+/// CNI-045, CNI-061: many at once, each with addresses of its own; all of it goes again.
+#[tokio::test]
+async fn fifty_concurrent_adds_give_each_address_once() -> Result<()> {
+    if !can_run(&["ip", "nft"]) {
+        return Ok(());
+    }
+    let lab = TestLab::up(Options { nodes: 1, ..Options::default() }).await?;
+    let runtime = Runtime::new(&lab, "node-1")?;
+    let links = || tool(&runtime.node.namespace, "ip -o link").map(|l| l.lines().count());
+    let before = links()?;
+    let namespaces: Vec<String> =
+        (0..50).map(|n| container(&lab, &format!("c{n}"))).collect::<Result<_>>()?;
+    let (mut times, mut results) = (Vec::new(), Vec::new());
+    let begun = Instant::now();
+    let calls: Vec<_> = namespaces
+        .iter()
+        .map(|namespace| {
+            let (runtime, namespace) = (runtime.clone(), namespace.clone());
+            std::thread::spawn(move || {
+                let begun = Instant::now();
+                Ok((runtime.add(&namespace)?, begun.elapsed()))
+            })
+        })
+        .collect();
+    for call in calls {
+        let done: Result<_> = call.join().map_err(|_| anyhow::anyhow!("a call panicked"))?;
+        let (result, time) = done?;
+        results.push(result);
+        times.push(time);
+    }
+    times.sort();
+    println!("50 ADDs in {:?}: median {:?}, slowest {:?}", begun.elapsed(), times[25], times[49]);
+    let mut all = Vec::new();
+    for result in &results {
+        all.extend(addresses(result)?);
+    }
+    ensure!(all.len() == 100, "{} addresses", all.len());
+    ensure!(all.iter().collect::<BTreeSet<_>>().len() == 100, "given twice: {all:?}");
+    ensure!(attached(&lab).await? == 50, "the agent knows {} pods", attached(&lab).await?);
+    let (first, last) =
+        (party(&namespaces[0], &results[0])?, party(&namespaces[49], &results[49])?);
+    udp_both_ways(&first, &last, b"hello")?;
+    let calls: Vec<_> = namespaces
+        .into_iter()
+        .zip(results)
+        .map(|(namespace, result)| {
+            let runtime = runtime.clone();
+            std::thread::spawn(move || runtime.succeeds("DEL", &namespace, Some(&result)))
+        })
+        .collect();
+    for call in calls {
+        call.join().map_err(|_| anyhow::anyhow!("a call panicked"))??;
+    }
+    ensure!(attached(&lab).await? == 0, "the agent still knows {} pods", attached(&lab).await?);
+    ensure!(links()? == before, "{} interfaces instead of {before}", links()?);
+    Ok(())
+}
+
+/// CNI-060, CNI-061
+#[tokio::test]
+async fn del_succeeds_without_the_namespace_and_again() -> Result<()> {
+    if !can_run(&["ip", "nft"]) {
+        return Ok(());
+    }
+    let lab = TestLab::up(Options { nodes: 1, ..Options::default() }).await?;
+    let runtime = Runtime::new(&lab, "node-1")?;
+    let namespace = container(&lab, "gone")?;
+    let result = runtime.add(&namespace)?;
+    netns::delete(&namespace)?;
+    runtime.succeeds("DEL", &namespace, Some(&result))?;
+    ensure!(attached(&lab).await? == 0, "the attachment is still known");
+    let reservations = runtime.node.state().join("cni/addresses");
+    for address in addresses(&result)? {
+        let left = find(&reservations, &address.to_string())?;
+        ensure!(left.is_none(), "{address} is still reserved: {left:?}");
+    }
+    runtime.succeeds("DEL", &namespace, Some(&result))?;
+    runtime.succeeds("DEL", &namespace, None)?;
+    // Never added at all.
+    runtime.succeeds("DEL", &format!("{namespace}-never"), None)
+}
+
+/// A file of that name anywhere below `directory`.
+fn find(directory: &std::path::Path, name: &str) -> Result<Option<std::path::PathBuf>> {
+    for entry in std::fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.file_name().is_some_and(|n| n == name) {
+            return Ok(Some(path));
+        }
+        if path.is_dir()
+            && let Some(found) = find(&path, name)?
+        {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
+/// CNI-043, CNI-020
+#[tokio::test]
+async fn second_add_is_refused_and_the_first_stays_intact() -> Result<()> {
+    if !can_run(&["ip", "nft"]) {
+        return Ok(());
+    }
+    let lab = TestLab::with_pods(Options { nodes: 1, ..Options::default() }, 1).await?;
+    let runtime = Runtime::new(&lab, "node-1")?;
+    let namespace = container(&lab, "twice")?;
+    let result = runtime.add(&namespace)?;
+    let (pod, other) = (party(&namespace, &result)?, lab.party("a1", 0)?);
+    udp_both_ways(&pod, &other, b"before")?;
+    let shown = tool(&namespace, "ip -o address show dev eth0")?;
+    runtime.refused("ADD", &namespace, None)?;
+    ensure!(tool(&namespace, "ip -o address show dev eth0")? == shown, "addresses have changed");
+    ensure!(attached(&lab).await? == 2, "the agent knows {} pods", attached(&lab).await?);
+    runtime.succeeds("CHECK", &namespace, Some(&result))?;
+    udp_both_ways(&pod, &other, b"after")
+}
+
+/// CNI-070
+#[tokio::test]
+async fn check_passes_after_add_and_fails_without_the_host_side() -> Result<()> {
+    if !can_run(&["ip", "nft"]) {
+        return Ok(());
+    }
+    let lab = TestLab::up(Options { nodes: 1, ..Options::default() }).await?;
+    let runtime = Runtime::new(&lab, "node-1")?;
+    let namespace = container(&lab, "checked")?;
+    let result = runtime.add(&namespace)?;
+    runtime.succeeds("CHECK", &namespace, Some(&result))?;
+    tool(&runtime.node.namespace, &format!("ip link delete {}", host_side(&result)?))?;
+    runtime.refused("CHECK", &namespace, Some(&result))?;
+    runtime.succeeds("DEL", &namespace, Some(&result))?;
+    runtime.refused("CHECK", &namespace, Some(&result))?;
+    Ok(())
+}
+
+/// CNI-031, CNI-048: the kubelet is told to try again, and when it does it works.
+#[tokio::test]
+async fn add_says_try_again_while_the_agent_does_not_answer() -> Result<()> {
+    if !can_run(&["ip", "nft"]) {
+        return Ok(());
+    }
+    let lab = TestLab::up(Options { nodes: 1, ..Options::default() }).await?;
+    let runtime = Runtime::new(&lab, "node-1")?;
+    let namespace = container(&lab, "patient")?;
+    // Nobody at the socket.
+    let mut nowhere = runtime.clone();
+    nowhere.config["socket"] = json!("/run/weft-lab/nowhere/cni.sock");
+    let begun = Instant::now();
+    let error = nowhere.refused("ADD", &namespace, None)?;
+    ensure!(error["code"] == TRY_AGAIN, "{error}");
+    ensure!(begun.elapsed() < Duration::from_secs(1), "told after {:?}", begun.elapsed());
+    // Somebody who is silent.
+    let agent = Pid::from_raw(lab.pid("node-1-agent")?);
+    kill(agent, Signal::SIGSTOP)?;
+    let begun = Instant::now();
+    let error = runtime.refused("ADD", &namespace, None);
+    let waited = begun.elapsed();
+    kill(agent, Signal::SIGCONT)?;
+    let error = error?;
+    ensure!(error["code"] == TRY_AGAIN, "{error}");
+    ensure!(waited < Duration::from_secs(10), "told after {waited:?}");
+    println!("silent agent: code 11 after {waited:?}");
+    // What the runtime does next.
+    runtime.succeeds("DEL", &namespace, None)?;
+    eventually(Duration::from_secs(5), async || runtime.add(&namespace).map(drop)).await
+}
