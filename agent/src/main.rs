@@ -52,7 +52,10 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return refuse(&error),
+    };
     match run(arguments) {
         Ok(code) => code,
         Err(error) => {
@@ -62,6 +65,20 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Help and version go to stdout whole; a mistake becomes one line.
+fn refuse(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        let printed = output::print(&error.render().to_string());
+        return if printed.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    let text = error.to_string();
+    let said = text.lines().map(str::trim).take_while(|l| !l.starts_with("Usage:"));
+    let said: Vec<&str> = said.filter(|l| !l.is_empty()).collect();
+    let line = said.join(" ");
+    eprintln!("weft: {line}; `--help` shows what is possible");
+    ExitCode::from(2)
 }
 
 fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {

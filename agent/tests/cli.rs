@@ -42,5 +42,56 @@ fn failure_is_one_line_and_a_status() {
 
 #[test]
 fn unknown_flag_is_a_usage_error() {
-    assert_eq!(weft(&["status", "--no-such-flag"]).status.code(), Some(2));
+    for mistake in [&["status", "--no-such-flag"][..], &["hub", "--vni", "x"], &["frobnicate"]] {
+        let output = weft(mistake);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        assert!(stderr.starts_with("weft: error: ") && stderr.lines().count() == 1, "{stderr}");
+    }
+}
+
+#[test]
+fn settings_that_cannot_work_are_one_line_and_make_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let hub = |extra: &[&str]| {
+        let (state, manifests) = (state.to_str().unwrap(), dir.path().to_str().unwrap());
+        let flags = ["hub", "--manifests", manifests, "--state-dir", state, "--run-dir", state];
+        weft(&[&flags, extra].concat())
+    };
+    for (flags, says) in [
+        (&["--pod-cidr", "10.0.0.0/8,10.1.0.0/16"][..], "10.1.0.0/16"),
+        (&["--pod-cidr", "10.244.0.0/16,192.168.0.0/16"], "one family"),
+        (&["--pod-cidr", "10.244.0.1/16"], "10.244.0.0/16"),
+        (&["--pod-cidr", "10.244.0.0/16", "--node-prefix-v4", "8"], "prefix"),
+        (&["--vni", "0"], "network identifier"),
+        (&["--listen", "192.0.2.1:7443"], "192.0.2.1:7443"),
+    ] {
+        let output = hub(flags);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        let error: Vec<&str> = stderr.lines().filter(|l| l.starts_with("weft: error: ")).collect();
+        assert_eq!(output.status.code(), Some(1), "{flags:?}: {stderr}");
+        assert_eq!(error.len(), 1, "{flags:?}: {stderr}");
+        assert!(error[0].contains(says), "{flags:?}: {stderr}");
+    }
+}
+
+#[test]
+fn garbled_token_is_refused_before_anything_is_tried() {
+    let dir = tempfile::tempdir().unwrap();
+    let token = dir.path().join("token");
+    std::fs::write(&token, "not a token").unwrap();
+    let [state, run] = ["state", "run"].map(|d| dir.path().join(d).display().to_string());
+    let output = weft(&[
+        "agent",
+        "--hub=127.0.0.1:1",
+        "--node-name=a",
+        &format!("--token-file={}", token.display()),
+        &format!("--state-dir={state}"),
+        &format!("--run-dir={run}"),
+    ]);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.lines().last().is_some_and(|l| l.starts_with("weft: error: ")), "{stderr}");
+    assert!(stderr.contains("token"), "{stderr}");
 }

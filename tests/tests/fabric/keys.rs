@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use weft_lab::Options;
 use weft_tests::traffic::{Family, Transfer, echo_once};
 use weft_tests::{TestLab, can_run, eventually};
@@ -55,5 +55,46 @@ async fn keys_rotate_twice_and_no_connection_notices() -> Result<()> {
     }
     let bytes = transfer.stop()?;
     println!("two rotations: {} MiB transferred all the while", bytes >> 20);
+    Ok(())
+}
+
+/// CNI-011
+#[tokio::test]
+async fn a_new_underlay_address_is_followed_without_a_restart() -> Result<()> {
+    if !can_run(&["nft", "ip"]) {
+        return Ok(());
+    }
+    let lab = TestLab::with_pods(Options { nodes: 2, ..Options::default() }, 1).await?;
+    let (mut client, mut server) = lab.connection(("a1", "b1"), Family::V4)?;
+    let processes = ["node-2-agent", "node-2-datapath", "node-1-agent", "node-1-datapath"];
+    let before = processes.map(|p| lab.pid(p).ok());
+    let old = lab.node_addresses("node-2").into_iter().find(|a| a.is_ipv4()).context("address")?;
+    lab.run("node-2", &["ip", "address", "add", "198.18.0.99/24", "dev", "eth0"])?;
+    lab.run("node-2", &["ip", "address", "del", &format!("{old}/24"), "dev", "eth0"])?;
+    // Linux takes a secondary address away with its primary one.
+    lab.run("node-2", &["ip", "address", "replace", "198.18.0.99/24", "dev", "eth0"])?;
+    let gateway = "198.18.0.1";
+    lab.run("node-2", &["ip", "route", "replace", "default", "via", gateway, "dev", "eth0"])?;
+    let start = std::time::Instant::now();
+    for (from, to) in [("a1", "b1"), ("b1", "a1")] {
+        let listener = lab.listen(to, Family::V4, 0)?;
+        let address = listener.local_addr()?;
+        eventually(Duration::from_secs(10).saturating_sub(start.elapsed()), async || {
+            lab.connect(from, address)?.with_context(|| format!("{from} cannot reach {to}"))?;
+            Ok(())
+        })
+        .await?;
+        println!("{from} to {to}: {:.0?} after the underlay address changed", start.elapsed());
+    }
+    echo_once(&mut client, &mut server, b"still here")?;
+    eventually(Duration::from_secs(10), async || {
+        let told = lab.status().await?.nodes.into_iter().filter_map(|n| n.node);
+        let endpoints: Vec<_> = told.map(|n| n.endpoint).collect();
+        ensure!(endpoints.iter().any(|e| e.starts_with("198.18.0.99:")), "{endpoints:?}");
+        Ok(())
+    })
+    .await?;
+    println!("the hub knows of it {:.0?} after", start.elapsed());
+    ensure!(before == processes.map(|p| lab.pid(p).ok()), "a process was started again");
     Ok(())
 }

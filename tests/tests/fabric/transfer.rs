@@ -46,7 +46,10 @@ fn transfer_both_ways(lab: &TestLab, pods: (&str, &str), family: Family) -> Resu
     let (sent, received) = std::thread::scope(|scope| {
         let senders = [scope.spawn(|| send(&a, 1)), scope.spawn(|| send(&b, 2))];
         let receivers = [scope.spawn(|| receive(&b)), scope.spawn(|| receive(&a))];
-        (senders.map(|t| t.join().unwrap()), receivers.map(|t| t.join().unwrap()))
+        (
+            senders.map(|t| t.join().expect("a thread of the transfer panicked")),
+            receivers.map(|t| t.join().expect("a thread of the transfer panicked")),
+        )
     });
     let took = start.elapsed();
     for (sent, received) in sent.into_iter().zip(received) {

@@ -1,6 +1,8 @@
 //! The connection to the kernel's routing netlink, and what every request on it shares.
 
 use std::io;
+use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use netlink_packet_core::{
@@ -9,6 +11,7 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::Handle;
+use tokio::sync::Mutex;
 
 use crate::netns::NetNs;
 
@@ -137,7 +140,14 @@ impl NetlinkError {
 #[derive(Clone, Debug)]
 pub struct Netlink {
     handle: Handle,
+    /// Held during a dump: the kernel refuses a second one on the same socket (EBUSY).
+    dump: Arc<Mutex<()>>,
 }
+
+/// A dump whose caller went away half-way is still being read by the connection: how often, and
+/// how long, the next one waits for it.
+const DUMP_TRIES: usize = 50;
+const DUMP_PAUSE: Duration = Duration::from_millis(2);
 
 /// How a request is to be taken.
 #[derive(Clone, Copy, Debug)]
@@ -153,7 +163,7 @@ pub(crate) enum Mode {
 impl Netlink {
     /// Connects in the calling thread's network namespace.
     ///
-    /// Must be called in a tokio runtime with I/O enabled, which serves the connection until the
+    /// Must be called in a tokio runtime with I/O and time enabled, which serves the connection until the
     /// last clone is dropped.
     ///
     /// # Errors
@@ -161,7 +171,7 @@ impl Netlink {
     pub fn new() -> io::Result<Self> {
         let (connection, handle, _) = rtnetlink::new_connection()?;
         tokio::spawn(connection);
-        Ok(Self { handle })
+        Ok(Self { handle, dump: Arc::default() })
     }
 
     /// Connects in `namespace`, for a caller that is in another one. As [`Netlink::new`] otherwise.
@@ -218,10 +228,19 @@ impl Netlink {
         message: RouteNetlinkMessage,
         subject: &'static str,
     ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
-        match self.request(message, NLM_F_DUMP).await? {
-            Answer::Done(found) => Ok(found),
-            Answer::Refused(source) => {
-                Err(NetlinkError::Refused { action: "list", subject: subject.to_owned(), source })
+        let _turn = self.dump.lock().await;
+        let mut tries = DUMP_TRIES;
+        loop {
+            match self.request(message.clone(), NLM_F_DUMP).await? {
+                Answer::Done(found) => return Ok(found),
+                Answer::Refused(e) if e.raw_os_error() == Some(libc::EBUSY) && tries > 0 => {
+                    tries -= 1;
+                    tokio::time::sleep(DUMP_PAUSE).await;
+                }
+                Answer::Refused(source) => {
+                    let subject = subject.to_owned();
+                    return Err(NetlinkError::Refused { action: "list", subject, source });
+                }
             }
         }
     }

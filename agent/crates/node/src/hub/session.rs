@@ -64,6 +64,7 @@ impl HubTask {
             end = self.follow(stream.into_inner(), worked) => Err(end),
             end = self.report(client.clone()) => Err(end),
             end = self.renew(client, &credentials, validity) => Err(end),
+            end = self.moved() => Err(end),
             never = self.persist() => match never {},
         }
     }
@@ -169,6 +170,25 @@ impl HubTask {
             }
             either(&mut changes, &mut applied).await;
             sleep(REPORT_DEBOUNCE).await;
+        }
+    }
+
+    /// Ends when the node's address has changed: the connection is bound to the old one, and would
+    /// be found dead only seconds after.
+    async fn moved(&self) -> End {
+        let mut changes = self.core.changes();
+        let address = || self.core.read(|s| s.underlay.as_ref().map(|u| u.address));
+        let mut before = address();
+        loop {
+            if changes.changed().await.is_err() {
+                return End::Retry("the agent is ending".to_owned());
+            }
+            match (before, address()) {
+                (Some(old), Some(new)) if old != new => {
+                    return End::Retry(format!("this node's address changed from {old} to {new}"));
+                }
+                (_, now) => before = now.or(before),
+            }
         }
     }
 
