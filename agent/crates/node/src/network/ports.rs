@@ -35,8 +35,14 @@ impl KernelPorts {
         addresses: &[IpAddr],
     ) -> Result<Ensured, NetlinkError> {
         let _turn = self.turn.lock().await;
-        // CNI-047: the pod's gateway answers at once.
+        // CNI-047: the pod's gateway answers at once; on a bridge that is the bridge.
         addr::settle(&self.netlink, interface).await?;
+        if let Some(master) = link::require(&self.netlink, interface).await?.master {
+            let links = link::list(&self.netlink).await?;
+            if let Some(bridge) = links.iter().find(|l| l.index == master) {
+                addr::settle(&self.netlink, &bridge.name).await?;
+            }
+        }
         tc::ensure_port(&self.netlink, interface, into, addresses).await
     }
 }
