@@ -1,7 +1,7 @@
 //! Scenarios on a whole fabric: real namespaces, devices, agents, datapaths, CNI calls and peers.
 
 // Measured times are printed for whoever reads the run; nothing is asserted about them.
-#![allow(clippy::print_stdout)]
+#![allow(clippy::print_stdout, clippy::expect_used)]
 
 mod cni;
 mod contained;

@@ -1,7 +1,7 @@
 //! The agent role: one per node.
 //!
 //! It joins the hub, follows the snapshot, compiles it into tables for the datapath, serves CNI,
-//! keeps the node's network right, and says how it is. [`run`] puts the parts together; they meet in
+//! keeps the node's network right, and says how it is. [`run()`] puts the parts together; they meet in
 //! `core` only: the hub's client and the netlink monitor put in what they learn, the compiled tables
 //! come out, the datapath's client sends them on.
 

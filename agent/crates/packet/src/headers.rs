@@ -36,7 +36,7 @@ pub enum Fragment {
 
 /// What a packet's headers say. Offsets are bytes from the start of the IP header.
 ///
-/// Made by [`Headers::parse`] only, and kept true by [`crate::rewrite`].
+/// Made by [`Headers::parse`] only, and kept true by [`crate::rewrite()`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Headers {
     /// Version of IP.

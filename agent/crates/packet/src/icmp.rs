@@ -137,7 +137,7 @@ fn ports(quote: &[u8], parsed: &Quote, version: IpVersion) -> Option<(u16, u16, 
 
 /// Translates the packet that an ICMP error quotes: its addresses and ports, its IP and transport
 /// checksums as far as they are quoted, and the checksum of the error, all incrementally. The
-/// error's own addresses are left to [`crate::rewrite`].
+/// error's own addresses are left to [`crate::rewrite()`].
 ///
 /// # Errors
 /// [`RewriteError`]; the packet is then unchanged. A quoted SCTP packet keeps its checksum, which
