@@ -1,9 +1,11 @@
-//! Changes of links, addresses, routes, rules and traffic control, as the kernel announces them.
+//! Changes of links, addresses, routes, rules, traffic control and nftables, as the kernel announces
+//! them.
 //!
 //! The agent listens so that it can put back what somebody else took away. A change tells what to look
 //! at, not what is there now: by the time it is read it may be history, and the kernel drops
 //! announcements when the reader is slow, which comes as [`Change::Lost`].
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::AsRawFd;
 
@@ -26,6 +28,18 @@ use crate::rule::{self, Rule};
 const BUFFER_SIZE: usize = 4 << 20;
 /// Longest datagram of announcements read at once; the kernel makes them up to 32 KiB.
 const DATAGRAM_MAX: usize = 64 << 10;
+
+/// `NFNLGRP_NFTABLES` of `linux/netfilter/nfnetlink.h`.
+const NFTABLES_GROUP: libc::c_uint = 7;
+
+/// `NFNL_SUBSYS_NFTABLES`, the upper half of a message's type.
+const NFTABLES_SUBSYSTEM: u16 = 10;
+/// `NFT_MSG_NEWGEN`, the lower half of the message that ends a transaction.
+const NEW_GENERATION: u16 = 15;
+/// `NFTA_TABLE_NAME`, `NFTA_CHAIN_TABLE`, `NFTA_RULE_TABLE` and so on.
+const TABLE_NAME: u16 = 1;
+/// `struct nlmsghdr`, bytes.
+const HEADER_LENGTH: usize = 16;
 
 /// Multicast groups of `linux/rtnetlink.h` that are listened to.
 const GROUPS: [libc::c_uint; 8] = [
@@ -69,6 +83,12 @@ pub enum Change {
         /// Interface index.
         index: u32,
     },
+    /// Something in the nftables table of this name was added, changed or removed, or the table
+    /// itself. Tables of different families may have one name.
+    Nftables {
+        /// Name of the table.
+        table: String,
+    },
     /// Announcements were lost: look at everything.
     Lost,
 }
@@ -76,8 +96,8 @@ pub enum Change {
 /// A subscription to the changes of one network namespace.
 #[derive(Debug)]
 pub struct Monitor {
-    socket: AsyncFd<Socket>,
-    buffer: Vec<u8>,
+    route: Subscription,
+    nftables: Subscription,
     /// Changes of the last datagram that were not taken yet, last first.
     pending: Vec<Change>,
 }
@@ -88,22 +108,14 @@ impl Monitor {
     /// Must be called in a tokio runtime with I/O enabled.
     ///
     /// # Errors
-    /// The kernel's: out of descriptors or memory.
+    /// `PermissionDenied` without `CAP_NET_ADMIN`, `ProtocolNotSupported` if the kernel has no
+    /// nftables; the kernel's: out of descriptors or memory.
     pub fn new() -> io::Result<Self> {
-        let kind = Type::RAW.nonblocking().cloexec();
-        let protocol = Protocol::from(libc::NETLINK_ROUTE);
-        let socket = Socket::new_raw(Domain::from(libc::AF_NETLINK), kind, Some(protocol))?;
-        if socket.set_recv_buffer_size(BUFFER_SIZE).is_err() {
-            tracing::debug!("netlink monitor keeps the default receive buffer");
-        }
-        // An unbound socket has the kernel's own port id, 0, and is passed over by announcements.
-        nix::sys::socket::bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
-        for group in GROUPS {
-            join(&socket, group)?;
-        }
-        // SAFETY: the socket owns its descriptor and gives the same one until it is dropped.
-        let socket = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE)? };
-        Ok(Self { socket, buffer: vec![0; DATAGRAM_MAX], pending: Vec::new() })
+        Ok(Self {
+            route: Subscription::new(libc::NETLINK_ROUTE, &GROUPS)?,
+            nftables: Subscription::new(libc::NETLINK_NETFILTER, &[NFTABLES_GROUP])?,
+            pending: Vec::new(),
+        })
     }
 
     /// Subscribes in `namespace`. As [`Monitor::new`] otherwise.
@@ -127,21 +139,11 @@ impl Monitor {
             if let Some(change) = self.pending.pop() {
                 return Ok(change);
             }
-            let mut ready = self.socket.readable().await?;
-            let buffer = &mut self.buffer;
-            match ready.try_io(|socket| io::Read::read(&mut socket.get_ref(), buffer)) {
-                Ok(Ok(length)) => {
-                    let datagram = self.buffer.get(..length).unwrap_or_default();
-                    self.pending = changes(datagram);
-                    self.pending.reverse();
-                }
-                Ok(Err(error)) if error.raw_os_error() == Some(libc::ENOBUFS) => {
-                    return Ok(Change::Lost);
-                }
-                Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(Err(error)) => return Err(error),
-                Err(_would_block) => {}
-            }
+            self.pending = tokio::select! {
+                datagram = self.route.datagram() => announced(datagram?, route_change),
+                datagram = self.nftables.datagram() => announced(datagram?, nftables_change),
+            };
+            self.pending.reverse();
         }
     }
 
@@ -155,6 +157,64 @@ impl Monitor {
             }
         })
     }
+}
+
+/// A netlink socket that gets announcements.
+#[derive(Debug)]
+struct Subscription {
+    socket: AsyncFd<Socket>,
+    buffer: Vec<u8>,
+}
+
+impl Subscription {
+    fn new(family: libc::c_int, groups: &[libc::c_uint]) -> io::Result<Self> {
+        let kind = Type::RAW.nonblocking().cloexec();
+        let domain = Domain::from(libc::AF_NETLINK);
+        let socket = Socket::new_raw(domain, kind, Some(Protocol::from(family)))?;
+        if socket.set_recv_buffer_size(BUFFER_SIZE).is_err() {
+            tracing::debug!("netlink monitor keeps the default receive buffer");
+        }
+        // An unbound socket has the kernel's own port id, 0, and is passed over by announcements.
+        nix::sys::socket::bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
+        for group in groups {
+            join(&socket, *group)?;
+        }
+        // SAFETY: the socket owns its descriptor and gives the same one until it is dropped.
+        let socket = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE)? };
+        Ok(Self { socket, buffer: vec![0; DATAGRAM_MAX] })
+    }
+
+    /// The next datagram; `None` if the kernel dropped some. Loses nothing if dropped.
+    async fn datagram(&mut self) -> io::Result<Option<&[u8]>> {
+        loop {
+            let mut ready = self.socket.readable().await?;
+            let buffer = &mut self.buffer;
+            match ready.try_io(|socket| io::Read::read(&mut socket.get_ref(), buffer)) {
+                Ok(Ok(length)) => return Ok(Some(self.buffer.get(..length).unwrap_or_default())),
+                Ok(Err(error)) if error.raw_os_error() == Some(libc::ENOBUFS) => return Ok(None),
+                Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(Err(error)) => return Err(error),
+                Err(_would_block) => {}
+            }
+        }
+    }
+}
+
+/// The changes that a datagram of netlink messages tells, in order.
+fn announced(datagram: Option<&[u8]>, read: fn(&[u8]) -> Option<Change>) -> Vec<Change> {
+    let Some(datagram) = datagram else { return vec![Change::Lost] };
+    messages(datagram).filter_map(read).collect()
+}
+
+/// The messages in a datagram, each with its `struct nlmsghdr`.
+fn messages(mut datagram: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        // The header, 16 bytes, begins with the length of the message, header included.
+        let length = u32::from_ne_bytes(*datagram.first_chunk()?) as usize;
+        let message = datagram.get(..length).filter(|message| message.len() >= HEADER_LENGTH)?;
+        datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some(message)
+    })
 }
 
 fn join(socket: &Socket, group: libc::c_uint) -> io::Result<()> {
@@ -171,25 +231,36 @@ fn join(socket: &Socket, group: libc::c_uint) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// The changes in one datagram, in order. What cannot be parsed is left out.
-fn changes(mut datagram: &[u8]) -> Vec<Change> {
-    let mut found = Vec::new();
-    // `struct nlmsghdr` begins with the length of the message, header included.
-    while let Some(head) = datagram.first_chunk::<4>() {
-        let length = u32::from_ne_bytes(*head) as usize;
-        let Some(message) = datagram.get(..length).filter(|message| message.len() >= 16) else {
-            break;
-        };
-        match NetlinkMessage::<RouteNetlinkMessage>::deserialize(message) {
-            Ok(NetlinkMessage { payload: NetlinkPayload::InnerMessage(inner), .. }) => {
-                found.extend(change(&inner));
-            }
-            Ok(_) => {}
-            Err(error) => tracing::debug!(%error, "netlink announcement not understood"),
+/// What cannot be parsed is left out.
+fn route_change(message: &[u8]) -> Option<Change> {
+    match NetlinkMessage::<RouteNetlinkMessage>::deserialize(message) {
+        Ok(NetlinkMessage { payload: NetlinkPayload::InnerMessage(inner), .. }) => change(&inner),
+        Ok(_) => None,
+        Err(error) => {
+            tracing::debug!(%error, "netlink announcement not understood");
+            None
         }
-        datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
-    found
+}
+
+/// The table that a message of nftables is of: its attribute 1, whatever the message tells of,
+/// but for the one that ends a transaction.
+fn nftables_change(message: &[u8]) -> Option<Change> {
+    // `nlmsghdr`: length, type, flags, sequence, port. Then `nfgenmsg`, 4 bytes.
+    let kind = u16::from_ne_bytes(*message.get(4..)?.first_chunk()?);
+    if kind >> 8 != NFTABLES_SUBSYSTEM || kind & 0xff == NEW_GENERATION {
+        return None;
+    }
+    let mut attributes = message.get(HEADER_LENGTH + 4..)?;
+    loop {
+        let length = usize::from(u16::from_ne_bytes(*attributes.first_chunk()?));
+        let kind = u16::from_ne_bytes(*attributes.get(2..)?.first_chunk()?);
+        if kind == TABLE_NAME {
+            let name = CStr::from_bytes_until_nul(attributes.get(4..length)?).ok()?;
+            return Some(Change::Nftables { table: name.to_string_lossy().into_owned() });
+        }
+        attributes = attributes.get(length.max(4).next_multiple_of(4)..)?;
+    }
 }
 
 fn change(message: &RouteNetlinkMessage) -> Option<Change> {

@@ -98,6 +98,47 @@ fn monitor_sees_a_deleted_route() {
 }
 
 #[test]
+fn monitor_sees_whatever_changes_in_a_table() {
+    let Some(namespace) = Namespace::new() else { return };
+    namespace.run(|| async {
+        let mut monitor = Monitor::new().unwrap();
+        for change in [
+            "add table inet weft",
+            "add chain inet weft c",
+            "add rule inet weft c ip saddr 10.0.0.1 drop",
+            "add set inet weft s { type ipv4_addr; }",
+            "add element inet weft s { 10.0.0.1 }",
+            "flush chain inet weft c",
+            "delete table inet weft",
+        ] {
+            nft::apply(change).await.unwrap();
+            let soon = tokio::time::timeout(Duration::from_secs(3), monitor.next());
+            let seen = soon.await.expect(change).unwrap();
+            assert_eq!(seen, Change::Nftables { table: "weft".to_owned() }, "{change}");
+            // A deleted table is announced with all that was in it.
+            while tokio::time::timeout(Duration::ZERO, monitor.next()).await.is_ok() {}
+        }
+    });
+}
+
+#[test]
+fn listing_is_known_without_touching_what_is_here() {
+    let Some(namespace) = Namespace::new() else { return };
+    namespace.run(|| async {
+        let ruleset = "table inet weft\ndelete table inet weft\ntable inet weft {\nset s {\n\
+            type ipv4_addr; flags interval; elements = { 10.0.0.0/16 }\n}\nchain c {\n\
+            iifname \"weft0\" ip daddr @s notrack\n}\n}\n";
+        let listed = nft::as_listed(ruleset, "inet", "weft").await.unwrap();
+        assert!(listed.as_ref().is_some_and(|text| text.contains("notrack")), "{listed:?}");
+        assert_eq!(nft::list().await.unwrap(), "");
+        nft::apply(ruleset).await.unwrap();
+        assert_eq!(nft::list_table("inet", "weft").await.unwrap(), listed);
+        nft::apply("flush chain inet weft c").await.unwrap();
+        assert_ne!(nft::list_table("inet", "weft").await.unwrap(), listed);
+    });
+}
+
+#[test]
 fn ruleset_is_applied_whole_or_not_at_all() {
     let Some(namespace) = Namespace::new() else { return };
     namespace.run(|| async {

@@ -126,6 +126,17 @@ impl NetNs {
         Ok(Self { file: Arc::new(File::open(path)?), path: path.to_owned() })
     }
 
+    /// Makes a namespace without a name, with nothing in it: it ends with its last handle.
+    ///
+    /// # Errors
+    /// `PermissionDenied` without `CAP_SYS_ADMIN`, else the kernel's.
+    pub fn unnamed() -> io::Result<Self> {
+        in_fresh_thread(|| {
+            unshare(CloneFlags::CLONE_NEWNET)?;
+            Self::current()
+        })
+    }
+
     /// The namespace of the calling thread.
     ///
     /// # Errors

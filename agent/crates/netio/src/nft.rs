@@ -10,6 +10,10 @@ use std::process::{Output, Stdio};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
+use crate::netns::{InNetNs, NetNs};
+
+const LIST_TABLE: [&str; 3] = ["--stateless", "list", "table"];
+
 /// Why nftables could not be read or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum NftError {
@@ -35,7 +39,7 @@ pub enum NftError {
 /// # Errors
 /// See [`NftError`]. On an error nothing is changed.
 pub async fn apply(ruleset: &str) -> Result<(), NftError> {
-    run(&["-f", "-"], ruleset).await.map(drop)
+    run(nft().args(["-f", "-"]), ruleset).await.map(drop)
 }
 
 /// Deletes the table `name` of `family` (`inet`, `ip`, `ip6`...) if it is there.
@@ -53,11 +57,25 @@ pub async fn delete_table(family: &str, name: &str) -> Result<(), NftError> {
 /// # Errors
 /// See [`NftError`].
 pub async fn list_table(family: &str, name: &str) -> Result<Option<String>, NftError> {
-    match run(&["--stateless", "list", "table", family, name], "").await {
-        Ok(text) => Ok(Some(text)),
-        Err(NftError::Refused { text }) if text.contains("No such file or directory") => Ok(None),
-        Err(error) => Err(error),
-    }
+    table(run(nft().args(LIST_TABLE).args([family, name]), "").await)
+}
+
+/// What [`list_table`] gives after [`apply`] of `ruleset` if nobody interferes; changes nothing here.
+///
+/// nft shows a ruleset otherwise than it was written. To tell by comparison whether a table is as it
+/// was applied, one needs its listing as nobody else can have changed it: it is made in an empty
+/// network namespace.
+///
+/// # Errors
+/// See [`NftError`].
+pub async fn as_listed(
+    ruleset: &str,
+    family: &str,
+    name: &str,
+) -> Result<Option<String>, NftError> {
+    let aside = NetNs::unnamed().map_err(NftError::Run)?;
+    run(nft().in_netns(&aside).args(["-f", "-"]), ruleset).await?;
+    table(run(nft().in_netns(&aside).args(LIST_TABLE).args([family, name]), "").await)
 }
 
 /// The whole ruleset in the nft language, without counters' values.
@@ -65,12 +83,23 @@ pub async fn list_table(family: &str, name: &str) -> Result<Option<String>, NftE
 /// # Errors
 /// See [`NftError`].
 pub async fn list() -> Result<String, NftError> {
-    run(&["--stateless", "list", "ruleset"], "").await
+    run(nft().args(["--stateless", "list", "ruleset"]), "").await
 }
 
-async fn run(arguments: &[&str], input: &str) -> Result<String, NftError> {
-    let mut child = Command::new("nft")
-        .args(arguments)
+fn nft() -> Command {
+    Command::new("nft")
+}
+
+fn table(listed: Result<String, NftError>) -> Result<Option<String>, NftError> {
+    match listed {
+        Ok(text) => Ok(Some(text)),
+        Err(NftError::Refused { text }) if text.contains("No such file or directory") => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+async fn run(command: &mut Command, input: &str) -> Result<String, NftError> {
+    let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -59,13 +59,7 @@ pub async fn ensure_port(
     weft0_index: u32,
     allowed: &[IpAddr],
 ) -> Result<Ensured, NetlinkError> {
-    if allowed.len() > filter::ADDRESSES_MAX {
-        return Err(NetlinkError::TooManyAddresses {
-            name: host_if.to_owned(),
-            count: allowed.len(),
-            max: filter::ADDRESSES_MAX,
-        });
-    }
+    refuse_too_many(host_if, allowed)?;
     let index = link::require(netlink, host_if).await?.index;
     let port = Port { netlink, name: host_if, index };
     let qdisc = port.ensure_qdisc().await?;
@@ -73,6 +67,40 @@ pub async fn ensure_port(
     let redirect = port.ensure_redirect(&filters, weft0_index).await?;
     let program = port.ensure_program(&filters, &filter::program(allowed)).await?;
     Ok(qdisc.or(redirect).or(program))
+}
+
+/// Whether the port `host_if` is as [`ensure_port`] makes it; changes nothing.
+///
+/// # Errors
+/// [`NetlinkError::NoInterface`] if there is no interface `host_if`,
+/// [`NetlinkError::TooManyAddresses`] for more than 16 addresses, else the kernel's.
+pub async fn check_port(
+    netlink: &Netlink,
+    host_if: &str,
+    weft0_index: u32,
+    allowed: &[IpAddr],
+) -> Result<bool, NetlinkError> {
+    refuse_too_many(host_if, allowed)?;
+    let index = link::require(netlink, host_if).await?.index;
+    let port = Port { netlink, name: host_if, index };
+    if !port.has_qdisc().await? {
+        return Ok(false);
+    }
+    let filters = port.filters(INGRESS).await?;
+    let mut redirects = filters.iter().filter_map(redirect_of).map(|(_, index)| index).peekable();
+    let redirected = redirects.peek().is_some() && redirects.all(|index| index == weft0_index);
+    Ok(redirected && has_program(&filters, &filter::program(allowed)))
+}
+
+fn refuse_too_many(host_if: &str, allowed: &[IpAddr]) -> Result<(), NetlinkError> {
+    if allowed.len() <= filter::ADDRESSES_MAX {
+        return Ok(());
+    }
+    Err(NetlinkError::TooManyAddresses {
+        name: host_if.to_owned(),
+        count: allowed.len(),
+        max: filter::ADDRESSES_MAX,
+    })
 }
 
 /// Takes what [`ensure_port`] put in out again, if it or the interface is still there. The qdisc stays
@@ -101,18 +129,8 @@ pub async fn remove_port(netlink: &Netlink, host_if: &str) -> Result<Ensured, Ne
     Ok(changed)
 }
 
-/// Frames that the port `host_if` dropped since its qdisc was made, wrapping at 32 bits; `None` if the
-/// interface or the qdisc is not there.
-///
-/// # Errors
-/// See [`NetlinkError`].
-pub async fn drops(netlink: &Netlink, host_if: &str) -> Result<Option<u64>, NetlinkError> {
-    let Some(link) = link::get(netlink, host_if).await? else { return Ok(None) };
-    Ok(all_drops(netlink).await?.get(&link.index).copied())
-}
-
-/// What [`drops`] tells, of every interface that has such a qdisc, by interface index: one request
-/// for all ports of a node.
+/// Frames that each port dropped since its qdisc was made, by interface index, wrapping at 32 bits.
+/// One request for all ports of a node.
 ///
 /// # Errors
 /// See [`NetlinkError`].
@@ -202,10 +220,7 @@ impl Port<'_> {
         filters: &[TcMessage],
         program: &[u8],
     ) -> Result<Ensured, NetlinkError> {
-        if filters
-            .iter()
-            .any(|filter| is_program(filter) && program_of(filter).as_deref() == Some(program))
-        {
+        if has_program(filters, program) {
             return Ok(Ensured::Unchanged);
         }
         let mut message = self.filter(PROGRAM_PRIORITY, PROGRAM_HANDLE, "bpf");
@@ -339,6 +354,11 @@ fn is_program(filter: &TcMessage) -> bool {
     priority_of(filter) == PROGRAM_PRIORITY
         && kind_of(filter) == Some("bpf")
         && options(filter).any(direct)
+}
+
+fn has_program(filters: &[TcMessage], program: &[u8]) -> bool {
+    let is = |filter: &TcMessage| program_of(filter).as_deref() == Some(program);
+    filters.iter().any(|filter| is_program(filter) && is(filter))
 }
 
 fn program_of(filter: &TcMessage) -> Option<Vec<u8>> {

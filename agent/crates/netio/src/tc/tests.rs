@@ -45,7 +45,10 @@ fn arrives(tun: &Tun, source: IpAddr, time: Duration) -> bool {
 }
 
 fn counted(host: &Namespace) -> u64 {
-    host.run(|| async { drops(&Netlink::new().unwrap(), "near").await.unwrap().unwrap() })
+    host.run(|| async {
+        let all = all_drops(&Netlink::new().unwrap()).await.unwrap();
+        all.into_values().sum()
+    })
 }
 
 #[test]
@@ -95,21 +98,28 @@ fn port_is_put_right_and_taken_away() {
         let tun = Tun::open("weft0", 1, 1400, Offloads::ALL).unwrap();
         let ensure =
             || async { ensure_port(&netlink, "near", tun.index(), &allowed()).await.unwrap() };
+        let check =
+            || async { check_port(&netlink, "near", tun.index(), &allowed()).await.unwrap() };
+        assert!(!check().await);
         assert_eq!(ensure().await, Ensured::Changed);
+        assert!(check().await);
         assert_eq!(ensure().await, Ensured::Unchanged);
+        assert!(!check_port(&netlink, "near", tun.index(), &only).await.unwrap());
         let index = link::require(&netlink, "near").await.unwrap().index;
         let port = Port { netlink: &netlink, name: "near", index };
         assert_eq!(port.filters(INGRESS).await.unwrap().iter().filter_map(redirect_of).count(), 1);
         for (priority, kind) in [(PROGRAM_PRIORITY, "bpf"), (3, "u32")] {
             port.delete_filter(priority, kind).await.unwrap();
+            assert!(!check().await, "without {kind}");
             assert_eq!(ensure().await, Ensured::Changed);
             assert_eq!(ensure().await, Ensured::Unchanged);
         }
         port.delete_qdisc().await.unwrap();
+        assert!(!check().await);
         assert_eq!(ensure().await, Ensured::Changed);
         assert_eq!(remove_port(&netlink, "near").await.unwrap(), Ensured::Changed);
         assert_eq!(remove_port(&netlink, "near").await.unwrap(), Ensured::Unchanged);
-        assert_eq!(drops(&netlink, "near").await.unwrap(), None);
+        assert_eq!(all_drops(&netlink).await.unwrap(), BTreeMap::new());
         let many = vec![IpAddr::from([10, 0, 0, 1]); 17];
         let refused = ensure_port(&netlink, "near", tun.index(), &many).await;
         assert!(matches!(refused, Err(NetlinkError::TooManyAddresses { .. })));

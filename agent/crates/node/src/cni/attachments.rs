@@ -46,8 +46,12 @@ pub(crate) trait Ports: Send + Sync + 'static {
     ) -> impl Future<Output = anyhow::Result<()>> + Send;
     /// Takes the redirect away; fine if there is none, or no interface.
     fn remove(&self, interface: &str) -> impl Future<Output = anyhow::Result<()>> + Send;
-    /// Whether the redirect is in place; changes nothing.
-    fn check(&self, interface: &str) -> impl Future<Output = anyhow::Result<bool>> + Send;
+    /// Whether all that [`Ports::ensure`] does is in place; changes nothing.
+    fn check(
+        &self,
+        interface: &str,
+        addresses: &[IpAddr],
+    ) -> impl Future<Output = anyhow::Result<bool>> + Send;
 }
 
 /// Why a verb was not done.
@@ -184,9 +188,13 @@ impl<P: Ports> Attachments<P> {
                 addresses(wiring)
             ));
         }
-        match self.ports.check(interface).await {
+        match self.ports.check(interface, &known.addresses()).await {
             Ok(true) => {}
-            Ok(false) => return wrong(format!("{interface} does not redirect what the pod sends")),
+            Ok(false) => {
+                return wrong(format!(
+                    "{interface} does not check and redirect what the pod sends as it should"
+                ));
+            }
             Err(error) => return wrong(format!("{interface} cannot be checked: {error:#}")),
         }
         if !self.core.wait_applied(DETACH_TIMEOUT).await {

@@ -56,7 +56,7 @@ impl Ports for FakePorts {
         Ok(())
     }
 
-    async fn check(&self, interface: &str) -> anyhow::Result<bool> {
+    async fn check(&self, interface: &str, _: &[IpAddr]) -> anyhow::Result<bool> {
         Ok(self.0.lock().1.contains(interface))
     }
 }

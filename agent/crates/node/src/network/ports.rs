@@ -66,7 +66,8 @@ impl Ports for KernelPorts {
         Ok(())
     }
 
-    async fn check(&self, interface: &str) -> anyhow::Result<bool> {
-        Ok(tc::drops(&self.netlink, interface).await?.is_some())
+    async fn check(&self, interface: &str, addresses: &[IpAddr]) -> anyhow::Result<bool> {
+        let Some(into) = link::get(&self.netlink, &self.interface).await? else { return Ok(false) };
+        Ok(tc::check_port(&self.netlink, interface, into.index, addresses).await?)
     }
 }

@@ -1,7 +1,7 @@
 //! The loop that looks and puts right: at each announcement of the kernel, at each change of what
 //! is wanted, and from time to time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
-use weft_netio::monitor::Monitor;
-use weft_netio::{Netlink, addr, link, nft, route, rule, sysctl, tc};
+use weft_netio::monitor::{Change, Monitor};
+use weft_netio::nft::{self, NftError};
+use weft_netio::{Netlink, addr, link, route, rule, sysctl, tc};
 
 use super::plan::{Action, Actual, Desired, NFT_TABLE, plan};
 use super::ports::KernelPorts;
@@ -18,8 +19,11 @@ use super::sysctls::OldSysctls;
 use super::underlay::{self, source_anywhere, source_towards};
 use crate::core::Core;
 
-/// nftables announces nothing on this socket, so it is looked at this often.
+/// Settings are announced by nobody, and drops are counted in the kernel: they are looked at this
+/// often.
 const CHECK_INTERVAL: Duration = Duration::from_millis(500);
+/// nftables' announcements are heeded; this is for one that got lost.
+const NFTABLES_INTERVAL: Duration = Duration::from_secs(10);
 /// How often the hub's name is resolved.
 const RESOLVE_INTERVAL: Duration = Duration::from_secs(30);
 /// How long a name server may take.
@@ -36,10 +40,13 @@ pub(crate) struct NetworkTask {
     port_wiring: KernelPorts,
     sysctls: OldSysctls,
     spoofed: Arc<AtomicU64>,
+    /// Interface indices of the pods' ports that are there.
+    port_indices: BTreeSet<u32>,
     /// Drops last seen, by interface index.
     drops: BTreeMap<u32, u64>,
-    /// The ruleset that was applied, and how nft shows it.
-    nft: Option<(String, String)>,
+    /// The ruleset that is wanted, and how nft lists it.
+    nft: Option<(String, Option<String>)>,
+    nft_checked: Option<Instant>,
     hub: Option<SocketAddr>,
     resolved: Option<Instant>,
 }
@@ -59,8 +66,10 @@ impl NetworkTask {
             port_wiring,
             sysctls,
             spoofed,
+            port_indices: BTreeSet::new(),
             drops: BTreeMap::new(),
             nft: None,
+            nft_checked: None,
             hub: None,
             resolved: None,
         }
@@ -75,28 +84,41 @@ impl NetworkTask {
         let mut changes = self.core.changes();
         let mut ticks = interval(CHECK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut check_nft = true;
         loop {
             changes.borrow_and_update();
-            let problems = self.pass(check_nft).await;
+            let problems = self.pass().await;
             self.core.set_problems(WHO, problems);
-            check_nft = false;
             tokio::select! {
                 _ = changes.changed() => {}
-                _ = ticks.tick() => check_nft = true,
+                _ = ticks.tick() => self.count_drops().await,
                 change = monitor.next() => {
-                    if change.is_err() {
+                    let Ok(change) = change else {
                         monitor = Monitor::new().context("cannot follow changes of the network")?;
-                    }
+                        self.nft_checked = None;
+                        continue;
+                    };
+                    self.heed(&change);
                     sleep(DEBOUNCE).await;
-                    drain(&mut monitor).await;
+                    while let Ok(Ok(change)) = timeout(Duration::ZERO, monitor.next()).await {
+                        self.heed(&change);
+                    }
                 }
             }
         }
     }
 
+    /// The network is looked at anyway; nftables, which takes a process, only if something was
+    /// said of our table.
+    fn heed(&mut self, change: &Change) {
+        match change {
+            Change::Nftables { table } if table != NFT_TABLE => {}
+            Change::Nftables { .. } | Change::Lost => self.nft_checked = None,
+            _ => {}
+        }
+    }
+
     /// Looks at everything and puts right what is wrong; returns what could not be.
-    async fn pass(&mut self, check_nft: bool) -> Vec<String> {
+    async fn pass(&mut self) -> Vec<String> {
         let actual = match look(&self.netlink).await {
             Ok(actual) => actual,
             Err(error) => return vec![format!("cannot look at the network: {error:#}")],
@@ -115,9 +137,7 @@ impl NetworkTask {
         };
         let Some(desired) = desired else { return problems };
         problems.extend(self.settings(&desired, &actual));
-        if check_nft || self.nft.as_ref().is_none_or(|(text, _)| *text != desired.ruleset) {
-            problems.extend(self.nftables(&desired.ruleset).await);
-        }
+        problems.extend(failed(self.nftables(&desired.ruleset).await));
         if actual.link(&desired.interface).is_none() {
             problems.push(format!(
                 "there is no interface {} yet: does the datapath run?",
@@ -130,7 +150,7 @@ impl NetworkTask {
             tracing::info!(?action, "network put right");
             problems.extend(failed(perform(&self.netlink, &desired.interface, &action).await));
         }
-        problems.extend(self.ports(&desired, &actual, check_nft).await);
+        problems.extend(self.ports(&desired, &actual).await);
         problems
     }
 
@@ -200,27 +220,25 @@ impl NetworkTask {
         problems
     }
 
-    async fn nftables(&mut self, ruleset: &str) -> Option<String> {
-        if let Some((applied, shown)) = &self.nft
-            && applied == ruleset
-        {
-            match nft::list_table("inet", NFT_TABLE).await {
-                Ok(Some(there)) if there == *shown => return None,
-                Ok(_) => tracing::info!("nftables table put right"),
-                Err(error) => return Some(error.to_string()),
+    async fn nftables(&mut self, ruleset: &str) -> Result<(), NftError> {
+        let wanted = match &self.nft {
+            Some((text, listed)) if text == ruleset => {
+                if self.nft_checked.is_some_and(|at| at.elapsed() < NFTABLES_INTERVAL) {
+                    return Ok(());
+                }
+                listed.clone()
             }
-        }
-        let applied = async {
-            nft::apply(ruleset).await?;
-            nft::list_table("inet", NFT_TABLE).await
+            _ => nft::as_listed(ruleset, "inet", NFT_TABLE).await?,
         };
-        match applied.await {
-            Ok(shown) => {
-                self.nft = shown.map(|shown| (ruleset.to_owned(), shown));
-                None
-            }
-            Err(error) => Some(error.to_string()),
+        // What is changed from here on is announced, and looked at in the next pass.
+        let checked = Instant::now();
+        if nft::list_table("inet", NFT_TABLE).await? != wanted {
+            nft::apply(ruleset).await?;
+            tracing::info!("nftables table put right");
         }
+        self.nft = Some((ruleset.to_owned(), wanted));
+        self.nft_checked = Some(checked);
+        Ok(())
     }
 
     /// The interface is the datapath's; up and of the right MTU is what the agent sees to.
@@ -239,13 +257,13 @@ impl NetworkTask {
         problems
     }
 
-    async fn ports(&mut self, desired: &Desired, actual: &Actual, count: bool) -> Vec<String> {
+    async fn ports(&mut self, desired: &Desired, actual: &Actual) -> Vec<String> {
         let mut problems = Vec::new();
         let Some(into) = actual.link(&desired.interface).map(|l| l.index) else { return problems };
+        self.port_indices.clear();
         for (name, addresses) in &desired.ports {
-            if actual.link(name).is_none() {
-                continue;
-            }
+            let Some(port) = actual.link(name) else { continue };
+            self.port_indices.insert(port.index);
             match self.port_wiring.ensure_into(into, name, addresses).await {
                 Ok(done) if done.changed() => tracing::debug!(port = name, "redirect put in place"),
                 Ok(_) => {}
@@ -253,22 +271,18 @@ impl NetworkTask {
                 Err(error) => problems.push(error.to_string()),
             }
         }
-        if count {
-            problems.extend(failed(self.count_drops(desired, actual).await));
-        }
         problems
     }
 
-    async fn count_drops(
-        &mut self,
-        desired: &Desired,
-        actual: &Actual,
-    ) -> Result<(), weft_netio::NetlinkError> {
-        let now = tc::all_drops(&self.netlink).await?;
-        let ours = actual.links.iter().filter(|l| desired.ports.contains_key(&l.name));
+    /// Adds what our ports dropped since the last time.
+    async fn count_drops(&mut self) {
+        let now = match tc::all_drops(&self.netlink).await {
+            Ok(now) => now,
+            Err(error) => return tracing::debug!(%error, "drops of the ports not read"),
+        };
         let mut seen = BTreeMap::new();
-        for index in ours.map(|l| l.index) {
-            let Some(drops) = now.get(&index).copied() else { continue };
+        for (index, drops) in now.into_iter().filter(|(index, _)| self.port_indices.contains(index))
+        {
             let before = self.drops.get(&index).copied().unwrap_or(0);
             // The kernel's counter has 32 bits, and begins anew with a new qdisc.
             let more = if drops >= before { drops - before } else { drops };
@@ -276,16 +290,11 @@ impl NetworkTask {
             seen.insert(index, drops);
         }
         self.drops = seen;
-        Ok(())
     }
 }
 
 fn failed<T, E: std::fmt::Display>(result: Result<T, E>) -> Option<String> {
     result.err().map(|e| format!("{e:#}"))
-}
-
-async fn drain(monitor: &mut Monitor) {
-    while let Ok(Ok(_)) = timeout(Duration::ZERO, monitor.next()).await {}
 }
 
 /// Looks at the whole network of the node.

@@ -166,6 +166,12 @@ fn whatever_is_deleted_comes_back_and_uninstall_leaves_the_node_as_it_was() {
                 }
                 becomes(delete, LIMIT, all_there).await;
             }
+            // Whatever the agent is doing at that moment.
+            for delay in 0..10 {
+                sh("nft flush chain inet weft postrouting");
+                sleep(Duration::from_millis(4 * delay)).await;
+            }
+            becomes("flushed again and again", LIMIT, all_there).await;
             drop(stop);
         };
         let (ended, ()) = tokio::join!(agent, test);
