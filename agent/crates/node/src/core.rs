@@ -66,6 +66,9 @@ pub(crate) struct State {
     pub snapshot: Option<Snapshot>,
     /// From the last update of the hub.
     pub resume: Vec<u8>,
+    /// True once the node's network was looked at. Until then nothing is compiled or reported: half
+    /// a truth would replace what the datapath and the peers still have from before a restart.
+    pub looked: bool,
     /// The mesh's interface.
     pub underlay: Option<UnderlayState>,
     /// The host's addresses on any interface.
@@ -245,10 +248,13 @@ impl Core {
         }
     }
 
-    /// What the hub is told of this node.
-    pub(crate) fn report(&self) -> ReportRequest {
+    /// What the hub is told of this node; `None` until the node's network is known.
+    pub(crate) fn report(&self) -> Option<ReportRequest> {
         let applied = self.applied.borrow().clone();
         let state = self.state.lock();
+        if !state.looked {
+            return None;
+        }
         let port = state.snapshot.as_ref().map_or(0, |s| s.cluster.port);
         let endpoint = state
             .underlay
@@ -256,7 +262,7 @@ impl Core {
             .filter(|_| port != 0)
             .map(|u| std::net::SocketAddr::new(u.address, port).to_string());
         let addresses = state.underlay.as_ref().map(|u| u.addresses.clone()).unwrap_or_default();
-        ReportRequest {
+        Some(ReportRequest {
             endpoint: endpoint.unwrap_or_default(),
             addresses: addresses.iter().map(ToString::to_string).collect(),
             keys: state.keys.iter().map(|k| k.public.0.to_vec()).collect(),
@@ -264,7 +270,7 @@ impl Core {
             pods: state.attachments.values().filter_map(|r| self.pod(r)).collect(),
             generation: applied.generation,
             plugins: applied.plugins,
-        }
+        })
     }
 
     fn pod(&self, record: &Record) -> Option<v1::Pod> {
@@ -320,7 +326,7 @@ impl State {
 
     fn ready(&self, config: &AgentConfig) -> Option<(&Snapshot, u16)> {
         let snapshot = self.snapshot.as_ref()?;
-        if self.subnets(config).is_empty() || self.keys.is_empty() {
+        if !self.looked || self.subnets(config).is_empty() || self.keys.is_empty() {
             return None;
         }
         Some((snapshot, self.mtu(config)?.ok()?))

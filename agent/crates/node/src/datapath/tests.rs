@@ -134,6 +134,7 @@ pub(crate) fn joined_core(dir: &Path) -> Arc<Core> {
     core.update(|state| {
         state.snapshot = Some(snapshot(5, &[1, 2, 3]));
         state.keys = vec![KeyFile { path: dir.join("keys/current"), public: PublicKey([1; 32]) }];
+        state.looked = true;
         state.underlay = Some(UnderlayState {
             interface: "eth0".into(),
             mtu: 1500,

@@ -149,8 +149,9 @@ impl HubTask {
         loop {
             changes.borrow_and_update();
             applied.borrow_and_update();
-            let report = self.core.report();
-            if last.as_ref() != Some(&report) {
+            if let Some(report) = self.core.report()
+                && last.as_ref() != Some(&report)
+            {
                 match client.report(report.clone()).await {
                     Ok(_) => {
                         self.core.set_problems("report", Vec::new());

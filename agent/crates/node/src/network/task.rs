@@ -1,8 +1,8 @@
 //! The loop that looks and puts right: at each announcement of the kernel, at each change of what
 //! is wanted, and from time to time.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -22,8 +22,8 @@ use crate::core::Core;
 /// Settings are announced by nobody, and drops are counted in the kernel: they are looked at this
 /// often.
 const CHECK_INTERVAL: Duration = Duration::from_millis(500);
-/// nftables' announcements are heeded; this is for one that got lost.
-const NFTABLES_INTERVAL: Duration = Duration::from_secs(10);
+/// Announcements of nftables and of ports are heeded; this is for one that got lost.
+const RECHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// How often the hub's name is resolved.
 const RESOLVE_INTERVAL: Duration = Duration::from_secs(30);
 /// How long a name server may take.
@@ -33,6 +33,15 @@ const DEBOUNCE: Duration = Duration::from_millis(20);
 
 const WHO: &str = "network";
 
+/// A pod's port as it was put right.
+#[derive(Debug, PartialEq, Eq)]
+struct Port {
+    index: u32,
+    /// Index of the interface it redirects to.
+    into: u32,
+    addresses: Vec<IpAddr>,
+}
+
 /// Keeps the node's network right.
 pub(crate) struct NetworkTask {
     core: Arc<Core>,
@@ -40,8 +49,9 @@ pub(crate) struct NetworkTask {
     port_wiring: KernelPorts,
     sysctls: OldSysctls,
     spoofed: Arc<AtomicU64>,
-    /// Interface indices of the pods' ports that are there.
-    port_indices: BTreeSet<u32>,
+    /// Pods' ports that are as they should be, unless something was announced of them since.
+    ports: BTreeMap<String, Port>,
+    ports_checked: Instant,
     /// Drops last seen, by interface index.
     drops: BTreeMap<u32, u64>,
     /// The ruleset that is wanted, and how nft lists it.
@@ -66,7 +76,8 @@ impl NetworkTask {
             port_wiring,
             sysctls,
             spoofed,
-            port_indices: BTreeSet::new(),
+            ports: BTreeMap::new(),
+            ports_checked: Instant::now(),
             drops: BTreeMap::new(),
             nft: None,
             nft_checked: None,
@@ -94,7 +105,7 @@ impl NetworkTask {
                 change = monitor.next() => {
                     let Ok(change) = change else {
                         monitor = Monitor::new().context("cannot follow changes of the network")?;
-                        self.nft_checked = None;
+                        self.heed(&Change::Lost);
                         continue;
                     };
                     self.heed(&change);
@@ -107,14 +118,29 @@ impl NetworkTask {
         }
     }
 
-    /// The network is looked at anyway; nftables, which takes a process, only if something was
-    /// said of our table.
+    /// The network is looked at anyway. nftables, which takes a process, and the many ports only if
+    /// something was said of them.
     fn heed(&mut self, change: &Change) {
-        match change {
-            Change::Nftables { table } if table != NFT_TABLE => {}
-            Change::Nftables { .. } | Change::Lost => self.nft_checked = None,
-            _ => {}
-        }
+        let index = match change {
+            Change::Nftables { table } => {
+                if table == NFT_TABLE {
+                    self.nft_checked = None;
+                }
+                return;
+            }
+            Change::Lost => {
+                self.nft_checked = None;
+                return self.ports.clear();
+            }
+            Change::LinkSet(link) | Change::LinkDeleted(link) => link.index,
+            Change::AddressSet(address) | Change::AddressDeleted(address) => address.index,
+            Change::TrafficControlSet { index } | Change::TrafficControlDeleted { index } => *index,
+            Change::RouteSet(_)
+            | Change::RouteDeleted(_)
+            | Change::RuleSet(_)
+            | Change::RuleDeleted(_) => return,
+        };
+        self.ports.retain(|_, port| port.index != index);
     }
 
     /// Looks at everything and puts right what is wrong; returns what could not be.
@@ -166,11 +192,12 @@ impl NetworkTask {
             Ok(found) => (Some(found), None),
             Err(line) => (None, Some(line)),
         };
-        let same = self
-            .core
-            .read(|s| s.host_addresses == hosts && (found.is_none() || s.underlay == found));
+        let same = self.core.read(|s| {
+            s.looked && s.host_addresses == hosts && (found.is_none() || s.underlay == found)
+        });
         if !same {
             self.core.update(|s| {
+                s.looked = true;
                 s.host_addresses = hosts;
                 if found.is_some() {
                     s.underlay = found;
@@ -223,7 +250,7 @@ impl NetworkTask {
     async fn nftables(&mut self, ruleset: &str) -> Result<(), NftError> {
         let wanted = match &self.nft {
             Some((text, listed)) if text == ruleset => {
-                if self.nft_checked.is_some_and(|at| at.elapsed() < NFTABLES_INTERVAL) {
+                if self.nft_checked.is_some_and(|at| at.elapsed() < RECHECK_INTERVAL) {
                     return Ok(());
                 }
                 listed.clone()
@@ -260,13 +287,24 @@ impl NetworkTask {
     async fn ports(&mut self, desired: &Desired, actual: &Actual) -> Vec<String> {
         let mut problems = Vec::new();
         let Some(into) = actual.link(&desired.interface).map(|l| l.index) else { return problems };
-        self.port_indices.clear();
+        if self.ports_checked.elapsed() >= RECHECK_INTERVAL {
+            self.ports.clear();
+            self.ports_checked = Instant::now();
+        }
+        self.ports.retain(|name, _| desired.ports.contains_key(name));
         for (name, addresses) in &desired.ports {
-            let Some(port) = actual.link(name) else { continue };
-            self.port_indices.insert(port.index);
+            let Some(link) = actual.link(name) else { continue };
+            let port = Port { index: link.index, into, addresses: addresses.clone() };
+            if self.ports.get(name) == Some(&port) {
+                continue;
+            }
             match self.port_wiring.ensure_into(into, name, addresses).await {
-                Ok(done) if done.changed() => tracing::debug!(port = name, "redirect put in place"),
-                Ok(_) => {}
+                Ok(done) => {
+                    if done.changed() {
+                        tracing::debug!(port = name, "redirect put in place");
+                    }
+                    self.ports.insert(name.clone(), port);
+                }
                 Err(error) if error.is_absent() => {}
                 Err(error) => problems.push(error.to_string()),
             }
@@ -280,16 +318,15 @@ impl NetworkTask {
             Ok(now) => now,
             Err(error) => return tracing::debug!(%error, "drops of the ports not read"),
         };
-        let mut seen = BTreeMap::new();
-        for (index, drops) in now.into_iter().filter(|(index, _)| self.port_indices.contains(index))
-        {
+        self.drops.retain(|index, _| now.contains_key(index));
+        for index in self.ports.values().map(|port| port.index) {
+            let Some(drops) = now.get(&index).copied() else { continue };
             let before = self.drops.get(&index).copied().unwrap_or(0);
             // The kernel's counter has 32 bits, and begins anew with a new qdisc.
             let more = if drops >= before { drops - before } else { drops };
             self.spoofed.fetch_add(more, Ordering::Relaxed);
-            seen.insert(index, drops);
+            self.drops.insert(index, drops);
         }
-        self.drops = seen;
     }
 }
 

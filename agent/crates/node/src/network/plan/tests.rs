@@ -11,6 +11,7 @@ fn config() -> AgentConfig {
 fn desired() -> Desired {
     let mut state = State::default();
     state.snapshot = Some(snapshot(1, &[1, 2]));
+    state.looked = true;
     state.underlay = Some(UnderlayState {
         interface: "eth0".into(),
         mtu: 1500,
