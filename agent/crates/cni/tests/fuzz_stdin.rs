@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use serde_json::Value;
+use weft_fuzz::{Random, Report, iterations, mutate};
 
 const SEEDS: [&str; 3] = [
     r#"{"cniVersion":"1.0.0","name":"weft","type":"weft-cni","socket":"/nonexistent/s","stateDir":"/nonexistent/d","delegate":{"type":"bridge","mtu":1}}"#,
@@ -11,40 +12,17 @@ const SEEDS: [&str; 3] = [
 ];
 const ARGS: &str = "IgnoreUnknown=1;K8S_POD_NAMESPACE=ns;K8S_POD_NAME=web;K8S_POD_UID=u";
 
-/// A small generator (xorshift64*), so that a run can be repeated.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        let value = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33;
-        usize::try_from(value).unwrap() % limit.max(1)
-    }
-
-    fn mutate(&mut self, text: &str) -> Vec<u8> {
-        let mut bytes = text.as_bytes().to_vec();
-        for _ in 0..=self.below(6) {
-            let at = self.below(bytes.len());
-            match self.below(4) {
-                0 if !bytes.is_empty() => bytes[at] = u8::try_from(self.below(256)).unwrap(),
-                1 if !bytes.is_empty() => drop(bytes.remove(at)),
-                2 => bytes.truncate(at),
-                _ => bytes.insert(at, b"{}[]\":,0;=\\"[self.below(11)]),
-            }
-        }
-        bytes
-    }
-}
+/// What JSON and `CNI_ARGS` are made of.
+const TELLING: &[u8] = b"{}[]\":,0;=\\";
 
 #[test]
 fn fuzz_stdin_and_arguments() {
-    let iterations = std::env::var("WEFT_FUZZ_ITERATIONS").map_or(20_000, |n| n.parse().unwrap());
-    let mut random = Random(0x5745_4654);
-    for _ in 0..iterations {
-        let stdin = random.mutate(SEEDS[random.0 as usize % SEEDS.len()]);
-        let arguments = String::from_utf8_lossy(&random.mutate(ARGS)).into_owned();
+    let mut random = Random::new(0x5745_4654);
+    for iteration in 0..iterations() {
+        let stdin = mutate(&mut random, &SEEDS, TELLING);
+        let arguments = mutate(&mut random, &[ARGS], TELLING);
+        let arguments = String::from_utf8_lossy(&arguments).into_owned();
+        let report = Report { iteration, input: &stdin };
         // CHECK and VERSION change nothing, whatever the configuration says.
         let command = ["CHECK", "VERSION", "STATUS"][random.below(3)];
         let environment = |name: &str| match name {
@@ -56,7 +34,7 @@ fn fuzz_stdin_and_arguments() {
             "CNI_ARGS" => Some(arguments.clone()),
             _ => None,
         };
-        let reply = weft_cni::run(&environment, Ok(stdin));
+        let reply = weft_cni::run(&environment, Ok(stdin.clone()));
         let answer: Value = serde_json::from_str(&reply.stdout).unwrap();
         if reply.failed {
             assert!(answer["code"].is_u64() && answer["msg"].is_string(), "{answer}");
@@ -64,5 +42,6 @@ fn fuzz_stdin_and_arguments() {
         } else {
             assert_eq!(command, "VERSION");
         }
+        drop(report);
     }
 }

@@ -104,8 +104,11 @@ fn lossy_and_reordering_wire_still_gives_a_session_and_no_duplicates() {
         wire.run(20 * MS);
     }
     let mut numbers = wire.numbers(1, 0);
-    assert!(numbers.len() > 1000, "{}", numbers.len());
     numbers.sort_unstable();
+    // Half of the handshakes fail and are tried again after 5 s, 250 packets.
+    assert!(numbers[0] < 1500, "no session before {}", numbers[0]);
+    let possible = 2000 - numbers[0] as usize;
+    assert!(numbers.len() * 2 > possible, "{} of {possible}", numbers.len());
     assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]));
     assert!(!wire.marker_was_seen());
 }

@@ -7,6 +7,7 @@ mod support;
 use std::time::Duration;
 
 use weft_abi::{Descriptor, MANIFEST_LEN, Manifest, capability};
+use weft_fuzz::{Random, Report, iterations, mutate};
 use weft_pipeline::Plugin;
 use weft_wasm_host::{Engine, Module, PluginInstance, Settings, SharedState, inspect};
 
@@ -16,58 +17,8 @@ use support::{EXPORTS, MANIFEST, module};
 const ITERATIONS_FOR_ONE_LOADED: usize = 20;
 const LOADED_MAX: usize = 20_000;
 
-fn iterations() -> usize {
-    std::env::var("WEFT_FUZZ_ITERATIONS").map_or(20_000, |text| text.parse().unwrap())
-}
-
-/// Xorshift64*.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        usize::try_from(self.next() % end.max(1) as u64).unwrap()
-    }
-
-    /// One to four changes: bits, bytes, numbers that sit on an edge, cuts, repeats.
-    fn mutate(&mut self, from: &[u8]) -> Vec<u8> {
-        let mut bytes = from.to_vec();
-        for _ in 0..=self.below(4) {
-            let at = self.below(bytes.len());
-            match self.below(8) {
-                _ if bytes.is_empty() => bytes.push(self.next() as u8),
-                0 | 1 => bytes[at] ^= 1 << self.below(8),
-                2 | 3 => bytes[at] = self.next() as u8,
-                4 => bytes[at] = [0, 1, 0x7f, 0x80, 0xff][self.below(5)],
-                5 if self.below(4) == 0 => bytes.truncate(at),
-                6 if self.below(4) == 0 => {
-                    let end = (at + self.below(16)).min(bytes.len());
-                    let part = bytes[at..end].to_vec();
-                    bytes.splice(at..at, part);
-                }
-                _ => bytes[at] = bytes[at].wrapping_add(1),
-            }
-        }
-        bytes
-    }
-}
-
-/// Prints the input if the run ends while it is looked at.
-struct Report<'a>(usize, &'a [u8]);
-
-impl Drop for Report<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("input {}: {:02x?}", self.0, self.1);
-        }
-    }
-}
+/// Edges of numbers, in binary and in LEB128.
+const TELLING: [u8; 5] = [0, 1, 0x7f, 0x80, 0xff];
 
 #[test]
 fn fuzz_manifest_is_refused_or_keeps_to_its_ranges() {
@@ -79,10 +30,10 @@ fn fuzz_manifest_is_refused_or_keeps_to_its_ranges() {
         ..MANIFEST
     };
     let seeds = [MANIFEST.to_bytes(), full.to_bytes()];
-    let (mut random, mut taken) = (Random(0x5eed), 0);
+    let (mut random, mut taken) = (Random::new(0x5eed), 0);
     for iteration in 0..iterations() {
-        let input = random.mutate(&seeds[iteration % seeds.len()]);
-        let report = Report(iteration, &input);
+        let input = mutate(&mut random, &seeds, &TELLING);
+        let report = Report { iteration, input: &input };
         match Manifest::from_bytes(&input) {
             Ok(manifest) => {
                 taken += 1;
@@ -127,11 +78,11 @@ fn modules() -> Vec<Vec<u8>> {
 #[test]
 fn fuzz_module_is_refused_in_one_line_or_runs_contained() {
     let (engine, modules) = (Engine::with_instances(2).unwrap(), modules());
-    let (mut random, mut loaded) = (Random(0x0dd), 0);
+    let (mut random, mut loaded) = (Random::new(0x0dd), 0);
     let loads = (iterations() / ITERATIONS_FOR_ONE_LOADED).clamp(1, LOADED_MAX);
     for iteration in 0..iterations() {
-        let input = random.mutate(&modules[iteration % modules.len()]);
-        let report = Report(iteration, &input);
+        let input = mutate(&mut random, &modules, &TELLING);
+        let report = Report { iteration, input: &input };
         match inspect(&input) {
             Ok(_) if iteration % (iterations() / loads).max(1) == 0 => {
                 loaded += usize::from(load_and_ask(&engine, &input, &mut random));

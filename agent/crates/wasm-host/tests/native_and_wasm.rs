@@ -7,6 +7,7 @@ mod support;
 use std::time::Duration;
 
 use weft_abi::{Descriptor, flags};
+use weft_fuzz::Random;
 use weft_pipeline::{Interest, Outcome, Plugin, PluginFault};
 use weft_policy_sdk::Export;
 use weft_policy_testing::{Answered, Bench, NativePlugin, tcp, udp};
@@ -35,7 +36,7 @@ impl<F: Export> Both<F> {
         let wasm = PluginInstance::new(&module, settings, SharedState::new(name)).unwrap();
         let native = NativePlugin::new(config).unwrap();
         assert_eq!(native.interest(), wasm.interest());
-        Bench::new(Self { native, wasm, random: Random(seed) })
+        Bench::new(Self { native, wasm, random: Random::new(seed) })
     }
 }
 
@@ -46,7 +47,7 @@ impl<F: Export> Plugin for Both<F> {
 
     fn on_packet(&mut self, told: &Descriptor, packet: &[u8]) -> Result<Outcome<'_>, PluginFault> {
         let mut told = *told;
-        self.random.disturb(&mut told);
+        disturb(&mut self.random, &mut told);
         let native = self.native.on_packet(&told, packet);
         let wasm = self.wasm.on_packet(&told, packet);
         assert_eq!(native, wasm, "{told:?} {packet:02x?}");
@@ -54,38 +55,18 @@ impl<F: Export> Plugin for Both<F> {
     }
 }
 
-/// Xorshift64*.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        usize::try_from(self.next() % end as u64).unwrap()
-    }
-
-    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
-        of[self.below(of.len())]
-    }
-
-    /// Now and then tells what a bench of one node never does, or what no plugin ever wrote.
-    fn disturb(&mut self, told: &mut Descriptor) {
-        match self.below(40) {
-            0 => told.segments = self.below(45) as u16,
-            1 => told.flags ^= flags::SOURCE_LOCAL_POD,
-            2 => told.flags ^= flags::REPLY,
-            3 => told.flags |= flags::LATER_FRAGMENT,
-            4 => told.slot = [0; 16].map(|_: u8| self.next() as u8),
-            5 => told.slot[0] = self.below(5) as u8,
-            6 => told.payload_offset = self.below(300) as u16,
-            7 => told.transport_offset = self.below(300) as u16,
-            _ => {}
-        }
+/// Now and then tells what a bench of one node never does, or what no plugin ever wrote.
+fn disturb(random: &mut Random, told: &mut Descriptor) {
+    match random.below(40) {
+        0 => told.segments = random.below(45) as u16,
+        1 => told.flags ^= flags::SOURCE_LOCAL_POD,
+        2 => told.flags ^= flags::REPLY,
+        3 => told.flags |= flags::LATER_FRAGMENT,
+        4 => told.slot = [0; 16].map(|_: u8| random.byte()),
+        5 => told.slot[0] = random.below(5) as u8,
+        6 => told.payload_offset = random.below(300) as u16,
+        7 => told.transport_offset = random.below(300) as u16,
+        _ => {}
     }
 }
 
@@ -96,7 +77,7 @@ fn run<F: Export>(
     mut packet: impl FnMut(&mut Random) -> Vec<u8>,
 ) -> usize {
     let mut bench = Both::<F>::bench(config, seed);
-    let mut random = Random(seed + 1000);
+    let mut random = Random::new(seed + 1000);
     let mut decided = 0;
     for _ in 0..PACKETS {
         bench.set_now(bench.now() + Duration::from_micros(random.next() % 4000));

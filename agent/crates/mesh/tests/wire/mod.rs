@@ -8,6 +8,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use weft_fuzz::Random;
 use weft_mesh::{
     Encapsulated, Event, Mesh, MeshConfig, PeerConfig, RECEIVE_BUFFER_LEN, Received, SecretKey,
 };
@@ -53,15 +54,7 @@ pub struct Wire {
     pub loss: u64,
     /// Delays are 1 ms and up to this more.
     pub jitter: Duration,
-    random: u64,
-}
-
-/// xorshift64*: enough for a test, the same each time.
-pub fn random(state: &mut u64) -> u64 {
-    *state ^= *state >> 12;
-    *state ^= *state << 25;
-    *state ^= *state >> 27;
-    state.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    random: Random,
 }
 
 pub fn secret(byte: u8) -> SecretKey {
@@ -119,7 +112,7 @@ impl Wire {
             seen: Vec::new(),
             loss: 0,
             jitter: Duration::ZERO,
-            random: 0x5eed,
+            random: Random::new(0x5eed),
         }
     }
 
@@ -183,11 +176,11 @@ impl Wire {
     /// Puts a datagram on the wire.
     pub fn fly(&mut self, from: SocketAddr, to: SocketAddr, bytes: Vec<u8>) {
         let jitter = u64::try_from(self.jitter.as_nanos()).unwrap();
-        let delay = 1_000_000 + random(&mut self.random) % (jitter + 1);
+        let delay = 1_000_000 + self.random.next() % (jitter + 1);
         let due = self.now + Duration::from_nanos(delay);
         let flying = Flying { due, from, to, bytes };
         self.seen.push(flying.clone());
-        if random(&mut self.random) % 1000 >= self.loss {
+        if self.random.next() % 1000 >= self.loss {
             self.flying.push(flying);
         }
     }
