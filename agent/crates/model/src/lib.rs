@@ -18,5 +18,6 @@ pub use ids::{Generation, IdError, MacAddr, NodeName, PeerId, PodName, PublicKey
 pub use mtu::{Encapsulation, Mtu, MtuError, overhead};
 pub use snapshot::{
     Cluster, Delta, DeltaError, HookPosition, Node, OnFault, PluginMode, PluginSpec, Pod, Snapshot,
+    changed,
 };
 pub use time::Timestamp;

@@ -158,7 +158,10 @@ pub struct DeltaError {
     pub at: Generation,
 }
 
-fn changed<K: Ord + Clone, V: PartialEq + Clone>(
+/// What leads from `old` to `new`: values that are new or differ, in order of their keys, and keys that
+/// are gone.
+#[must_use]
+pub fn changed<K: Ord + Clone, V: PartialEq + Clone>(
     old: &BTreeMap<K, V>,
     new: &BTreeMap<K, V>,
 ) -> (Vec<V>, Vec<K>) {

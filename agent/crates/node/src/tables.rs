@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use weft_control::ToProto;
-use weft_model::{MacAddr, Node, NodeName, PublicKey, Snapshot};
+use weft_model::{MacAddr, Node, NodeName, PublicKey, Snapshot, changed};
 use weft_proto::v1::{ApplyRequest, LocalPod, NodeSettings, Peer, PluginSpec};
 
 use crate::keys::KeyFile;
@@ -154,15 +154,6 @@ fn peer(id: u32, node: &Node) -> Peer {
 
 fn texts<T: ToString>(items: impl IntoIterator<Item = T>) -> Vec<String> {
     items.into_iter().map(|i| i.to_string()).collect()
-}
-
-fn changed<K: Ord + Clone, V: PartialEq + Clone>(
-    old: &BTreeMap<K, V>,
-    new: &BTreeMap<K, V>,
-) -> (Vec<V>, Vec<K>) {
-    let upserts = new.iter().filter(|(k, v)| old.get(k) != Some(v)).map(|(_, v)| v.clone());
-    let removed = old.keys().filter(|k| !new.contains_key(k)).cloned();
-    (upserts.collect(), removed.collect())
 }
 
 #[cfg(test)]

@@ -192,6 +192,19 @@ async fn restarted_datapath_is_noticed_and_gets_everything_again() {
     assert!(held.generation > first, "a generation is never used twice");
 }
 
+fn publish_plugin(core: &Core, digest: [u8; 32]) {
+    let spec = weft_model::PluginSpec {
+        name: "p".into(),
+        digest,
+        config: vec![],
+        priority: 0,
+        position: None,
+        on_fault: None,
+        deadline_us: None,
+    };
+    core.update(|s| s.snapshot.as_mut().unwrap().plugins.insert("p".into(), spec));
+}
+
 #[tokio::test]
 async fn missing_module_is_handed_over_from_disk() {
     let dir = tempfile::tempdir().unwrap();
@@ -199,18 +212,7 @@ async fn missing_module_is_handed_over_from_disk() {
     let datapath = FakeDatapath::start(dir.path()).await;
     let digest: [u8; 32] = Sha256::digest(b"a module").into();
     Modules::open(dir.path().join("modules")).unwrap().put(&digest, b"a module").unwrap();
-    core.update(|s| {
-        let spec = weft_model::PluginSpec {
-            name: "p".into(),
-            digest,
-            config: vec![],
-            priority: 0,
-            position: None,
-            on_fault: None,
-            deadline_us: None,
-        };
-        s.snapshot.as_mut().unwrap().plugins.insert("p".into(), spec);
-    });
+    publish_plugin(&core, digest);
     start_client(&core, dir.path());
     assert!(core.wait_applied(LIMIT).await);
     assert_eq!(datapath.held.lock().modules.len(), 1);
@@ -221,18 +223,7 @@ async fn module_that_cannot_be_had_does_not_hold_up_the_others() {
     let dir = tempfile::tempdir().unwrap();
     let core = joined_core(dir.path());
     let _datapath = FakeDatapath::start(dir.path()).await;
-    core.update(|s| {
-        let spec = weft_model::PluginSpec {
-            name: "p".into(),
-            digest: [9; 32],
-            config: vec![],
-            priority: 0,
-            position: None,
-            on_fault: None,
-            deadline_us: None,
-        };
-        s.snapshot.as_mut().unwrap().plugins.insert("p".into(), spec);
-    });
+    publish_plugin(&core, [9; 32]);
     start_client(&core, dir.path());
     assert!(core.wait_applied(LIMIT).await);
 }
