@@ -96,7 +96,7 @@ pub(crate) fn run(
         return Ok(output.stdout);
     }
     Err(match serde_json::from_slice::<Value>(&output.stdout) {
-        Ok(object) if object.is_object() => CniError::of_delegate(object),
+        Ok(Value::Object(object)) => CniError::of_delegate(object),
         _ => CniError::new(
             DECODE,
             format!("{kind} failed ({}) without an error object", output.status),

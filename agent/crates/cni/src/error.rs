@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// Codes that the specification or its reference library gives a meaning.
 pub(crate) mod code {
@@ -29,22 +29,29 @@ pub struct CniError {
     code: u32,
     message: String,
     details: Option<String>,
-    /// A delegate's own error object, passed on as it is.
-    verbatim: Option<Value>,
+    /// What else a delegate put into its error object.
+    of_delegate: Map<String, Value>,
 }
 
 impl CniError {
     pub(crate) fn new(code: u32, message: impl Into<String>) -> Self {
-        let version = FALLBACK_VERSION.to_owned();
-        Self { version, code, message: message.into(), details: None, verbatim: None }
+        Self {
+            version: FALLBACK_VERSION.to_owned(),
+            code,
+            message: message.into(),
+            details: None,
+            of_delegate: Map::new(),
+        }
     }
 
-    pub(crate) fn of_delegate(object: Value) -> Self {
+    /// A delegate's own error, passed on with all that is in it. Some leave out what the
+    /// specification requires.
+    pub(crate) fn of_delegate(object: Map<String, Value>) -> Self {
         let text =
             |key: &str| object.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
         let code = object.get("code").and_then(Value::as_u64).and_then(|c| u32::try_from(c).ok());
         let error = Self::new(code.unwrap_or(code::IO), text("msg"));
-        Self { verbatim: Some(object), ..error }
+        Self { of_delegate: object, ..error }
     }
 
     pub(crate) fn details(self, details: impl Into<String>) -> Self {
@@ -59,20 +66,37 @@ impl CniError {
     /// The object as the runtime reads it from stdout.
     #[must_use]
     pub fn to_json(&self) -> String {
-        if let Some(object) = &self.verbatim {
-            return object.to_string();
-        }
-        let mut object =
-            json!({ "cniVersion": self.version, "code": self.code, "msg": self.message });
+        let mut object = self.of_delegate.clone();
+        object.insert("cniVersion".to_owned(), json!(self.version));
+        object.insert("code".to_owned(), json!(self.code));
+        object.insert("msg".to_owned(), json!(self.message));
         if let Some(details) = &self.details {
-            object["details"] = json!(details);
+            object.insert("details".to_owned(), json!(details));
         }
-        object.to_string()
+        Value::Object(object).to_string()
     }
 }
 
 impl fmt::Display for CniError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} (code {})", self.message, self.code)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn error_of_a_delegate_is_passed_on_and_made_whole() {
+        let Value::Object(said) = json!({ "code": 117, "msg": "no", "details": "d", "x": 1 })
+        else {
+            return;
+        };
+        let answer = CniError::of_delegate(said).in_version("0.4.0").to_json();
+        let answer: Value = serde_json::from_str(&answer).unwrap();
+        let whole =
+            json!({ "cniVersion": "0.4.0", "code": 117, "msg": "no", "details": "d", "x": 1 });
+        assert_eq!(answer, whole);
     }
 }
