@@ -59,12 +59,21 @@ fn main() -> ExitCode {
     match run(arguments) {
         Ok(code) => code,
         Err(error) => {
-            // One line: the whole chain, outermost first.
-            let line = format!("{error:#}");
-            eprintln!("weft: error: {line}");
+            eprintln!("weft: error: {}", line(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The whole chain, outermost first, without causes that an outer error tells already.
+fn line(error: &anyhow::Error) -> String {
+    let mut line = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !line.contains(&cause) {
+            line = format!("{line}: {cause}");
+        }
+    }
+    line
 }
 
 /// Help and version go to stdout whole; a mistake becomes one line.

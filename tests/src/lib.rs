@@ -3,10 +3,10 @@
 
 #![forbid(unsafe_code)]
 
-pub mod traffic;
-
+pub mod machine;
 pub mod outsider;
 pub mod talk;
+pub mod traffic;
 
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
@@ -18,8 +18,8 @@ use anyhow::{Context, Result, ensure};
 use weft_lab::{Lab, Options};
 use weft_netio::{InNetNs, NetNs};
 use weft_proto::v1::AgentStatus;
-use weft_proto::v1::AgentStatusRequest;
 use weft_proto::v1::agent_client::AgentClient;
+use weft_proto::v1::{AgentStatusRequest, NodeStatus};
 
 /// True if the machine can run namespace scenarios. Otherwise says what is missing; with `CI=true`
 /// that is a failure, since a green run that skipped shows nothing.
@@ -189,6 +189,22 @@ impl TestLab {
     pub fn party(&self, pod: &str, family: usize) -> Result<talk::Party> {
         let address = if family == 0 { self.pod_v4(pod)? } else { self.pod_v6(pod)? };
         Ok(talk::Party { namespace: self.namespace_of(pod)?, address })
+    }
+
+    /// Waits until the hub has a node, also one that is not the lab's, and it is up to date.
+    ///
+    /// # Errors
+    /// If it is not after 15 seconds.
+    pub async fn wait_connected(&self, node: &str) -> Result<()> {
+        eventually(Duration::from_secs(15), async || {
+            let status = self.status().await?;
+            let named = |n: &&NodeStatus| n.node.as_ref().is_some_and(|n| n.name == node);
+            let known = status.nodes.iter().find(named).context("the hub does not know it")?;
+            let current = known.applied_generation >= status.generation;
+            ensure!(known.connected && current, "{node} is away or behind");
+            Ok(())
+        })
+        .await
     }
 
     /// What the agent of a node says.

@@ -50,6 +50,19 @@ impl Outsider {
         Ok(outsider)
     }
 
+    /// Waits for the addresses of the link itself, which come a moment after it.
+    ///
+    /// # Errors
+    /// If they do not come.
+    pub async fn settle(&self) -> Result<()> {
+        eventually(Duration::from_secs(5), async || {
+            let addresses = self.tool("ip -o -6 address show scope link dev eth0")?;
+            ensure!(!addresses.is_empty() && !addresses.contains("tentative"), "{addresses}");
+            Ok(())
+        })
+        .await
+    }
+
     /// Its IPv4 address on the underlay.
     #[must_use]
     pub fn underlay(&self) -> &'static str {

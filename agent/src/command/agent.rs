@@ -9,6 +9,8 @@ use clap::{Args, ValueEnum};
 use weft_model::NodeName;
 use weft_node::{AgentConfig, DelegateKind, TokenSource, Underlay};
 
+use crate::output::print;
+
 /// Runs a node's agent.
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -141,6 +143,14 @@ impl Arguments {
 impl UninstallArguments {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let config = self.node.config(NodeName::try_new("uninstall")?, String::new());
-        weft_node::uninstall(config).await
+        let attachments = config.attachments_dir();
+        let attached = weft_node::uninstall(config).await?;
+        if attached == 0 {
+            return Ok(());
+        }
+        print(&format!(
+            "{attached} pods are still attached: the plugin weft-cni and {} stay for their removal; run this again after it\n",
+            attachments.display()
+        ))
     }
 }

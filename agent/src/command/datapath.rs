@@ -18,7 +18,8 @@ pub(crate) struct Arguments {
     /// Flows kept at most; beyond, those idle longest make room.
     #[arg(long, env = "WEFT_FLOWS_MAX", default_value_t = weft_datapath::FLOWS_DEFAULT)]
     flows_max: usize,
-    /// Offloads to leave unused.
+    /// Offloads to leave unused, for a kernel or card on which one does not work; `weft status
+    /// --node` shows those in use. Packets are the same without, and cost more.
     #[arg(long, env = "WEFT_NO_OFFLOAD", value_delimiter = ',')]
     no_offload: Vec<Offload>,
 }
@@ -26,10 +27,15 @@ pub(crate) struct Arguments {
 /// What the kernel can do for many packets at once.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Offload {
+    /// TCP super-packets from and to pods.
     TunTso,
+    /// UDP super-packets from and to pods.
     TunUso,
+    /// Partial checksums from and to pods; without them there are no super-packets either.
     TunChecksum,
+    /// Many datagrams of the mesh in one send.
     UdpGso,
+    /// Many datagrams of the mesh in one receive.
     UdpGro,
 }
 
@@ -39,9 +45,10 @@ impl Arguments {
         let mut config = DatapathConfig::new(&self.run_dir);
         config.workers = self.workers.map(usize::from);
         config.flows_max = self.flows_max;
-        config.tun_offloads.tso = on(Offload::TunTso);
-        config.tun_offloads.uso = on(Offload::TunUso);
         config.tun_offloads.checksum = on(Offload::TunChecksum);
+        // A super-packet has a partial checksum.
+        config.tun_offloads.tso = on(Offload::TunTso) && on(Offload::TunChecksum);
+        config.tun_offloads.uso = on(Offload::TunUso) && on(Offload::TunChecksum);
         config.udp_offloads.gso = on(Offload::UdpGso);
         config.udp_offloads.gro = on(Offload::UdpGro);
         weft_datapath::run(config)

@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use weft_proto::v1::RotateKeysRequest;
 
-use super::control::{HubSocket, refused};
+use super::control::{HubArguments, refused};
 use crate::output::print;
 
 /// WireGuard keys.
@@ -15,7 +15,7 @@ pub(crate) enum Command {
         #[arg(long)]
         node: Option<String>,
         #[command(flatten)]
-        hub: HubSocket,
+        hub: HubArguments,
     },
 }
 

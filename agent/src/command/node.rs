@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use weft_proto::v1::RemoveNodeRequest;
 
-use super::control::{HubSocket, refused};
+use super::control::{HubArguments, refused};
 use crate::output::print;
 
 /// Nodes of the fabric.
@@ -15,7 +15,7 @@ pub(crate) enum Command {
         /// Name of the node.
         name: String,
         #[command(flatten)]
-        hub: HubSocket,
+        hub: HubArguments,
     },
 }
 

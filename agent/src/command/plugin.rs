@@ -13,7 +13,7 @@ use weft_proto::v1::{
     PluginInFabric, Position, UnloadPluginRequest,
 };
 
-use super::control::{HubSocket, refused};
+use super::control::{HubArguments, refused};
 use crate::output::{print, row, short_digest, table};
 
 /// How long a change of plugins may take until every connected node has applied it.
@@ -29,13 +29,13 @@ pub(crate) enum Command {
     /// Puts a new module in the place of a running plugin; no packet is lost.
     Replace(Load),
     /// Shows every plugin, and how it does on each node.
-    List(HubSocket),
+    List(HubArguments),
     /// Takes a plugin out of every node.
     Unload {
         /// Name of the plugin.
         name: String,
         #[command(flatten)]
-        hub: HubSocket,
+        hub: HubArguments,
     },
     /// Gives a running plugin another configuration.
     Config {
@@ -44,7 +44,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         config: Configuration,
         #[command(flatten)]
-        hub: HubSocket,
+        hub: HubArguments,
     },
 }
 
@@ -70,7 +70,7 @@ pub(crate) struct Load {
     #[arg(long, value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
     deadline_us: Option<u32>,
     #[command(flatten)]
-    hub: HubSocket,
+    hub: HubArguments,
 }
 
 /// The configuration of a plugin: text, or a file.
@@ -212,7 +212,7 @@ async fn check_accepted(client: &mut ControlClient<Channel>, name: &str) -> anyh
     Ok(())
 }
 
-async fn list(hub: &HubSocket) -> anyhow::Result<()> {
+async fn list(hub: &HubArguments) -> anyhow::Result<()> {
     let answer = hub.client().await?.list_plugins(ListPluginsRequest {}).await.map_err(refused)?;
     let heading =
         ["PLUGIN", "MODULE", "PRIORITY", "NODE", "STATE", "CALLS", "DROPS", "FAULTS", "MESSAGE"];

@@ -11,7 +11,7 @@ use weft_proto::v1::{
     Traffic,
 };
 
-use super::control::{HubSocket, refused};
+use super::control::{HubArguments, refused, whole};
 use crate::output::{print, row, table};
 
 /// Shows the fabric as the hub sees it, or this node as its agent does.
@@ -24,13 +24,15 @@ pub(crate) struct Arguments {
     #[arg(long, env = "WEFT_RUN_DIR", default_value = "/run/weft")]
     run_dir: PathBuf,
     #[command(flatten)]
-    hub: HubSocket,
+    hub: HubArguments,
 }
 
 impl Arguments {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         if self.node {
-            let channel = connect_unix(self.run_dir.join(weft_control::socket::AGENT)).await?;
+            let channel = connect_unix(self.run_dir.join(weft_control::socket::AGENT))
+                .await
+                .map_err(whole)?;
             let answer = AgentClient::new(channel).get_status(AgentStatusRequest {}).await;
             return print(&node_text(&answer.map_err(refused)?.into_inner()));
         }

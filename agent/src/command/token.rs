@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Subcommand;
 
+use super::control::{CA, CERTIFICATE, KEY};
 use crate::output::print;
 
 /// What a hub gives to those who may join or operate the fabric.
@@ -41,9 +42,9 @@ impl Command {
             Self::Admin { name, out, days, state_dir } => {
                 let ttl = Duration::from_secs(days * 24 * 3600);
                 let (identity, ca) = weft_hub::issue_admin(&state_dir, &name, ttl)?;
-                write(&out.join("ca.pem"), &ca)?;
-                write(&out.join("admin.pem"), &identity.certificate)?;
-                write(&out.join("admin.key"), &identity.key)
+                write(&out.join(CA), &ca)?;
+                write(&out.join(CERTIFICATE), &identity.certificate)?;
+                write(&out.join(KEY), &identity.key)
             }
         }
     }

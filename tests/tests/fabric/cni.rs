@@ -291,3 +291,116 @@ async fn add_says_try_again_while_the_agent_does_not_answer() -> Result<()> {
     runtime.succeeds("DEL", &namespace, None)?;
     eventually(Duration::from_secs(5), async || runtime.add(&namespace).map(drop)).await
 }
+
+/// CNI-031: the delegate is the operator's to install. Until then ADD says which is missing and leaves
+/// nothing that a DEL could fail about; so does the agent.
+#[tokio::test]
+async fn add_without_the_delegate_names_it_and_leaves_nothing() -> Result<()> {
+    if !can_run(&["ip", "nft"]) {
+        return Ok(());
+    }
+    let lab = TestLab::up(Options { nodes: 1, ..Options::default() }).await?;
+    let mut runtime = Runtime::new(&lab, "node-1")?;
+    runtime.search = runtime.node.cni_bin().display().to_string();
+    let delegate = runtime.node.cni_bin().join("ptp");
+    let installed = std::fs::read_link(&delegate)?;
+    std::fs::remove_file(&delegate)?;
+    let namespace = container(&lab, "undelegated")?;
+    let links = tool(&runtime.node.namespace, "ip -o link")?.lines().count();
+    let error = runtime.refused("ADD", &namespace, None)?;
+    let said = error["msg"].as_str().unwrap_or_default();
+    ensure!(said.contains("`ptp` not found") && said.contains("install"), "{error}");
+    ensure!(
+        tool(&runtime.node.namespace, "ip -o link")?.lines().count() == links,
+        "a link is left"
+    );
+    let delegates = runtime.node.state().join("cni/delegates");
+    ensure!(!delegates.exists() || delegates.read_dir()?.count() == 0, "a record is left");
+    runtime.succeeds("DEL", &namespace, None)?;
+    eventually(Duration::from_secs(5), async || {
+        let problems = lab.agent_status("node-1").await?.problems;
+        let named = problems.iter().any(|p| p.contains("`ptp`") && p.contains("install"));
+        ensure!(named, "the agent says {problems:?}");
+        Ok(())
+    })
+    .await?;
+    std::os::unix::fs::symlink(installed, delegate)?;
+    runtime.add(&namespace)?;
+    eventually(Duration::from_secs(5), async || {
+        let problems = lab.agent_status("node-1").await?.problems;
+        ensure!(problems.is_empty(), "the agent still says {problems:?}");
+        Ok(())
+    })
+    .await
+}
+
+/// `weft uninstall` under pods: the node is as it was but for them, and the runtime can still take
+/// them away; then nothing is left.
+#[tokio::test]
+async fn pods_can_be_deleted_after_uninstall() -> Result<()> {
+    if !can_run(&["ip", "nft", "tc"]) {
+        return Ok(());
+    }
+    let lab = TestLab::up(Options { nodes: 1, ..Options::default() }).await?;
+    let runtime = Runtime::new(&lab, "node-1")?;
+    let node = runtime.node.clone();
+    let mut pods = Vec::new();
+    for name in ["left", "also"] {
+        let namespace = container(&lab, name)?;
+        let result = runtime.add(&namespace)?;
+        pods.push((namespace, result));
+    }
+    // Also ends hub, agent and datapath.
+    kill(Pid::from_raw(lab.pid("supervisor")?), Signal::SIGTERM)?;
+    eventually(Duration::from_secs(10), async || {
+        let sockets = ["agent.sock", "datapath.sock"].map(|s| node.run().join(s));
+        ensure!(sockets.iter().all(|s| !s.exists()), "agent or datapath is still there");
+        Ok(())
+    })
+    .await?;
+    let uninstalled = || uninstall(&node);
+    let said = uninstalled()?;
+    ensure!(said.contains("2 pods are still attached"), "{said}");
+    for (shown_by, sign) in [
+        ("ip -o link", "weft0"),
+        ("ip rule", "5100"),
+        ("ip -6 rule", "5100"),
+        ("nft list ruleset", "weft"),
+        ("tc qdisc", "clsact"),
+    ] {
+        let text = tool(&node.namespace, shown_by)?;
+        ensure!(!text.contains(sign), "`{shown_by}` still shows {sign}: {text}");
+    }
+    ensure!(!node.cni_conf().join("10-weft.conflist").exists(), "the configuration is left");
+    ensure!(!node.run().exists(), "the run directory is left");
+    // Once more is no mistake, and takes nothing away that DEL needs.
+    uninstalled()?;
+    for (namespace, result) in &pods {
+        runtime.succeeds("DEL", namespace, Some(result))?;
+        let links = tool(namespace, "ip -o link")?;
+        ensure!(!links.contains("eth0"), "the pod's end is left: {links}");
+    }
+    let links = tool(&node.namespace, "ip -o link")?;
+    ensure!(!links.contains("veth"), "the node's end is left: {links}");
+    let said = uninstalled()?;
+    ensure!(said.is_empty(), "{said}");
+    ensure!(!node.state().exists(), "the state directory is left");
+    ensure!(!node.cni_bin().join("weft-cni").exists(), "the plugin is left");
+    Ok(())
+}
+
+fn uninstall(node: &NodeLayout) -> Result<String> {
+    let mut command = command_in(&node.namespace, weft_tests::binaries()?.join("weft"))?;
+    command.arg("uninstall");
+    for (flag, path) in [
+        ("run-dir", node.run()),
+        ("state-dir", node.state()),
+        ("cni-conf-dir", node.cni_conf()),
+        ("cni-bin-dir", node.cni_bin()),
+    ] {
+        command.arg(format!("--{flag}={}", path.display()));
+    }
+    let output = command.output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8(output.stdout)?)
+}

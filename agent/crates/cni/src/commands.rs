@@ -59,6 +59,8 @@ fn add(call: &Call, config: &NetworkConfig, attachment: &Attachment) -> Result<S
         return Err(CniError::new(DECODE, "the agent gave an answer to another question"));
     };
     let delegate = config.delegate_type().to_owned();
+    // Before there is a record: DEL could not undo what it could not have done.
+    delegate::find(&call.path, &delegate)?;
     let delegate_config = delegate::configuration(config, &delegation);
     let record = Record { delegate, config: delegate_config };
     record::create(&config.state_dir, attachment, &record)?;

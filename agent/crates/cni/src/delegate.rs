@@ -60,6 +60,21 @@ fn ipam(state_dir: &Path, kind: &str, delegation: &Delegation) -> Value {
     })
 }
 
+/// Finds a delegate as the runtime finds plugins.
+///
+/// # Errors
+/// Code 5 if it is in none of the directories.
+pub(crate) fn find(path: &[PathBuf], kind: &str) -> Result<PathBuf, CniError> {
+    path.iter().map(|d| d.join(kind)).find(|p| p.is_file()).ok_or_else(|| {
+        let dirs: Vec<String> = path.iter().map(|p| p.display().to_string()).collect();
+        let message = format!(
+            "CNI plugin `{kind}` not found in {}: install the standard plugins (Debian: containernetworking-plugins)",
+            dirs.join(":")
+        );
+        CniError::new(IO, message)
+    })
+}
+
 /// Runs a delegate with the environment of this call and `config` on stdin; its stderr passes
 /// through. Returns its stdout.
 ///
@@ -71,14 +86,7 @@ pub(crate) fn run(
     kind: &str,
     config: &Value,
 ) -> Result<Vec<u8>, CniError> {
-    let binary = path.iter().map(|d| d.join(kind)).find(|p| p.is_file()).ok_or_else(|| {
-        let dirs: Vec<String> = path.iter().map(|p| p.display().to_string()).collect();
-        let message = format!(
-            "CNI plugin `{kind}` not found in {}: install the standard plugins (Debian: containernetworking-plugins)",
-            dirs.join(":")
-        );
-        CniError::new(IO, message)
-    })?;
+    let binary = find(path, kind)?;
     let failed =
         |e: std::io::Error| CniError::new(IO, format!("cannot run {}: {e}", binary.display()));
     let mut child = Command::new(&binary)

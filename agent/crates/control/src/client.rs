@@ -28,7 +28,7 @@ pub enum ConnectError {
     #[error("certificate or key for the hub cannot be used ({}): join again with a fresh token", innermost(.0))]
     Tls(#[source] tonic::transport::Error),
     /// No connection to the hub.
-    #[error("no connection to the hub at {addr} ({}): is it running, is the port open, is the token of this hub?", innermost(.source))]
+    #[error("no connection to the hub at {addr} ({}): is it running, is the port open, is the token or certificate of this hub?", innermost(.source))]
     Hub {
         /// Where.
         addr: String,

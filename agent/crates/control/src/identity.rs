@@ -7,6 +7,8 @@ use tonic::Request;
 use weft_model::NodeName;
 use x509_parser::prelude::X509Certificate;
 
+/// A certificate is valid from this long before it is signed, for clocks that are behind.
+pub const BACKDATE: std::time::Duration = std::time::Duration::from_secs(300);
 /// Organisation in the certificate of a node.
 pub const ORGANISATION_NODE: &str = "weft:node";
 /// Organisation in the certificate of an operator.

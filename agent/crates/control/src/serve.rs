@@ -48,7 +48,7 @@ pub async fn bind_unix(path: &Path) -> Result<UnixListener, ServeError> {
     if let Some(directory) = path.parent().filter(|d| !d.as_os_str().is_empty()) {
         make_directory(directory).map_err(failed)?;
     }
-    check_free(path).await?;
+    ensure_free(path).await?;
     // Bound under another name first: at `path` it is never open to others, not for a moment.
     let mut unready = path.as_os_str().to_owned();
     unready.push(".new");
@@ -80,7 +80,12 @@ pub async fn serve_unix(
     served.map_err(|source| ServeError::Server { path: path.to_owned(), source })
 }
 
-async fn check_free(path: &Path) -> Result<(), ServeError> {
+/// Makes sure that [`bind_unix`] would find nobody at `path`, and changes nothing: for a process that
+/// should not even make its files if another one is there.
+///
+/// # Errors
+/// As [`bind_unix`].
+pub async fn ensure_free(path: &Path) -> Result<(), ServeError> {
     let failed = |source| ServeError::Io { path: path.to_owned(), source };
     match fs::symlink_metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),

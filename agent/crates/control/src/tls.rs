@@ -1,8 +1,46 @@
 //! TLS settings of the hub's one TCP port.
 
+use std::error::Error;
+use std::io;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use tonic::transport::{Certificate, Identity, ServerTlsConfig};
+
+/// Why the other side's certificate was not accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Distrust {
+    /// It is good, but not by the clock of this machine.
+    Clock,
+    /// It is of somebody else, or TLS failed otherwise.
+    Other,
+}
+
+/// What TLS says in the chain of `error`; `None` if TLS is not what failed.
+#[must_use]
+pub fn distrust(error: &(dyn Error + 'static)) -> Option<Distrust> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        // TLS tells its errors as I/O errors of this kind, with its own inside.
+        let io = error.downcast_ref::<io::Error>();
+        if let Some(io) = io.filter(|e| e.kind() == io::ErrorKind::InvalidData) {
+            let tls = io.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
+            return Some(if tls.is_some_and(is_clock) { Distrust::Clock } else { Distrust::Other });
+        }
+        next = error.source();
+    }
+    None
+}
+
+fn is_clock(error: &rustls::Error) -> bool {
+    use rustls::CertificateError as E;
+    matches!(
+        error,
+        rustls::Error::InvalidCertificate(
+            E::NotValidYet | E::NotValidYetContext { .. } | E::Expired | E::ExpiredContext { .. }
+        )
+    )
+}
 
 /// Name in the hub's certificate, whatever address it is reached by: trust comes from the CA.
 pub const HUB_SERVER_NAME: &str = "hub.weft.internal";

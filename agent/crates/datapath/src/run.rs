@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use parking_lot::Mutex;
+use tokio::net::UnixListener;
 use tokio::runtime::{Builder, Handle};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
@@ -61,23 +62,30 @@ async fn serve(config: DatapathConfig) -> anyhow::Result<()> {
     // First of all: it makes the directory, and tells if another datapath is there.
     let path = crate::control::socket_path(&config.run_dir);
     let listener = weft_control::bind_unix(&path).await?;
-    let (events, received) = mpsc::unbounded_channel();
-    let handle = Handle::current();
-    let control = tokio::task::spawn_blocking(move || start(&config, events, handle)).await??;
-    let control = Arc::new(Mutex::new(control));
-    tracing::info!(socket = %path.display(), "datapath is up");
-    let incoming = tokio_stream::wrappers::UnixListenerStream::new(listener);
-    let service = Service::new(Arc::clone(&control)).into_server();
-    let served = Server::builder().add_service(service).serve_with_incoming(incoming);
     let result = tokio::select! {
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
-        result = served => result.context("the control socket failed"),
-        result = supervise(&control, received) => result,
+        result = start_and_answer(config, listener) => result,
     };
     // A leftover would be replaced by the next start anyway.
     let _ = std::fs::remove_file(&path);
     result
+}
+
+async fn start_and_answer(config: DatapathConfig, listener: UnixListener) -> anyhow::Result<()> {
+    let (events, received) = mpsc::unbounded_channel();
+    let handle = Handle::current();
+    let control = tokio::task::spawn_blocking(move || start(&config, events, handle)).await??;
+    let control = Arc::new(Mutex::new(control));
+    tracing::info!("datapath is up");
+    let incoming = tokio_stream::wrappers::UnixListenerStream::new(listener);
+    let service = Service::new(Arc::clone(&control)).into_server();
+    tokio::select! {
+        result = Server::builder().add_service(service).serve_with_incoming(incoming) => {
+            result.context("the control socket failed")
+        }
+        result = supervise(&control, received) => result,
+    }
 }
 
 /// Makes everything, starts the workers, and puts the saved tables into force.

@@ -14,17 +14,17 @@ use rcgen::{
 };
 use subtle::ConstantTimeEq as _;
 use time::OffsetDateTime;
-use weft_control::identity::{ORGANISATION_ADMIN, ORGANISATION_NODE};
+use weft_control::identity::{BACKDATE, ORGANISATION_ADMIN, ORGANISATION_NODE};
 use weft_control::tls::HUB_SERVER_NAME;
 use weft_control::token::{SECRET_LEN, parse_secret};
 use weft_control::{JoinToken, TlsIdentity, TokenError};
 use weft_model::NodeName;
 use x509_parser::pem::Pem;
 
-/// A certificate is valid from this long before it is signed, for clocks that are behind.
-pub(crate) const BACKDATE: Duration = Duration::from_secs(300);
 /// A node whose clock differs by more cannot join: its certificate would soon seem wrong to it.
 pub(crate) const SKEW_MAX: Duration = Duration::from_secs(300);
+/// The CA itself is valid from this long before it was made.
+const CA_BACKDATE: Duration = Duration::from_secs(24 * 3600);
 const CA_VALIDITY: Duration = Duration::from_secs(3650 * 24 * 3600);
 
 /// Which joining of a node a certificate belongs to: the first bytes of its serial number. A
@@ -114,7 +114,8 @@ impl Ca {
         let mut params = CertificateParams::new(vec![HUB_SERVER_NAME.to_owned()])?;
         params.distinguished_name = name(HUB_SERVER_NAME, "weft:hub");
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        let certificate = self.finish(params, &key, now, CA_VALIDITY)?;
+        // As old as a new CA: a node whose clock is behind gets as far as `Join`, which tells it.
+        let certificate = self.finish(params, &key, now - CA_BACKDATE, CA_VALIDITY)?;
         Ok(TlsIdentity { certificate: certificate.pem(), key: key.serialize_pem() })
     }
 
@@ -224,7 +225,7 @@ fn new_authority(now: OffsetDateTime) -> Result<String, CaError> {
     params.distinguished_name = name("weft hub CA", "weft:ca");
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    params.not_before = now - Duration::from_secs(24 * 3600);
+    params.not_before = now - CA_BACKDATE;
     params.not_after = now + 2 * CA_VALIDITY;
     Ok(params.self_signed(&key)?.pem() + &key.serialize_pem())
 }

@@ -13,8 +13,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use time::OffsetDateTime;
-use weft_model::{Cluster, Generation, Snapshot};
+use weft_model::{Cluster, Generation, NodeName, Snapshot};
 
 pub(crate) use error::FabricError;
 
@@ -50,6 +51,21 @@ pub(crate) enum OpenError {
     Ca(#[from] CaError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(
+        "node {node} holds {subnet}, which is in none of the pod CIDRs: start with the --pod-cidr it is from, and take such nodes out before you change it (`weft node remove`)"
+    )]
+    Stray { node: NodeName, subnet: IpNet },
+}
+
+/// Pods of a node whose subnet is in no CIDR would be cut off from the others' tables.
+fn check_ranges(state: &State, ranges: &[IpNet]) -> Result<(), OpenError> {
+    for (node, joined) in &state.nodes {
+        let stray = joined.subnets.iter().find(|s| !ranges.iter().any(|r| r.contains(*s)));
+        if let Some(subnet) = stray {
+            return Err(OpenError::Stray { node: node.clone(), subnet: *subnet });
+        }
+    }
+    Ok(())
 }
 
 impl Fabric {
@@ -61,6 +77,7 @@ impl Fabric {
         let ranges = cluster.pod_cidrs.iter().map(|c| (*c, config.node_prefix(*c))).collect();
         let leases = Allocator::new(store.clone(), ranges, config.quarantine);
         let mut state = State::load(&store, &leases)?;
+        check_ranges(&state, &cluster.pod_cidrs)?;
         let reserved = read_bound(&store)?;
         state.generation_bound = reserved;
         let mut snapshot = Snapshot::empty(cluster.clone());

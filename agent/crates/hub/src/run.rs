@@ -20,15 +20,19 @@ use tonic::transport::server::{Router, TcpIncoming};
 use tonic_health::server::health_reporter;
 use tonic_reflection::server::Builder as Reflection;
 use weft_control::client::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT};
-use weft_control::{MESSAGE_MAX, bind_unix, hub_tls, socket};
+use weft_control::{MESSAGE_MAX, bind_unix, ensure_free, hub_tls, socket};
 use weft_proto::FILE_DESCRIPTOR_SET;
-use weft_proto::v1::control_server::ControlServer;
-use weft_proto::v1::hub_server::HubServer;
+use weft_proto::v1::control_server::{self, ControlServer};
+use weft_proto::v1::hub_server::{self, HubServer};
 
 use crate::config::HubConfig;
 use crate::fabric::Fabric;
 use crate::service::{ControlService, HubService};
 use crate::source::files::{Directory, follow};
+
+const HUB_SERVICE: &str = hub_server::SERVICE_NAME;
+const CONTROL_SERVICE: &str = control_server::SERVICE_NAME;
+const HEALTH_SERVICE: &str = tonic_health::pb::health_server::SERVICE_NAME;
 
 type Serving = JoinHandle<Result<(), tonic::transport::Error>>;
 
@@ -83,12 +87,13 @@ pub async fn start(config: HubConfig) -> anyhow::Result<RunningHub> {
         )
     })?;
     let address = listener.local_addr().context("the port that was bound")?;
+    let socket = config.run_dir.join(socket::HUB);
+    ensure_free(&socket).await?;
     let opened = tokio::task::spawn_blocking({
         let config = config.clone();
         move || open(&config)
     });
     let (fabric, directory) = opened.await.context("the hub's state")??;
-    let socket = config.run_dir.join(socket::HUB);
     let unix = bind_unix(&socket).await?;
     let (stopping, stop) = watch::channel(false);
     let source = tokio::spawn(follow(directory, {
@@ -180,7 +185,7 @@ async fn serve_tcp(
         .add_service(hub)
         .add_service(control)
         .add_service(health_server);
-    let router = with_reflection(router)?;
+    let router = with_reflection(router, &[HUB_SERVICE, CONTROL_SERVICE])?;
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     Ok(tokio::spawn(router.serve_with_incoming_shutdown(incoming, stopped(stop))))
 }
@@ -195,7 +200,8 @@ async fn serve_socket(
         .max_encoding_message_size(MESSAGE_MAX);
     let (health, health_server) = health_reporter();
     health.set_serving::<ControlServer<ControlService>>().await;
-    let router = with_reflection(server().add_service(control).add_service(health_server))?;
+    let router = server().add_service(control).add_service(health_server);
+    let router = with_reflection(router, &[CONTROL_SERVICE])?;
     let incoming = UnixListenerStream::new(listener);
     Ok(tokio::spawn(router.serve_with_incoming_shutdown(incoming, stopped(stop))))
 }
@@ -207,9 +213,13 @@ fn server() -> Server {
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
 }
 
-fn with_reflection(router: Router) -> anyhow::Result<Router> {
+/// Tells of `services` and health: the descriptors hold more than what is served here.
+fn with_reflection(router: Router, services: &[&str]) -> anyhow::Result<Router> {
     let builder = || {
-        Reflection::configure()
+        let named = Reflection::configure().with_service_name(HEALTH_SERVICE);
+        services
+            .iter()
+            .fold(named, |named, service| named.with_service_name(*service))
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };

@@ -46,7 +46,7 @@ impl Table {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Locked by another process.
-    #[error("{} is in use by another hub: stop that one, or give this one its own --state", .0.display())]
+    #[error("{} is in use by another hub: stop that one, or give this one its own --state-dir", .0.display())]
     InUse(PathBuf),
     /// The file cannot be opened.
     #[error("{} cannot be opened ({source}): is there space, and may this user write there?", .path.display())]

@@ -80,6 +80,7 @@ fn datapath(layout: &Layout, state: &State, node: &str) -> Process {
     let paths = layout.node(node);
     let mut arguments = vec!["datapath".to_owned(), format!("--run-dir={}", paths.run().display())];
     arguments.extend(state.options.datapath_arguments.clone());
+    arguments.extend(state.options.datapath_arguments_of.get(node).cloned().unwrap_or_default());
     Process { name: format!("{node}-datapath"), namespace: paths.namespace, arguments }
 }
 

@@ -55,6 +55,9 @@ pub struct Options {
     pub agent_arguments: Vec<String>,
     /// Added to the command line of every datapath.
     pub datapath_arguments: Vec<String>,
+    /// Added to the command line of one node's datapath, by name of the node.
+    #[serde(default)]
+    pub datapath_arguments_of: BTreeMap<String, Vec<String>>,
 }
 
 impl Default for Options {
@@ -71,6 +74,7 @@ impl Default for Options {
             hub_arguments: Vec::new(),
             agent_arguments: Vec::new(),
             datapath_arguments: Vec::new(),
+            datapath_arguments_of: BTreeMap::new(),
         }
     }
 }
@@ -285,6 +289,16 @@ impl Lab {
     #[must_use]
     pub fn log_file(&self, process: &str) -> PathBuf {
         self.layout.log_file(process)
+    }
+
+    /// Changes what processes are started with; each takes it up when it starts the next time.
+    ///
+    /// # Errors
+    /// If it cannot be written down.
+    pub fn change_options(&mut self, change: impl FnOnce(&mut Options)) -> Result<()> {
+        self.state = load(&self.layout)?;
+        change(&mut self.state.options);
+        self.save()
     }
 
     /// Process id of `hub`, `NODE-agent` or `NODE-datapath`, as of its last start.

@@ -59,7 +59,7 @@ pub async fn supervise(name: &str) -> Result<()> {
     let (stop, stopped) = watch::channel(false);
     let mut keepers = Vec::new();
     for process in processes(&layout, &state)? {
-        keepers.push(tokio::spawn(keep(layout.clone(), process, stopped.clone())));
+        keepers.push(tokio::spawn(keep(layout.clone(), process.name, stopped.clone())));
     }
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -74,14 +74,17 @@ pub async fn supervise(name: &str) -> Result<()> {
     Ok(())
 }
 
-async fn keep(layout: Layout, process: Process, mut stopped: watch::Receiver<bool>) -> Result<()> {
+async fn keep(layout: Layout, name: String, mut stopped: watch::Receiver<bool>) -> Result<()> {
     let mut pause = RESTART_PAUSE;
     while !*stopped.borrow() {
         let started = Instant::now();
-        let mut child = spawn(&layout, &process)?;
+        // Its arguments may have changed.
+        let known = processes(&layout, &load(&layout)?)?;
+        let process = known.iter().find(|p| p.name == name).context("a process of no lab")?;
+        let mut child = spawn(&layout, process)?;
         tokio::select! {
             status = child.wait() => {
-                tracing::warn!(process = process.name, status = ?status?, "exited, starting again");
+                tracing::warn!(process = name, status = ?status?, "exited, starting again");
             }
             _ = stopped.changed() => return end(&mut child).await,
         }

@@ -11,6 +11,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod addr;
+mod capability;
 pub mod clock;
 mod flow_file;
 #[cfg(test)]
@@ -31,6 +32,7 @@ pub mod tc;
 mod tun;
 mod udp;
 
+pub use capability::may_change_network;
 pub use flow_file::{FlowFile, FlowFileError};
 pub use netlink::{Ensured, Family, Netlink, NetlinkError};
 pub use netns::{InNetNs, NetNs};

@@ -121,7 +121,9 @@ async fn run(command: &mut Command, input: &str) -> Result<String, NftError> {
     if status.success() {
         return Ok(String::from_utf8_lossy(&stdout).into_owned());
     }
-    let text = String::from_utf8_lossy(&stderr).trim().to_owned();
+    let stderr = String::from_utf8_lossy(&stderr);
+    // One line, as every error is told: it shows the rule and points at the place below it.
+    let text = stderr.split_whitespace().collect::<Vec<_>>().join(" ");
     let text = if text.is_empty() { status.to_string() } else { text };
     Err(NftError::Refused { text })
 }

@@ -60,8 +60,8 @@ impl Offloads {
 
     /// The names used in status reports, with their state.
     #[must_use]
-    pub fn named(self) -> [(&'static str, bool); 2] {
-        [("tun_tso", self.tso), ("tun_uso", self.uso)]
+    pub fn named(self) -> [(&'static str, bool); 3] {
+        [("tun_tso", self.tso), ("tun_uso", self.uso), ("tun_checksum", self.checksum)]
     }
 
     fn bits(self) -> c_ulong {

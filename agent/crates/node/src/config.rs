@@ -130,7 +130,9 @@ impl AgentConfig {
         self.run_dir.join(name)
     }
 
-    pub(crate) fn attachments_dir(&self) -> PathBuf {
+    /// Directory of what is known of attached pods.
+    #[must_use]
+    pub fn attachments_dir(&self) -> PathBuf {
         self.state("cni")
     }
 

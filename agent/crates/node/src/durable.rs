@@ -1,6 +1,6 @@
 //! Files that are either whole or not there, also after a crash.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -18,6 +18,17 @@ static SEQUENCE: AtomicU64 = AtomicU64::new(0);
 /// Creates `path` and what leads to it, mode 0700; an existing directory stays as it is.
 pub(crate) fn private_dir(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Takes `path` for this process until the file is dropped; `None` if another process has it.
+pub(crate) fn lock(path: &Path) -> io::Result<Option<File>> {
+    let file =
+        OpenOptions::new().write(true).create(true).truncate(false).mode(PRIVATE).open(path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
 }
 
 /// Replaces `path` with `bytes`: temporary file in the same directory, fsync, rename, fsync of the

@@ -8,6 +8,7 @@ use rcgen::{CertificateParams, DnType, KeyPair};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use weft_control::TlsIdentity;
+use weft_control::identity::BACKDATE;
 use weft_model::{MacAddr, NodeName};
 
 use crate::durable;
@@ -43,9 +44,12 @@ pub(crate) struct Validity {
 }
 
 impl Validity {
-    /// When the certificate should be replaced: after two thirds of its life.
+    /// When the certificate should be replaced: after two thirds of its life. What lies before it
+    /// was signed does not count, or a short life would seem over from the start.
     pub(crate) fn renew_at(self) -> i64 {
-        self.from + (self.until - self.from) / 3 * 2
+        let backdate = i64::try_from(BACKDATE.as_secs()).unwrap_or(0);
+        let signed = self.from + backdate;
+        signed + (self.until - signed) * 2 / 3
     }
 
     /// True at and after its last second.
@@ -202,8 +206,10 @@ mod tests {
 
     #[test]
     fn renewal_is_due_after_two_thirds() {
-        let validity = Validity { from: 1000, until: 4000 };
+        let validity = Validity { from: 700, until: 4000 };
         assert_eq!(validity.renew_at(), 3000);
+        // Shorter than the time before it was signed.
+        assert_eq!(Validity { from: 700, until: 1006 }.renew_at(), 1004);
         assert!(!validity.is_over(3999));
         assert!(validity.is_over(4000));
     }

@@ -1,5 +1,7 @@
 //! Puts the agent's parts together.
 
+use std::fs::File;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -11,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::time::{interval, sleep};
 use tonic::transport::Server;
-use weft_control::{bind_unix, serve_unix, socket};
+use weft_control::{bind_unix, ensure_free, serve_unix, socket};
 use weft_netio::{Netlink, nft};
 use weft_proto::v1::agent_server::AgentServer;
 
@@ -59,6 +61,7 @@ pub async fn run_until(config: AgentConfig, stop: impl Future<Output = ()>) -> a
     let state_dir = config.state_dir.clone();
     durable::private_dir(&state_dir)
         .with_context(|| format!("cannot use the state directory {}", state_dir.display()))?;
+    let _only = only_agent(&state_dir)?;
     let identity = IdentityStore::open(config.state("identity"))?;
     let uid = identity.uid(config.node_uid.as_deref())?;
     let keys = Arc::new(KeyStore::open(config.state("keys"))?);
@@ -141,12 +144,36 @@ impl Parts {
     }
 }
 
+/// Keeps other agents out of a state directory: two would write each other's keys and attachments.
+///
+/// # Errors
+/// If there is one, or the file cannot be made.
+pub(crate) fn only_agent(state_dir: &Path) -> anyhow::Result<File> {
+    let locked = durable::lock(&state_dir.join(LOCK));
+    let locked = locked.with_context(|| format!("cannot lock {}", state_dir.display()))?;
+    locked.with_context(|| {
+        format!(
+            "{} is in use by another agent: stop that one, or give this one its own --state-dir",
+            state_dir.display()
+        )
+    })
+}
+
+/// File in the state directory that the running agent has locked.
+const LOCK: &str = "lock";
+
 async fn preflight(config: &AgentConfig) -> anyhow::Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!("the agent needs root: it changes routes, rules and interfaces of the node");
     }
+    if !weft_netio::may_change_network() {
+        bail!("the agent needs CAP_NET_ADMIN: give this capability to root, or to its container");
+    }
     for name in [socket::AGENT, socket::DATAPATH, weft_model::cni::SOCKET] {
         check_socket_path(&config.socket(name))?;
+    }
+    for name in [socket::AGENT, weft_model::cni::SOCKET] {
+        ensure_free(&config.socket(name)).await?;
     }
     if let Some(binary) = &config.cni_binary {
         let found = std::fs::metadata(binary);

@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use weft_control::{ensure_free, socket};
 use weft_netio::{Netlink, link, nft, tc};
 
 use crate::cni::Records;
@@ -17,36 +18,82 @@ use crate::run::SYSCTLS;
 /// The bridge that `weft-cni` has the delegate `bridge` make.
 const BRIDGE: &str = "weft-br0";
 
+/// What `weft-cni` keeps in the directory of attachments: a file for each, and reserved addresses.
+const DELEGATES: &str = "delegates";
+const ADDRESSES: &str = "addresses";
+
 /// Removes everything that the fabric made on the node and nothing else; the CNI configuration
-/// first, so that no pod is started meanwhile. Neither agent nor datapath need be alive; they should
-/// not be. Can be repeated.
+/// first, so that no pod is started meanwhile. Can be repeated.
+///
+/// The runtime will still call DEL for pods that are attached. So the plugin and what it keeps stay
+/// as long as there are any; returns how many.
 ///
 /// # Errors
-/// One line for the operator. What could be removed is removed all the same.
-pub async fn uninstall(config: AgentConfig) -> anyhow::Result<()> {
+/// One line for the operator. What could be removed is removed all the same; nothing is while agent
+/// or datapath run, since they would put it back.
+pub async fn uninstall(config: AgentConfig) -> anyhow::Result<usize> {
     if !nix::unistd::geteuid().is_root() {
         bail!("uninstall needs root: it changes routes, rules and interfaces of the node");
     }
+    if !weft_netio::may_change_network() {
+        bail!("uninstall needs CAP_NET_ADMIN: give this capability to root, or to its container");
+    }
+    for name in [socket::AGENT, socket::DATAPATH] {
+        ensure_free(&config.socket(name)).await?;
+    }
+    let attached = attached(&config.attachments_dir())?;
     let mut done = vec![
         ("CNI configuration", remove(&config.conflist())),
-        ("CNI plugin", remove(&config.cni_bin_dir.join(BINARY))),
         ("network", network(&config).await),
         ("nftables", nft::delete_table("inet", NFT_TABLE).await.map_err(Into::into)),
         ("settings", settings(&config)),
     ];
     if done.iter().all(|(_, result)| result.is_ok()) {
         // What is left to be done stands in there.
-        done.push(("state directory", remove_dir(&config.state_dir)));
         done.push(("run directory", remove_dir(&config.run_dir)));
+        if attached == 0 {
+            done.push(("CNI plugin", remove(&config.cni_bin_dir.join(BINARY))));
+            done.push(("state directory", remove_dir(&config.state_dir)));
+        } else {
+            done.push(("state directory", keep_for_del(&config)));
+        }
     }
     let failures: Vec<String> = done
         .iter()
         .filter_map(|(what, result)| Some(format!("{what}: {:#}", result.as_ref().err()?)))
         .collect();
     if failures.is_empty() {
-        return Ok(());
+        return Ok(attached);
     }
     bail!("not everything could be removed: {}", failures.join("; "))
+}
+
+/// Attachments that the runtime has not called DEL for.
+fn attached(attachments: &Path) -> anyhow::Result<usize> {
+    let path = attachments.join(DELEGATES);
+    match fs::read_dir(&path) {
+        Ok(entries) => Ok(entries.count()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(e) => Err(e).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+/// Empties the state directory but for what DEL needs.
+fn keep_for_del(config: &AgentConfig) -> anyhow::Result<()> {
+    let attachments = config.attachments_dir();
+    remove_all_but(&config.state_dir, &[&attachments])?;
+    remove_all_but(&attachments, &[&attachments.join(DELEGATES), &attachments.join(ADDRESSES)])
+}
+
+fn remove_all_but(directory: &Path, kept: &[&Path]) -> anyhow::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if kept.contains(&path.as_path()) {
+            continue;
+        }
+        if path.is_dir() { remove_dir(&path)? } else { remove(&path)? }
+    }
+    Ok(())
 }
 
 async fn network(config: &AgentConfig) -> anyhow::Result<()> {

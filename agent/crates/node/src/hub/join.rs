@@ -1,10 +1,9 @@
 //! How a node gets its certificate.
 
-use std::error::Error;
 use std::io;
 
 use tonic::Code;
-use weft_control::{ConnectError, JoinToken, connect_hub, operator_text};
+use weft_control::{ConnectError, Distrust, JoinToken, connect_hub, distrust, operator_text};
 use weft_proto::v1::JoinRequest;
 use weft_proto::v1::hub_client::HubClient;
 
@@ -100,28 +99,24 @@ impl HubTask {
     }
 }
 
-/// A certificate that was not signed by the CA in the token is the token of another hub.
+/// What no waiting cures: a hub that is not the one of the token, and clocks that differ by more than
+/// the hub's certificate allows for. Smaller differences are told by the hub.
 pub(super) fn connect_end(error: ConnectError) -> End {
-    match &error {
-        ConnectError::Address(_) | ConnectError::Tls(_) => End::Final(error.into()),
-        ConnectError::Hub { addr, source } if refused_by_tls(source) => {
-            End::Final(anyhow::anyhow!(
-                "the hub at {addr} is not the one of the join token: copy the line that `weft token show` prints there"
-            ))
-        }
-        ConnectError::Hub { .. } | ConnectError::Unix { .. } => End::Retry(error.to_string()),
+    let ConnectError::Hub { addr, source } = &error else {
+        return match error {
+            ConnectError::Address(_) | ConnectError::Tls(_) => {
+                End::Final(anyhow::anyhow!("{error}"))
+            }
+            ConnectError::Hub { .. } | ConnectError::Unix { .. } => End::Retry(error.to_string()),
+        };
+    };
+    match distrust(source) {
+        Some(Distrust::Clock) => End::Final(anyhow::anyhow!(
+            "the certificate of the hub at {addr} is not valid by the clock of this node: set the clocks of both (NTP)"
+        )),
+        Some(Distrust::Other) => End::Final(anyhow::anyhow!(
+            "the hub at {addr} is not the one of the join token: copy the line that `weft token show` prints there"
+        )),
+        None => End::Retry(error.to_string()),
     }
-}
-
-/// TLS tells a failed verification as an I/O error of kind `InvalidData`.
-fn refused_by_tls(error: &(dyn Error + 'static)) -> bool {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        let io = error.downcast_ref::<io::Error>();
-        if io.is_some_and(|e| e.kind() == io::ErrorKind::InvalidData) {
-            return true;
-        }
-        next = error.source();
-    }
-    false
 }

@@ -1,0 +1,77 @@
+//! A kernel may lack any offload: without them the fabric carries the same packets, only slower.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, ensure};
+use weft_lab::Options;
+use weft_model::Encapsulation;
+use weft_tests::traffic::Family;
+use weft_tests::{TestLab, can_run};
+
+use crate::matrix::complete_matrix;
+use crate::transfer::{largest_datagrams_echo, transfer_both_ways};
+
+const NONE: &str = "--no-offload=tun-tso,tun-uso,tun-checksum,udp-gso,udp-gro";
+const ALL: usize = 5;
+const TRANSFER: usize = 20 << 20;
+
+/// Offloads that a node's datapath has on.
+async fn in_use(lab: &TestLab, node: &str) -> Result<usize> {
+    let datapath = lab.agent_status(node).await?.datapath.context("no datapath")?;
+    ensure!(datapath.offloads.len() == ALL, "{:?}", datapath.offloads);
+    Ok(datapath.offloads.iter().filter(|o| o.on).count())
+}
+
+async fn everything_passes_without(
+    off: &str,
+    encapsulation: Encapsulation,
+    on_nodes: &[&str],
+) -> Result<()> {
+    if !can_run(&["ping", "nft"]) {
+        return Ok(());
+    }
+    let arguments = on_nodes.iter().map(|n| ((*n).to_owned(), vec![off.to_owned()]));
+    let datapath_arguments_of: BTreeMap<_, _> = arguments.collect();
+    let options = Options { nodes: 2, encapsulation, datapath_arguments_of, ..Options::default() };
+    let lab = TestLab::with_pods(options, 2).await?;
+    for node in lab.nodes() {
+        let (on, off) = (in_use(&lab, &node).await?, on_nodes.contains(&node.as_str()));
+        ensure!(off == (on < ALL), "{node}: {on} offloads are on");
+        println!("{node}: {on} offloads on");
+    }
+    complete_matrix(&lab, 2).await?;
+    for family in [Family::V4, Family::V6] {
+        for pods in [("a1", "b1"), ("b1", "a1"), ("a1", "a2")] {
+            largest_datagrams_echo(&lab, pods, family)?;
+        }
+        transfer_both_ways(&lab, ("a1", "b1"), family, TRANSFER)?;
+        transfer_both_ways(&lab, ("a1", "a2"), family, TRANSFER)?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn wireguard_works_without_any_offload() -> Result<()> {
+    everything_passes_without(NONE, Encapsulation::WireGuard, &["node-1", "node-2"]).await
+}
+
+#[tokio::test]
+async fn vxlan_works_without_any_offload() -> Result<()> {
+    everything_passes_without(NONE, Encapsulation::Vxlan, &["node-1", "node-2"]).await
+}
+
+/// What one node merges the other has to take apart, and the other way round.
+#[tokio::test]
+async fn nodes_with_and_without_offloads_work_together() -> Result<()> {
+    everything_passes_without(NONE, Encapsulation::WireGuard, &["node-2"]).await?;
+    everything_passes_without(NONE, Encapsulation::Vxlan, &["node-1"]).await
+}
+
+/// Segments of TCP stay whole while those of UDP, or the datagrams of the mesh, do not.
+#[tokio::test]
+async fn some_offloads_work_without_the_others() -> Result<()> {
+    let all = &["node-1", "node-2"][..];
+    let off = "--no-offload=tun-uso,udp-gso";
+    everything_passes_without(off, Encapsulation::WireGuard, all).await?;
+    everything_passes_without("--no-offload=tun-tso,udp-gro", Encapsulation::Vxlan, all).await
+}
