@@ -196,6 +196,7 @@ impl Plugin for PluginInstance {
             Ok(decided) => decided,
             Err(error) => return Err(self.fault(error, Timestamp(descriptor.now))),
         };
+        let Some(live) = &self.live else { return Err(PluginFault::TakenOut) };
         let verdict = match decided.decision {
             Decision::Continue => Verdict::Continue,
             Decision::Accept => Verdict::Accept,
@@ -207,12 +208,11 @@ impl Plugin for PluginInstance {
                 self.counters.note_drop();
                 Verdict::Reject(reason)
             }
-            Decision::Rewrite(fields) => Verdict::Rewrite(fields),
-            Decision::Reply(len) => {
-                Verdict::Reply(self.live.as_ref().map_or(&[], |live| live.reply(len)))
-            }
+            Decision::Rewrite => Verdict::Rewrite(&live.answer().rewrite),
+            Decision::Reply(len) => Verdict::Reply(live.reply(len)),
         };
-        Ok(Outcome { verdict, slot: decided.slot })
+        let slot = if decided.answered { live.answer().slot.as_ref() } else { None };
+        Ok(Outcome { verdict, slot })
     }
 }
 

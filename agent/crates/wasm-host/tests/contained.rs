@@ -59,7 +59,8 @@ fn exchange_area_outside_the_memory_is_refused() {
 fn verdict_is_handed_on() {
     let mut plugin = instance(EXPORTS, "i32.const 1").unwrap();
     assert_eq!(ask(&mut plugin), Ok(Verdict::Accept));
-    let mut plugin = instance(EXPORTS, "i32.const 1124 i32.const 7 i32.store i32.const 2").unwrap();
+    let mut plugin =
+        instance(EXPORTS, "i32.const 1124 i32.const 7 i32.store i32.const 258").unwrap();
     assert_eq!(ask(&mut plugin), Ok(Verdict::Drop(7)));
     assert_eq!(plugin.shared().status().counters.drops, 1);
 }
@@ -70,7 +71,7 @@ fn every_fault_is_contained_and_sixteen_take_the_plugin_out() {
         ("i32.const 99", PluginFault::Trap),
         ("i32.const 4", PluginFault::Trap),
         ("unreachable", PluginFault::Trap),
-        ("i32.const 1120 i32.const 128 i32.store i32.const 0", PluginFault::Trap),
+        ("i32.const 1120 i32.const 128 i32.store i32.const 256", PluginFault::Trap),
         ("(loop br 0) i32.const 0", PluginFault::Deadline),
     ];
     for (body, fault) in cases {

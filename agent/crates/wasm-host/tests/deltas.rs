@@ -42,7 +42,7 @@ fn digits() -> Vec<u8> {
     );
     let body = format!(
         "(if (i32.eqz (i32.load8_u (i32.const {window}))) (then unreachable))
-        (i32.store (i32.const {reason}) (global.get $n)) i32.const 2"
+        (i32.store (i32.const {reason}) (global.get $n)) i32.const 258"
     );
     module(&MANIFEST.to_bytes(), "", &exports, &body)
 }
