@@ -8,6 +8,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::MacAddr;
+
 /// File name of the socket in the agent's run directory.
 pub const SOCKET: &str = "cni.sock";
 
@@ -45,6 +47,12 @@ pub struct Wiring {
     pub netns: String,
     /// Addresses of the pod with the prefix length of its interface.
     pub addresses: Vec<IpNet>,
+    /// Ethernet address of the pod's end, if the delegate told.
+    #[serde(default)]
+    pub mac: Option<MacAddr>,
+    /// The bridge that the host end is a port of; none if it is routed.
+    #[serde(default)]
+    pub bridge: Option<String>,
 }
 
 /// A question to the agent.
