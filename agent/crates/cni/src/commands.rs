@@ -108,8 +108,7 @@ fn wire(
     attachment: &Attachment,
     record: &mut Record,
 ) -> Result<String, CniError> {
-    let stdout =
-        delegate::run(&call.path, "ADD", &record.delegate, &record.config, &call.netns)?;
+    let stdout = delegate::run(&call.path, "ADD", &record.delegate, &record.config, &call.netns)?;
     let made: Value = serde_json::from_slice(&stdout).map_err(|e| {
         CniError::new(DECODE, "the delegate's result is no JSON").details(e.to_string())
     })?;

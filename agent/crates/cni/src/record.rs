@@ -116,11 +116,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let attachment =
             Attachment { network: "weft".into(), container_id: "c1".into(), ifname: "eth0".into() };
-        let record = |mtu: u32| Record {
-            delegate: "ptp".into(),
-            config: json!({ "mtu": mtu }),
-            made: None,
-        };
+        let record =
+            |mtu: u32| Record { delegate: "ptp".into(), config: json!({ "mtu": mtu }), made: None };
         create(dir.path(), &attachment, &record(1400)).unwrap();
         let error = create(dir.path(), &attachment, &record(1500)).unwrap_err();
         assert!(error.to_string().contains("code 100"), "{error}");

@@ -28,19 +28,16 @@ pub(crate) fn wiring(
         .map(|i| text(i, "name"))
         .find(|name| Some(name.as_str()) != bridge && !name.is_empty())
         .ok_or_else(|| CniError::new(DECODE, "the delegate's result names no host interface"))?;
-    let addresses: Vec<IpNet> = result
-        .get("ips")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-        .filter_map(|ip| text(ip, "address").parse().ok())
-        .collect();
+    let ips = || result.get("ips").and_then(Value::as_array).into_iter().flatten();
+    let addresses: Vec<IpNet> = ips().filter_map(|ip| text(ip, "address").parse().ok()).collect();
+    let gateways = ips().filter_map(|ip| text(ip, "gateway").parse().ok()).collect();
     if addresses.is_empty() {
         return Err(CniError::new(DECODE, "the delegate's result has no address"));
     }
-    let mac = all().find(|i| !text(i, "sandbox").is_empty()).and_then(|i| text(i, "mac").parse().ok());
+    let mac =
+        all().find(|i| !text(i, "sandbox").is_empty()).and_then(|i| text(i, "mac").parse().ok());
     let bridge = bridge.map(str::to_owned);
-    Ok(Wiring { host_interface, netns: netns.to_owned(), addresses, mac, bridge })
+    Ok(Wiring { host_interface, netns: netns.to_owned(), addresses, mac, gateways, bridge })
 }
 
 #[cfg(test)]
@@ -57,11 +54,12 @@ mod tests {
                 { "name": "veth1234" },
                 { "name": "eth0", "sandbox": "/run/netns/x", "mac": "02:00:00:00:00:07" },
             ],
-            "ips": [{ "address": "10.1.0.5/24", "interface": 2 }, { "address": "fd00::5/64" }],
+            "ips": [{ "address": "10.1.0.5/24", "gateway": "10.1.0.1", "interface": 2 }, { "address": "fd00::5/64" }],
         });
         let wiring = wiring(&result, "/run/netns/x", Some("weft-br0")).unwrap();
         assert_eq!(wiring.host_interface, "veth1234");
         assert_eq!(wiring.mac.unwrap().to_string(), "02:00:00:00:00:07");
+        assert_eq!(wiring.gateway(&[10, 1, 0, 5].into()), Some([10, 1, 0, 1].into()));
         assert_eq!(wiring.bridge.as_deref(), Some("weft-br0"));
         assert_eq!(
             wiring.addresses,

@@ -88,8 +88,7 @@ fn port_is_put_right_and_taken_away() {
     host.run(|| async {
         let netlink = Netlink::new().unwrap();
         let first = Tun::open("weft0", 1, 1400, Offloads::ALL).unwrap();
-        let only =
-            Sender { addresses: vec!["10.1.0.7".parse().unwrap()], ..Sender::default() };
+        let only = Sender { addresses: vec!["10.1.0.7".parse().unwrap()], ..Sender::default() };
         ensure_port(&netlink, "near", first.index(), &only).await.unwrap();
         // Other addresses, then a new TUN, then a filter deleted by somebody.
         let changed = ensure_port(&netlink, "near", first.index(), &allowed()).await.unwrap();
@@ -122,8 +121,7 @@ fn port_is_put_right_and_taken_away() {
         assert_eq!(remove_port(&netlink, "near").await.unwrap(), Ensured::Changed);
         assert_eq!(remove_port(&netlink, "near").await.unwrap(), Ensured::Unchanged);
         assert_eq!(all_drops(&netlink).await.unwrap(), BTreeMap::new());
-        let many =
-            Sender { addresses: vec![IpAddr::from([10, 0, 0, 1]); 17], ..Sender::default() };
+        let many = Sender { addresses: vec![IpAddr::from([10, 0, 0, 1]); 17], ..Sender::default() };
         let refused = ensure_port(&netlink, "near", tun.index(), &many).await;
         assert!(matches!(refused, Err(NetlinkError::TooManyAddresses { .. })));
     });
