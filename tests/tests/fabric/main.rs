@@ -20,3 +20,4 @@ mod refusals;
 mod settings;
 mod spoof;
 mod transfer;
+mod wiring;
