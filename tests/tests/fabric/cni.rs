@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::IpAddr;
+use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -22,14 +23,14 @@ const TRY_AGAIN: u64 = 11;
 
 /// A container runtime on one node.
 #[derive(Clone)]
-struct Runtime {
-    node: NodeLayout,
+pub(crate) struct Runtime {
+    pub(crate) node: NodeLayout,
     config: Value,
     search: String,
 }
 
 impl Runtime {
-    fn new(lab: &TestLab, node: &str) -> Result<Self> {
+    pub(crate) fn new(lab: &TestLab, node: &str) -> Result<Self> {
         let node = lab.node(node);
         let path = node.cni_conf().join("10-weft.conflist");
         let list: Value = serde_json::from_slice(&std::fs::read(&path)?)?;
@@ -41,16 +42,27 @@ impl Runtime {
     }
 
     fn call(&self, verb: &str, namespace: &str, previous: Option<&Value>) -> Result<Output> {
+        self.call_for(verb, namespace, &netns::path_of(namespace)?, previous)
+    }
+
+    /// A call for a container in a namespace of another name.
+    pub(crate) fn call_for(
+        &self,
+        verb: &str,
+        container: &str,
+        namespace: &Path,
+        previous: Option<&Value>,
+    ) -> Result<Output> {
         let mut config = self.config.clone();
         if let Some(previous) = previous {
             config["prevResult"] = previous.clone();
         }
-        let pod = format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={namespace}");
+        let pod = format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={container}");
         let mut plugin = command_in(&self.node.namespace, self.node.cni_bin().join("weft-cni"))?;
         plugin
             .env("CNI_COMMAND", verb)
-            .env("CNI_CONTAINERID", namespace)
-            .env("CNI_NETNS", netns::path_of(namespace)?)
+            .env("CNI_CONTAINERID", container)
+            .env("CNI_NETNS", namespace)
             .env("CNI_IFNAME", "eth0")
             .env("CNI_PATH", &self.search)
             .env("CNI_ARGS", pod)
@@ -64,13 +76,18 @@ impl Runtime {
         Ok(child.wait_with_output()?)
     }
 
-    fn add(&self, namespace: &str) -> Result<Value> {
+    pub(crate) fn add(&self, namespace: &str) -> Result<Value> {
         let output = self.call("ADD", namespace, None)?;
         ensure!(output.status.success(), "ADD: {}", String::from_utf8_lossy(&output.stdout));
         serde_json::from_slice(&output.stdout).context("the result is no JSON")
     }
 
-    fn succeeds(&self, verb: &str, namespace: &str, previous: Option<&Value>) -> Result<()> {
+    pub(crate) fn succeeds(
+        &self,
+        verb: &str,
+        namespace: &str,
+        previous: Option<&Value>,
+    ) -> Result<()> {
         let output = self.call(verb, namespace, previous)?;
         let stdout = String::from_utf8_lossy(&output.stdout);
         ensure!(output.status.success(), "{verb}: {stdout}");
@@ -95,13 +112,13 @@ impl Runtime {
 }
 
 /// Network namespace of a container, made as a runtime makes it. The lab's end removes it.
-fn container(lab: &TestLab, name: &str) -> Result<String> {
+pub(crate) fn container(lab: &TestLab, name: &str) -> Result<String> {
     let namespace = lab.extra_namespace(name);
     netns::create(&namespace)?;
     Ok(namespace)
 }
 
-fn addresses(result: &Value) -> Result<Vec<IpAddr>> {
+pub(crate) fn addresses(result: &Value) -> Result<Vec<IpAddr>> {
     let ips = result["ips"].as_array().context("a result without addresses")?;
     let texts = ips.iter().map(|ip| ip["address"].as_str().context("no text"));
     texts.map(|text| Ok(text?.parse::<IpNet>()?.addr())).collect()
@@ -115,7 +132,7 @@ fn host_side(result: &Value) -> Result<String> {
     Ok(name.context("no host side")?.to_owned())
 }
 
-fn party(namespace: &str, result: &Value) -> Result<Party> {
+pub(crate) fn party(namespace: &str, result: &Value) -> Result<Party> {
     let address = *addresses(result)?.first().context("no address")?;
     Ok(Party { namespace: namespace.to_owned(), address })
 }
@@ -207,7 +224,7 @@ async fn del_succeeds_without_the_namespace_and_again() -> Result<()> {
 }
 
 /// A file of that name anywhere below `directory`.
-fn find(directory: &std::path::Path, name: &str) -> Result<Option<std::path::PathBuf>> {
+pub(crate) fn find(directory: &std::path::Path, name: &str) -> Result<Option<std::path::PathBuf>> {
     for entry in std::fs::read_dir(directory)? {
         let path = entry?.path();
         if path.file_name().is_some_and(|n| n == name) {

@@ -21,3 +21,4 @@ mod refusals;
 mod settings;
 mod spoof;
 mod transfer;
+mod wiring;

@@ -2,7 +2,6 @@
 
 use std::io;
 
-use nix::sys::stat::stat;
 use serde_json::{Value, json};
 use weft_model::cni::{Attachment, Request, Response};
 
@@ -10,8 +9,9 @@ use crate::config::{NetworkConfig, SUPPORTED_VERSIONS};
 use crate::delegate::{self, BRIDGE};
 use crate::environment::{self, Call, Verb};
 use crate::error::code::{
-    CHECK_FAILED, DECODE, INCOMPATIBLE_VERSION, INVALID_CONFIG, INVALID_NETNS, IO,
+    CHECK_FAILED, DECODE, EXISTS, INCOMPATIBLE_VERSION, INVALID_CONFIG, INVALID_NETNS, IO,
 };
+use crate::interface::{self, Interface, Made};
 use crate::record::{self, Record};
 use crate::{CniError, Environment, agent, result};
 
@@ -59,31 +59,64 @@ fn add(call: &Call, config: &NetworkConfig, attachment: &Attachment) -> Result<S
         return Err(CniError::new(DECODE, "the agent gave an answer to another question"));
     };
     let delegate = config.delegate_type().to_owned();
-    // Before there is a record: DEL could not undo what it could not have done.
-    delegate::find(&call.path, &delegate)?;
     let delegate_config = delegate::configuration(config, &delegation);
-    let record = Record { delegate, config: delegate_config };
+    // Before there is a record: DEL could not undo what it could not have done.
+    delegate::find_all(&call.path, &delegate, &delegate_config)?;
+    let netns = vacant(call)?;
+    let made = Some(Made { netns, interface: None });
+    let mut record = Record { delegate, config: delegate_config, made };
     record::create(&config.state_dir, attachment, &record)?;
-    wire(call, config, attachment, &record).inspect_err(|_| {
+    wire(call, config, attachment, &mut record).inspect_err(|_| {
         // The first failure is what the runtime should hear; its DEL finds what this leaves.
-        if delegate::run(&call.path, "DEL", &record.delegate, &record.config).is_ok() {
-            let _ = record::remove(&config.state_dir, attachment);
-        }
+        let _ = undo(call, config, attachment, &record);
     })
+}
+
+/// Makes sure that the namespace is one, and has no interface of the name; tells which it is.
+fn vacant(call: &Call) -> Result<(u64, u64), CniError> {
+    let Call { netns, ifname, .. } = call;
+    let failed = |e: io::Error| {
+        CniError::new(INVALID_NETNS, format!("{netns} is no network namespace: {e}"))
+    };
+    if interface::look(netns, ifname).map_err(failed)?.is_some() {
+        let message = format!("{ifname} exists already in {netns}, and is left alone");
+        return Err(CniError::new(EXISTS, message));
+    }
+    interface::namespace_id(netns).map_err(failed)
+}
+
+/// Takes away what the delegate made. An interface that somebody else made, in the same namespace or
+/// in one that has its path by now, stays.
+fn undo(
+    call: &Call,
+    config: &NetworkConfig,
+    attachment: &Attachment,
+    record: &Record,
+) -> Result<(), CniError> {
+    let ours = match &record.made {
+        Some(made) => made.is_in(&call.netns, &call.ifname),
+        None => interface::look(&call.netns, &call.ifname).is_ok(),
+    };
+    let netns = if ours { call.netns.as_str() } else { "" };
+    delegate::run(&call.path, "DEL", &record.delegate, &record.config, netns)?;
+    record::remove(&config.state_dir, attachment)
 }
 
 fn wire(
     call: &Call,
     config: &NetworkConfig,
     attachment: &Attachment,
-    record: &Record,
+    record: &mut Record,
 ) -> Result<String, CniError> {
-    let stdout = delegate::run(&call.path, "ADD", &record.delegate, &record.config)?;
+    let stdout = delegate::run(&call.path, "ADD", &record.delegate, &record.config, &call.netns)?;
     let made: Value = serde_json::from_slice(&stdout).map_err(|e| {
         CniError::new(DECODE, "the delegate's result is no JSON").details(e.to_string())
     })?;
-    let bridge = record.config.get("bridge").and_then(Value::as_str).unwrap_or(BRIDGE);
-    let wiring = result::wiring(&made, &call.netns, bridge)?;
+    let wiring = result::wiring(&made, &call.netns, bridge(record))?;
+    if let Some(made) = &mut record.made {
+        made.interface = Some(Interface::of(&wiring));
+    }
+    record::replace(&config.state_dir, attachment, record)?;
     let pod = call.pod.clone();
     agent::ask(&config.socket, &Request::Attach { attachment: attachment.clone(), pod, wiring })?;
     Ok(made.to_string())
@@ -94,11 +127,17 @@ fn wire(
 fn del(call: &Call, config: &NetworkConfig, attachment: &Attachment) -> Result<String, CniError> {
     // An agent that is away finds the interface gone when it is back, and forgets the attachment.
     let _ = agent::ask(&config.socket, &Request::Detach { attachment: attachment.clone() });
-    if let Some(record) = record::load(&config.state_dir, attachment)? {
-        delegate::run(&call.path, "DEL", &record.delegate, &record.config)?;
+    match record::load(&config.state_dir, attachment)? {
+        Some(record) => undo(call, config, attachment, &record)?,
+        None => record::remove(&config.state_dir, attachment)?,
     }
-    record::remove(&config.state_dir, attachment)?;
     Ok(String::new())
+}
+
+/// The bridge that a delegate puts the pod on.
+fn bridge(record: &Record) -> Option<&str> {
+    let named = || record.config.get("bridge").and_then(Value::as_str).unwrap_or(BRIDGE);
+    (record.delegate == "bridge").then(named)
 }
 
 fn check(call: &Call, config: &NetworkConfig, attachment: &Attachment) -> Result<String, CniError> {
@@ -114,18 +153,17 @@ fn check(call: &Call, config: &NetworkConfig, attachment: &Attachment) -> Result
         let message = format!("{} of container {} is not attached", call.ifname, call.container_id);
         return Err(CniError::new(CHECK_FAILED, message));
     };
-    let bridge = record.config.get("bridge").and_then(Value::as_str).unwrap_or(BRIDGE);
-    let wiring = result::wiring(previous, &call.netns, bridge)?;
+    let wiring = result::wiring(previous, &call.netns, bridge(&record))?;
     let mut delegate_config = record.config;
     delegate_config["prevResult"] = previous.clone();
-    delegate::run(&call.path, "CHECK", &record.delegate, &delegate_config)?;
+    delegate::run(&call.path, "CHECK", &record.delegate, &delegate_config, &call.netns)?;
     agent::ask(&config.socket, &Request::Check { attachment: attachment.clone(), wiring })?;
     Ok(String::new())
 }
 
 fn refuse_own_namespace(netns: &str) -> Result<(), CniError> {
     let of = |path: &str| {
-        stat(path).map(|s| (s.st_dev, s.st_ino)).map_err(|e| {
+        interface::namespace_id(path).map_err(|e| {
             CniError::new(INVALID_NETNS, format!("cannot open network namespace {path}: {e}"))
         })
     };

@@ -75,8 +75,19 @@ pub(crate) fn find(path: &[PathBuf], kind: &str) -> Result<PathBuf, CniError> {
     })
 }
 
-/// Runs a delegate with the environment of this call and `config` on stdin; its stderr passes
-/// through. Returns its stdout.
+/// Finds a delegate and the plugin it asks for addresses.
+///
+/// # Errors
+/// As [`find`].
+pub(crate) fn find_all(path: &[PathBuf], kind: &str, config: &Value) -> Result<(), CniError> {
+    let ipam = config.get("ipam").and_then(|ipam| ipam.get("type")).and_then(Value::as_str);
+    [Some(kind), ipam].into_iter().flatten().try_for_each(|kind| find(path, kind).map(drop))
+}
+
+/// Runs a delegate with the environment of this call, but for the namespace, and `config` on stdin;
+/// its stderr passes through. Returns its stdout.
+///
+/// A DEL without a namespace frees the addresses only.
 ///
 /// # Errors
 /// Code 5 if it cannot be found or run; else the delegate's own error object.
@@ -85,12 +96,14 @@ pub(crate) fn run(
     verb: &str,
     kind: &str,
     config: &Value,
+    netns: &str,
 ) -> Result<Vec<u8>, CniError> {
     let binary = find(path, kind)?;
     let failed =
         |e: std::io::Error| CniError::new(IO, format!("cannot run {}: {e}", binary.display()));
     let mut child = Command::new(&binary)
         .env("CNI_COMMAND", verb)
+        .env("CNI_NETNS", netns)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()

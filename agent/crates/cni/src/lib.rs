@@ -15,6 +15,7 @@ mod config;
 mod delegate;
 mod environment;
 mod error;
+mod interface;
 mod record;
 mod result;
 

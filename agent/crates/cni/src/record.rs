@@ -11,12 +11,16 @@ use weft_model::cni::Attachment;
 
 use crate::CniError;
 use crate::error::code::{EXISTS, IO};
+use crate::interface::Made;
 
-/// The delegate and the configuration it was given.
+/// The delegate, the configuration it was given, and what it made.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Record {
     pub(crate) delegate: String,
     pub(crate) config: Value,
+    /// Records of earlier versions lack it.
+    #[serde(default)]
+    pub(crate) made: Option<Made>,
 }
 
 fn path_of(state_dir: &Path, attachment: &Attachment) -> PathBuf {
@@ -58,6 +62,28 @@ pub(crate) fn create(
     })
 }
 
+/// Puts a record in the place of the one that is there.
+///
+/// # Errors
+/// Code 5 if the disk refuses.
+pub(crate) fn replace(
+    state_dir: &Path,
+    attachment: &Attachment,
+    record: &Record,
+) -> Result<(), CniError> {
+    let path = path_of(state_dir, attachment);
+    let temporary = path.with_extension("new");
+    let write = || {
+        let mut options = fs::OpenOptions::new();
+        let mut file =
+            options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(&serde_json::to_vec(record)?)?;
+        file.sync_all()?;
+        fs::rename(&temporary, &path)
+    };
+    write().map_err(|e: io::Error| failed(&path, "write", &e))
+}
+
 /// Reads the record; `None` if there is none. A file cut short by a crash counts as none: the
 /// delegate had not been called yet.
 pub(crate) fn load(state_dir: &Path, attachment: &Attachment) -> Result<Option<Record>, CniError> {
@@ -90,11 +116,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let attachment =
             Attachment { network: "weft".into(), container_id: "c1".into(), ifname: "eth0".into() };
-        let record = |mtu: u32| Record { delegate: "ptp".into(), config: json!({ "mtu": mtu }) };
+        let record =
+            |mtu: u32| Record { delegate: "ptp".into(), config: json!({ "mtu": mtu }), made: None };
         create(dir.path(), &attachment, &record(1400)).unwrap();
         let error = create(dir.path(), &attachment, &record(1500)).unwrap_err();
         assert!(error.to_string().contains("code 100"), "{error}");
         assert_eq!(load(dir.path(), &attachment).unwrap(), Some(record(1400)));
+        let made = Some(Made { netns: (1, 2), interface: None });
+        let replaced = || Record { made: made.clone(), ..record(1400) };
+        replace(dir.path(), &attachment, &replaced()).unwrap();
+        assert_eq!(load(dir.path(), &attachment).unwrap(), Some(replaced()));
+        assert_eq!(fs::read_dir(dir.path().join("delegates")).unwrap().count(), 1);
         remove(dir.path(), &attachment).unwrap();
         remove(dir.path(), &attachment).unwrap();
         assert_eq!(load(dir.path(), &attachment).unwrap(), None);

@@ -2,11 +2,16 @@
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _,
+};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tokio::net::{UnixListener, UnixStream};
-use tokio_stream::wrappers::UnixListenerStream;
+use tokio::sync::mpsc;
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Router;
 
 /// Why a socket is not served.
@@ -63,7 +68,80 @@ pub async fn bind_unix(path: &Path) -> Result<UnixListener, ServeError> {
     Ok(listener)
 }
 
-/// Serves `router` on `path` until `shutdown` is done, then removes the socket.
+/// How often a socket's file is looked at.
+const CHECK_INTERVAL: Duration = Duration::from_millis(500);
+/// Pause after the kernel refused a connection, as when file descriptors run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A socket as [`bind_unix`] makes it, which is made again when somebody removes its file.
+#[derive(Debug)]
+pub struct KeptSocket {
+    path: PathBuf,
+    listener: UnixListener,
+    /// Device and inode of the file.
+    file: Option<(u64, u64)>,
+    ticks: Interval,
+}
+
+impl KeptSocket {
+    /// Listens on `path`.
+    ///
+    /// # Errors
+    /// As [`bind_unix`].
+    pub async fn bind(path: &Path) -> Result<Self, ServeError> {
+        let listener = bind_unix(path).await?;
+        let mut ticks = interval(CHECK_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Ok(Self { file: file_id(path), path: path.to_owned(), listener, ticks })
+    }
+
+    /// The next connection. May be dropped at any time.
+    pub async fn accept(&mut self) -> UnixStream {
+        loop {
+            tokio::select! {
+                accepted = self.listener.accept() => match accepted {
+                    Ok((stream, _)) => return stream,
+                    Err(error) => {
+                        tracing::warn!(%error, socket = %self.path.display(), "no connection taken");
+                        sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+                _ = self.ticks.tick() => self.put_back().await,
+            }
+        }
+    }
+
+    /// A file that another process made in the meantime is left to it.
+    async fn put_back(&mut self) {
+        if file_id(&self.path).is_some() {
+            return;
+        }
+        match bind_unix(&self.path).await {
+            Ok(listener) => {
+                tracing::info!(socket = %self.path.display(), "socket put back");
+                self.listener = listener;
+                self.file = file_id(&self.path);
+            }
+            Err(error) => tracing::debug!(%error, "socket not put back"),
+        }
+    }
+}
+
+impl Drop for KeptSocket {
+    /// A leftover would be replaced by the next start anyway.
+    fn drop(&mut self) {
+        if self.file.is_some() && file_id(&self.path) == self.file {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn file_id(path: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(path).ok().map(|m| (m.dev(), m.ino()))
+}
+
+/// Serves `router` on `path` until `shutdown` is done, then removes the socket. The socket is made
+/// again when somebody removes its file.
 ///
 /// # Errors
 /// As [`bind_unix`], or [`ServeError::Server`].
@@ -72,11 +150,17 @@ pub async fn serve_unix(
     router: Router,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
-    let listener = bind_unix(path).await?;
-    let served =
-        router.serve_with_incoming_shutdown(UnixListenerStream::new(listener), shutdown).await;
-    // A leftover would be replaced by the next start anyway.
-    let _ = fs::remove_file(path);
+    let mut socket = KeptSocket::bind(path).await?;
+    let (connections, incoming) = mpsc::channel(1);
+    let incoming = ReceiverStream::new(incoming);
+    let accept = async move {
+        while connections.send(Ok::<_, io::Error>(socket.accept().await)).await.is_ok() {}
+        std::future::pending().await
+    };
+    let served = tokio::select! {
+        served = router.serve_with_incoming_shutdown(incoming, shutdown) => served,
+        never = accept => never,
+    };
     served.map_err(|source| ServeError::Server { path: path.to_owned(), source })
 }
 
@@ -130,6 +214,24 @@ mod tests {
         let _listener = bind_unix(&path).await.unwrap();
         assert_eq!(mode(&path), 0o600);
         assert_eq!(mode(path.parent().unwrap()), 0o700);
+    }
+
+    #[tokio::test]
+    async fn removed_socket_is_put_back_and_taken_away_at_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run/x.sock");
+        let mut socket = KeptSocket::bind(&path).await.unwrap();
+        fs::remove_dir_all(path.parent().unwrap()).unwrap();
+        let connected = async {
+            while UnixStream::connect(&path).await.is_err() {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let both = async { tokio::join!(socket.accept(), connected) };
+        tokio::time::timeout(Duration::from_secs(2), both).await.unwrap();
+        assert_eq!(mode(&path), 0o600);
+        drop(socket);
+        assert!(!path.exists());
     }
 
     #[tokio::test]

@@ -8,6 +8,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::MacAddr;
+
 /// File name of the socket in the agent's run directory.
 pub const SOCKET: &str = "cni.sock";
 
@@ -45,6 +47,23 @@ pub struct Wiring {
     pub netns: String,
     /// Addresses of the pod with the prefix length of its interface.
     pub addresses: Vec<IpNet>,
+    /// Ethernet address of the pod's end, if the delegate told.
+    #[serde(default)]
+    pub mac: Option<MacAddr>,
+    /// The host end's addresses as the pod sees them, one for each family.
+    #[serde(default)]
+    pub gateways: Vec<IpAddr>,
+    /// The bridge that the host end is a port of; none if it is routed.
+    #[serde(default)]
+    pub bridge: Option<String>,
+}
+
+impl Wiring {
+    /// The gateway for a pod's address, if the delegate told.
+    #[must_use]
+    pub fn gateway(&self, address: &IpAddr) -> Option<IpAddr> {
+        self.gateways.iter().find(|g| g.is_ipv4() == address.is_ipv4()).copied()
+    }
 }
 
 /// A question to the agent.

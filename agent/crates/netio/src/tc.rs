@@ -9,7 +9,7 @@
 //! in before the program, and a wrong one is replaced before it is taken out.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use netlink_packet_core::{DefaultNla, Nla};
 use netlink_packet_route::RouteNetlinkMessage;
@@ -19,12 +19,25 @@ use netlink_packet_route::tc::{
     TcMirrorActionType, TcOption, TcStats2, TcU32Key, TcU32Selector, TcU32SelectorFlags,
 };
 
+use weft_model::MacAddr;
+
 use crate::link;
 use crate::netlink::{Ensured, Mode, Netlink, NetlinkError};
 
 mod filter;
 #[cfg(test)]
 mod tests;
+
+/// Who sends at a port: what it may call itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sender {
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its Ethernet address; not checked if it is not known.
+    pub mac: Option<MacAddr>,
+    /// Link-local addresses that are others': it may use any other one.
+    pub foreign: Vec<Ipv6Addr>,
+}
 
 /// Place of the program among the filters.
 const PROGRAM_PRIORITY: u16 = 1;
@@ -42,7 +55,7 @@ const EGRESS: TcHandle = TcHandle { major: 0xffff, minor: TcHandle::MIN_EGRESS }
 const TCA_BPF_OPS_LEN: u16 = 4;
 const TCA_BPF_OPS: u16 = 5;
 
-/// Makes the port `host_if` check sources against `allowed` and redirect into the interface
+/// Makes the port `host_if` check that sources are of `sender` and redirect into the interface
 /// `weft0_index`.
 ///
 /// Tells whether it was so already; anything of it that is missing or different (the TUN device has
@@ -57,15 +70,15 @@ pub async fn ensure_port(
     netlink: &Netlink,
     host_if: &str,
     weft0_index: u32,
-    allowed: &[IpAddr],
+    sender: &Sender,
 ) -> Result<Ensured, NetlinkError> {
-    refuse_too_many(host_if, allowed)?;
+    refuse_too_many(host_if, &sender.addresses)?;
     let index = link::require(netlink, host_if).await?.index;
     let port = Port { netlink, name: host_if, index };
     let qdisc = port.ensure_qdisc().await?;
     let filters = port.filters(INGRESS).await?;
     let redirect = port.ensure_redirect(&filters, weft0_index).await?;
-    let program = port.ensure_program(&filters, &filter::program(allowed)).await?;
+    let program = port.ensure_program(&filters, &filter::program(sender)).await?;
     Ok(qdisc.or(redirect).or(program))
 }
 
@@ -78,9 +91,9 @@ pub async fn check_port(
     netlink: &Netlink,
     host_if: &str,
     weft0_index: u32,
-    allowed: &[IpAddr],
+    sender: &Sender,
 ) -> Result<bool, NetlinkError> {
-    refuse_too_many(host_if, allowed)?;
+    refuse_too_many(host_if, &sender.addresses)?;
     let index = link::require(netlink, host_if).await?.index;
     let port = Port { netlink, name: host_if, index };
     if !port.has_qdisc().await? {
@@ -89,7 +102,7 @@ pub async fn check_port(
     let filters = port.filters(INGRESS).await?;
     let mut redirects = filters.iter().filter_map(redirect_of).map(|(_, index)| index).peekable();
     let redirected = redirects.peek().is_some() && redirects.all(|index| index == weft0_index);
-    Ok(redirected && has_program(&filters, &filter::program(allowed)))
+    Ok(redirected && has_program(&filters, &filter::program(sender)))
 }
 
 fn refuse_too_many(host_if: &str, allowed: &[IpAddr]) -> Result<(), NetlinkError> {

@@ -8,12 +8,11 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail};
-use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::time::{interval, sleep};
 use tonic::transport::Server;
-use weft_control::{bind_unix, ensure_free, serve_unix, socket};
+use weft_control::{KeptSocket, ensure_free, serve_unix, socket};
 use weft_netio::{Netlink, nft};
 use weft_proto::v1::agent_server::AgentServer;
 
@@ -70,7 +69,7 @@ pub async fn run_until(config: AgentConfig, stop: impl Future<Output = ()>) -> a
     let sysctls = OldSysctls::open(config.state(SYSCTLS)).context("cannot keep old settings")?;
     let snapshot_file = SnapshotFile::new(&state_dir);
     let netlink = Netlink::new().context("cannot talk to the kernel's network")?;
-    let cni_listener = bind_unix(&config.socket(weft_model::cni::SOCKET)).await?;
+    let cni_socket = KeptSocket::bind(&config.socket(weft_model::cni::SOCKET)).await?;
     let mac = vtep_mac(&uid);
     let core = Arc::new(Core::new(config, uid, mac));
     let first_keys = keys.keys()?;
@@ -97,7 +96,7 @@ pub async fn run_until(config: AgentConfig, stop: impl Future<Output = ()>) -> a
     };
     let network =
         NetworkTask::new(agent.core.clone(), netlink, ports, sysctls, agent.spoofed.clone());
-    agent.serve(cni_listener, hub, network, stop).await
+    agent.serve(cni_socket, hub, network, stop).await
 }
 
 /// File of old settings in the state directory.
@@ -115,7 +114,7 @@ struct Parts {
 impl Parts {
     async fn serve(
         self,
-        cni_listener: UnixListener,
+        cni_socket: KeptSocket,
         hub: HubTask,
         network: NetworkTask,
         stop: impl Future<Output = ()>,
@@ -124,23 +123,18 @@ impl Parts {
         let service = AgentService { core: self.core.clone(), spoofed: self.spoofed.clone() };
         let router = Server::builder().add_service(AgentServer::new(service));
         let agent_socket = self.core.config.socket(socket::AGENT);
-        let cni_socket = self.core.config.socket(weft_model::cni::SOCKET);
         let end = async { drop(stopped.await) };
-        let ended = tokio::select! {
+        tokio::select! {
             () = stop => Ok(()),
             result = hub.run() => result,
             result = network.run() => result,
             result = serve_unix(&agent_socket, router, end) => result.map_err(Into::into),
             () = crate::datapath::run(self.core.clone(), self.link.clone(), self.modules.clone()) => Ok(()),
-            () = cni::serve(cni_listener, self.attachments.clone()) => Ok(()),
+            () = cni::serve(cni_socket, self.attachments.clone()) => Ok(()),
             () = keep_installed(&self.core) => Ok(()),
             result = drop_old_keys(&self.core, &self.keys) => result,
             () = drop_old_modules(&self.core, &self.modules) => Ok(()),
-        };
-        // Leftovers would be replaced by the next start anyway.
-        let _ = std::fs::remove_file(agent_socket);
-        let _ = std::fs::remove_file(cni_socket);
-        ended
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use crate::config::AgentConfig;
 use crate::durable;
 use crate::install::BINARY;
 use crate::network::{NFT_TABLE, OldSysctls, look, perform, plan_removal};
-use crate::run::SYSCTLS;
+use crate::run::{SYSCTLS, only_agent};
 
 /// The bridge that `weft-cni` has the delegate `bridge` make.
 const BRIDGE: &str = "weft-br0";
@@ -41,6 +41,8 @@ pub async fn uninstall(config: AgentConfig) -> anyhow::Result<usize> {
     for name in [socket::AGENT, socket::DATAPATH] {
         ensure_free(&config.socket(name)).await?;
     }
+    // An agent whose socket somebody removed.
+    let _only = if config.state_dir.is_dir() { Some(only_agent(&config.state_dir)?) } else { None };
     let attached = attached(&config.attachments_dir())?;
     let mut done = vec![
         ("CNI configuration", remove(&config.conflist())),

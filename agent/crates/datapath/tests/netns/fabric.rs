@@ -153,7 +153,8 @@ impl Fabric {
         };
         self.runtime.block_on(async {
             let weft0 = weft_netio::link::require(&netlink, "weft0").await.unwrap();
-            weft_netio::tc::ensure_port(&netlink, "pod", weft0.index, &allowed).await.unwrap();
+            let sender = weft_netio::tc::Sender { addresses: allowed, ..Default::default() };
+            weft_netio::tc::ensure_port(&netlink, "pod", weft0.index, &sender).await.unwrap();
         });
     }
 

@@ -9,8 +9,9 @@ use crate::{Offloads, Tun};
 
 const ALLOWED: [&str; 2] = ["10.1.0.2", "fd01::2"];
 
-fn allowed() -> Vec<IpAddr> {
-    ALLOWED.iter().map(|ip| ip.parse().unwrap()).collect()
+fn allowed() -> Sender {
+    let addresses = ALLOWED.iter().map(|ip| ip.parse().unwrap()).collect();
+    Sender { addresses, ..Sender::default() }
 }
 
 /// Sends one datagram from inside the pod.
@@ -61,7 +62,7 @@ fn port_redirects_the_pod_and_drops_forged_sources() {
         let tun = Tun::open("weft0", 1, 1400, Offloads::ALL).unwrap();
         let netlink = Netlink::new().unwrap();
         let ensure = || ensure_port(&netlink, "near", tun.index(), &ALLOWED_IPS);
-        static ALLOWED_IPS: std::sync::LazyLock<Vec<IpAddr>> = std::sync::LazyLock::new(allowed);
+        static ALLOWED_IPS: std::sync::LazyLock<Sender> = std::sync::LazyLock::new(allowed);
         assert_eq!(ensure().await.unwrap(), Ensured::Changed);
         assert_eq!(ensure().await.unwrap(), Ensured::Unchanged);
         tun
@@ -87,7 +88,7 @@ fn port_is_put_right_and_taken_away() {
     host.run(|| async {
         let netlink = Netlink::new().unwrap();
         let first = Tun::open("weft0", 1, 1400, Offloads::ALL).unwrap();
-        let only: Vec<IpAddr> = vec!["10.1.0.7".parse().unwrap()];
+        let only = Sender { addresses: vec!["10.1.0.7".parse().unwrap()], ..Sender::default() };
         ensure_port(&netlink, "near", first.index(), &only).await.unwrap();
         // Other addresses, then a new TUN, then a filter deleted by somebody.
         let changed = ensure_port(&netlink, "near", first.index(), &allowed()).await.unwrap();
@@ -120,7 +121,7 @@ fn port_is_put_right_and_taken_away() {
         assert_eq!(remove_port(&netlink, "near").await.unwrap(), Ensured::Changed);
         assert_eq!(remove_port(&netlink, "near").await.unwrap(), Ensured::Unchanged);
         assert_eq!(all_drops(&netlink).await.unwrap(), BTreeMap::new());
-        let many = vec![IpAddr::from([10, 0, 0, 1]); 17];
+        let many = Sender { addresses: vec![IpAddr::from([10, 0, 0, 1]); 17], ..Sender::default() };
         let refused = ensure_port(&netlink, "near", tun.index(), &many).await;
         assert!(matches!(refused, Err(NetlinkError::TooManyAddresses { .. })));
     });

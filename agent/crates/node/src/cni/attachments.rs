@@ -38,20 +38,12 @@ const LOCKS: usize = 251;
 pub(crate) trait Ports: Send + Sync + 'static {
     /// Whether the interface is there.
     fn exists(&self, interface: &str) -> impl Future<Output = bool> + Send;
-    /// Redirects what the pod sends from its addresses, drops the rest.
-    fn ensure(
-        &self,
-        interface: &str,
-        addresses: &[IpAddr],
-    ) -> impl Future<Output = anyhow::Result<()>> + Send;
+    /// Redirects what the pod sends from its addresses, drops the rest, and lets the host hear it.
+    fn ensure(&self, record: &Record) -> impl Future<Output = anyhow::Result<()>> + Send;
     /// Takes the redirect away; fine if there is none, or no interface.
     fn remove(&self, interface: &str) -> impl Future<Output = anyhow::Result<()>> + Send;
     /// Whether all that [`Ports::ensure`] does is in place; changes nothing.
-    fn check(
-        &self,
-        interface: &str,
-        addresses: &[IpAddr],
-    ) -> impl Future<Output = anyhow::Result<bool>> + Send;
+    fn check(&self, record: &Record) -> impl Future<Output = anyhow::Result<bool>> + Send;
 }
 
 /// Why a verb was not done.
@@ -188,7 +180,7 @@ impl<P: Ports> Attachments<P> {
                 addresses(wiring)
             ));
         }
-        match self.ports.check(interface, &known.addresses()).await {
+        match self.ports.check(&known).await {
             Ok(true) => {}
             Ok(false) => {
                 return wrong(format!(
@@ -208,7 +200,7 @@ impl<P: Ports> Attachments<P> {
         let saved = tokio::task::spawn_blocking(move || records.save(&saved)).await;
         saved.map_err(io::Error::other).and_then(|s| s).map_err(|e| Failure::io(&e))?;
         let interface = &record.wiring.host_interface;
-        self.ports.ensure(interface, &record.addresses()).await.map_err(|e| {
+        self.ports.ensure(record).await.map_err(|e| {
             Failure::new(code::TRY_AGAIN, format!("cannot redirect what {interface} gets: {e:#}"))
         })?;
         if self.core.wait_applied(ATTACH_TIMEOUT).await {

@@ -142,6 +142,9 @@ pub(crate) mod tests {
                 host_interface: interface.into(),
                 netns: "/run/netns/x".into(),
                 addresses: vec![address.parse().unwrap()],
+                mac: None,
+                gateways: Vec::new(),
+                bridge: None,
             },
         }
     }

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{UnixListener, UnixStream};
-use tokio::time::{sleep, timeout};
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+use weft_control::KeptSocket;
 use weft_model::cni::{Request, Response};
 
 use super::attachments::{Attachments, Failure, Ports, code};
@@ -15,26 +16,17 @@ use super::records::Record;
 const REQUEST_MAX: u64 = 64 << 10;
 /// How long a client may take to send its request, and to take the answer.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Pause after the kernel refused a connection, as when file descriptors run out.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves for ever; a connection that misbehaves hurts itself only.
-pub(crate) async fn serve<P: Ports>(listener: UnixListener, attachments: Arc<Attachments<P>>) {
+pub(crate) async fn serve<P: Ports>(mut socket: KeptSocket, attachments: Arc<Attachments<P>>) {
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let attachments = attachments.clone();
-                tokio::spawn(async move {
-                    if let Err(error) = answer(stream, &attachments).await {
-                        tracing::debug!(%error, "connection to the CNI socket ended early");
-                    }
-                });
+        let stream = socket.accept().await;
+        let attachments = attachments.clone();
+        tokio::spawn(async move {
+            if let Err(error) = answer(stream, &attachments).await {
+                tracing::debug!(%error, "connection to the CNI socket ended early");
             }
-            Err(error) => {
-                tracing::warn!(%error, "CNI socket: no connection taken");
-                sleep(ACCEPT_PAUSE).await;
-            }
-        }
+        });
     }
 }
 

@@ -1,7 +1,6 @@
 //! The CNI server with a datapath that listens on a real socket.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +8,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
-use weft_control::bind_unix;
+use weft_control::KeptSocket;
 use weft_model::cni::{Attachment, Request, Response, SOCKET, Wiring};
 
 pub(crate) use super::records::tests::record;
@@ -44,10 +43,11 @@ impl Ports for FakePorts {
         self.0.lock().0.contains(interface)
     }
 
-    async fn ensure(&self, interface: &str, _: &[IpAddr]) -> anyhow::Result<()> {
+    async fn ensure(&self, record: &Record) -> anyhow::Result<()> {
+        let interface = &record.wiring.host_interface;
         let mut ports = self.0.lock();
         anyhow::ensure!(ports.0.contains(interface), "no such interface");
-        ports.1.insert(interface.to_owned());
+        ports.1.insert(interface.clone());
         Ok(())
     }
 
@@ -56,8 +56,8 @@ impl Ports for FakePorts {
         Ok(())
     }
 
-    async fn check(&self, interface: &str, _: &[IpAddr]) -> anyhow::Result<bool> {
-        Ok(self.0.lock().1.contains(interface))
+    async fn check(&self, record: &Record) -> anyhow::Result<bool> {
+        Ok(self.0.lock().1.contains(&record.wiring.host_interface))
     }
 }
 
@@ -81,8 +81,8 @@ impl Node {
     async fn serve(dir: &Path, core: &Arc<Core>, ports: &FakePorts) -> Arc<Attachments<FakePorts>> {
         let records = Records::open(core.config.attachments_dir()).unwrap();
         let attachments = Arc::new(Attachments::new(core.clone(), records, ports.clone()));
-        let listener = bind_unix(&dir.join(SOCKET)).await.unwrap();
-        tokio::spawn(serve(listener, attachments.clone()));
+        let socket = KeptSocket::bind(&dir.join(SOCKET)).await.unwrap();
+        tokio::spawn(serve(socket, attachments.clone()));
         attachments
     }
 
@@ -258,7 +258,7 @@ async fn attachment_with_an_illegal_name_is_refused_with_code_four() {
     let node = Node::start().await;
     let bad = record("../a", "veth-a", "10.42.1.2/24");
     assert_eq!(code(&node.ask(Request::Prepare { attachment: bad.attachment.clone() }).await), 4);
-    let wiring = Wiring { host_interface: "v".into(), netns: "n".into(), addresses: vec![] };
+    let wiring = Wiring { addresses: vec![], ..bad.wiring };
     let request = Request::Attach { attachment: bad.attachment, pod: None, wiring };
     assert_eq!(code(&node.ask(request).await), 4);
 }

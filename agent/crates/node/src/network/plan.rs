@@ -10,6 +10,7 @@ use weft_netio::link::Link;
 use weft_netio::route::{MAIN, PROTOCOL, Route};
 use weft_netio::rule::Rule;
 
+use crate::cni::Record;
 use crate::config::AgentConfig;
 use crate::core::State;
 
@@ -39,8 +40,8 @@ pub(crate) struct Desired {
     pub node_sysctls: Vec<(String, &'static str)>,
     /// The nftables table, as text that replaces it.
     pub ruleset: String,
-    /// Ports of pods with the addresses they may send from.
-    pub ports: BTreeMap<String, Vec<IpAddr>>,
+    /// Pods by the name of their port.
+    pub ports: BTreeMap<String, Record>,
 }
 
 impl Desired {
@@ -63,13 +64,13 @@ impl Desired {
         Some(Self {
             routes: cidrs.iter().map(|c| (c.trunc(), source(Family::of(c)))).collect(),
             rules: rules(&interface, cidrs),
-            interface_sysctls: interface_sysctls(&interface),
+            interface_sysctls: interface_sysctls(&interface, ipv6),
             node_sysctls: node_sysctls(ipv6),
             ruleset: ruleset(&interface, cidrs, config.masquerade),
             ports: state
                 .attachments
                 .values()
-                .map(|r| (r.wiring.host_interface.clone(), r.addresses()))
+                .map(|r| (r.wiring.host_interface.clone(), r.clone()))
                 .collect(),
             interface,
             addresses,
@@ -89,14 +90,20 @@ fn rules(interface: &str, cidrs: &[IpNet]) -> Vec<Rule> {
     rules
 }
 
-fn interface_sysctls(interface: &str) -> Vec<(String, &'static str)> {
-    vec![
+fn interface_sysctls(interface: &str, ipv6: bool) -> Vec<(String, &'static str)> {
+    let mut sysctls = vec![
         // The same source comes in here and at the pod's port: loose is as strict as it can be.
         (format!("net/ipv4/conf/{interface}/rp_filter"), "2"),
         // What the node sends to a pod passes the datapath and comes in again, from the node.
         (format!("net/ipv4/conf/{interface}/accept_local"), "1"),
+        (format!("net/ipv4/conf/{interface}/forwarding"), "1"),
         (format!("net/ipv6/conf/{interface}/accept_ra"), "0"),
-    ]
+    ];
+    if ipv6 {
+        sysctls.push((format!("net/ipv6/conf/{interface}/disable_ipv6"), "0"));
+        sysctls.push((format!("net/ipv6/conf/{interface}/forwarding"), "1"));
+    }
+    sysctls
 }
 
 fn node_sysctls(ipv6: bool) -> Vec<(String, &'static str)> {
@@ -166,6 +173,10 @@ pub(crate) enum Action {
     RemoveRoute(Route),
     AddRule(Rule),
     RemoveRule(Rule),
+    /// The gateway's address on a pod's port.
+    AddPortAddress(String, IpNet),
+    /// The route to a pod out of its port.
+    AddPortRoute(Route),
 }
 
 /// What takes `actual` to `desired`, in an order in which nothing that lives is interrupted:
@@ -194,6 +205,52 @@ pub(crate) fn plan(desired: &Desired, actual: &Actual) -> Vec<Action> {
     let stale = there.into_iter().filter(|a| !is_link_local(a) && !desired.addresses.contains(a));
     actions.extend(stale.map(Action::RemoveAddress));
     actions
+}
+
+/// What the delegate `ptp` made at pods' ports and somebody took away: the gateway's address and the
+/// route to the pod. The kernel takes routes away too when a port goes down.
+pub(crate) fn plan_ports(desired: &Desired, actual: &Actual) -> Vec<Action> {
+    let mut actions = Vec::new();
+    for (name, record) in desired.ports.iter().filter(|(_, r)| r.wiring.bridge.is_none()) {
+        let Some(link) = actual.link(name).filter(|l| l.up && l.master.is_none()) else { continue };
+        for address in record.addresses() {
+            let gateway = record.wiring.gateway(&address);
+            let there = |a: &Address| a.index == link.index && Some(a.net.addr()) == gateway;
+            if let Some(gateway) = gateway.filter(|_| !actual.addresses.iter().any(there)) {
+                actions.push(Action::AddPortAddress(name.clone(), gateway.into()));
+            }
+            let route = Route { output: Some(link.index), ..Route::new(address.into()) };
+            let there = |r: &Route| {
+                r.destination == route.destination
+                    && r.table == MAIN
+                    && r.output == Some(link.index)
+            };
+            if !actual.routes.iter().any(there) {
+                actions.push(Action::AddPortRoute(route));
+            }
+        }
+    }
+    actions
+}
+
+/// One line for each pod whose bridge is gone. Its port could be put on a new one, but only the
+/// delegate knows how it had set up the bridge.
+pub(crate) fn unbridged(desired: &Desired, actual: &Actual) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (name, record) in &desired.ports {
+        let Some(bridge) = &record.wiring.bridge else { continue };
+        let Some(port) = actual.link(name) else { continue };
+        if port.master.is_none() || port.master != actual.link(bridge).map(|l| l.index) {
+            let pod = record.pod_name().map_or_else(
+                || record.attachment.container_id.clone(),
+                |n| format!("{}/{}", n.namespace, n.name),
+            );
+            lines.push(format!(
+                "the pod {pod} is cut off, since {name} is not on the bridge {bridge} any more: delete the pod, so that it is made again"
+            ));
+        }
+    }
+    lines
 }
 
 /// What has to go when the fabric leaves the node; the interface's addresses and routes go with it.

@@ -1,21 +1,28 @@
 //! Pods' ports in the kernel: [`Ports`] through `weft_netio::tc`.
 
+use std::collections::BTreeMap;
+use std::io;
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
 use tokio::sync::Mutex;
-use weft_netio::{Ensured, Netlink, NetlinkError, addr, link, tc};
+use weft_model::MacAddr;
+use weft_netio::link::Link;
+use weft_netio::tc::Sender;
+use weft_netio::{Ensured, NetNs, Netlink, NetlinkError, addr, link, sysctl, tc};
 
-use crate::cni::Ports;
+use crate::cni::{Ports, Record};
 
 /// Redirects what pods send into the fabric's interface. Clones share a lock: filters are put in in
-/// several steps, and CNI and the network's loop may work on one port at once.
+/// several steps, and CNI and the network's loop may work on one port at once. Behind it is which
+/// Ethernet address each port has, so that no pod takes that of another.
 #[derive(Clone, Debug)]
 pub(crate) struct KernelPorts {
     netlink: Netlink,
     interface: String,
-    turn: Arc<Mutex<()>>,
+    turn: Arc<Mutex<BTreeMap<String, MacAddr>>>,
 }
 
 impl KernelPorts {
@@ -31,20 +38,94 @@ impl KernelPorts {
     pub(crate) async fn ensure_into(
         &self,
         into: u32,
-        interface: &str,
-        addresses: &[IpAddr],
+        record: &Record,
     ) -> Result<Ensured, NetlinkError> {
-        let _turn = self.turn.lock().await;
-        // CNI-047: the pod's gateway answers at once; on a bridge that is the bridge.
-        addr::settle(&self.netlink, interface).await?;
-        if let Some(master) = link::require(&self.netlink, interface).await?.master {
-            let links = link::list(&self.netlink).await?;
-            if let Some(bridge) = links.iter().find(|l| l.index == master) {
-                addr::settle(&self.netlink, &bridge.name).await?;
+        let mut macs = self.turn.lock().await;
+        let links = link::list(&self.netlink).await?;
+        let (port, bridge) = port_and_bridge(&links, record)?;
+        for device in [Some(port), bridge].into_iter().flatten() {
+            // CNI-047: the pod's gateway answers at once; on a bridge that is the bridge.
+            addr::settle(&self.netlink, &device.name).await?;
+            for (key, error) in ensure_settings(&device.name, record) {
+                tracing::warn!(key, %error, "setting of a pod's port not made");
             }
         }
-        tc::ensure_port(&self.netlink, interface, into, addresses).await
+        macs.retain(|name, _| links.iter().any(|l| l.name == *name));
+        let sender = self.sender(record, &links, &macs).await?;
+        match sender.mac {
+            Some(mac) => macs.insert(port.name.clone(), mac),
+            None => macs.remove(&port.name),
+        };
+        tc::ensure_port(&self.netlink, &port.name, into, &sender).await
     }
+
+    /// What the pod may call itself.
+    async fn sender(
+        &self,
+        record: &Record,
+        links: &[Link],
+        macs: &BTreeMap<String, MacAddr>,
+    ) -> Result<Sender, NetlinkError> {
+        let (port, bridge) = port_and_bridge(links, record)?;
+        // CNI-082: plugins that run later may give the pod another one.
+        let taken = |mac: &MacAddr| {
+            links.iter().any(|l| l.mac == Some(*mac))
+                || macs.iter().any(|(name, other)| *name != port.name && other == mac)
+        };
+        let now = mac_in_pod(record).await.filter(|mac| !taken(mac));
+        let hosts = |a: &&addr::Address| {
+            a.index == port.index || bridge.is_some_and(|bridge| a.index == bridge.index)
+        };
+        let addresses = addr::list(&self.netlink).await?;
+        let foreign = addresses.iter().filter(hosts).filter_map(|a| match a.net.addr() {
+            IpAddr::V6(ip) if ip.is_unicast_link_local() => Some(ip),
+            _ => None,
+        });
+        Ok(Sender {
+            addresses: record.addresses(),
+            mac: now.or(record.wiring.mac),
+            foreign: foreign.collect(),
+        })
+    }
+}
+
+fn port_and_bridge<'a>(
+    links: &'a [Link],
+    record: &Record,
+) -> Result<(&'a Link, Option<&'a Link>), NetlinkError> {
+    let name = &record.wiring.host_interface;
+    let missing = || NetlinkError::NoInterface { name: name.clone() };
+    let port = links.iter().find(|l| l.name == *name).ok_or_else(missing)?;
+    Ok((port, links.iter().find(|l| port.master == Some(l.index))))
+}
+
+/// `None` if the pod's namespace cannot be looked into: its path may be one of the runtime's only.
+async fn mac_in_pod(record: &Record) -> Option<MacAddr> {
+    let namespace = NetNs::open_path(Path::new(&record.wiring.netns)).ok()?;
+    let netlink = Netlink::in_netns(&namespace).ok()?;
+    link::get(&netlink, &record.attachment.ifname).await.ok()??.mac
+}
+
+/// Sets what the host's end of a pod needs; returns what could not be set. A setting that does not
+/// exist is of an interface that vanished, or of IPv6 where there is none.
+pub(crate) fn ensure_settings(device: &str, record: &Record) -> Vec<(String, io::Error)> {
+    // CNI-002: the way to the pod leads through the fabric's interface, so a strict check of the way
+    // back would refuse the pod's ARP. The larger value of `all` and this one holds.
+    let mut settings = vec![
+        (format!("net/ipv4/conf/{device}/rp_filter"), "2"),
+        (format!("net/ipv4/conf/{device}/forwarding"), "1"),
+    ];
+    if record.addresses().iter().any(IpAddr::is_ipv6) {
+        settings.push((format!("net/ipv6/conf/{device}/forwarding"), "1"));
+    }
+    let ensured = settings.into_iter().map(|(key, value)| {
+        let result = sysctl::ensure(&key, value);
+        (key, result)
+    });
+    ensured
+        .filter_map(|(key, result)| Some((key, result.err()?)))
+        .filter(|(_, error)| error.kind() != io::ErrorKind::NotFound)
+        .collect()
 }
 
 impl Ports for KernelPorts {
@@ -53,21 +134,26 @@ impl Ports for KernelPorts {
         !matches!(link::get(&self.netlink, interface).await, Ok(None))
     }
 
-    async fn ensure(&self, interface: &str, addresses: &[IpAddr]) -> anyhow::Result<()> {
+    async fn ensure(&self, record: &Record) -> anyhow::Result<()> {
         let into = link::require(&self.netlink, &self.interface).await;
         let into = into.context("does the datapath run?")?;
-        self.ensure_into(into.index, interface, addresses).await?;
+        self.ensure_into(into.index, record).await?;
         Ok(())
     }
 
     async fn remove(&self, interface: &str) -> anyhow::Result<()> {
-        let _turn = self.turn.lock().await;
+        let mut macs = self.turn.lock().await;
+        macs.remove(interface);
         tc::remove_port(&self.netlink, interface).await?;
         Ok(())
     }
 
-    async fn check(&self, interface: &str, addresses: &[IpAddr]) -> anyhow::Result<bool> {
+    async fn check(&self, record: &Record) -> anyhow::Result<bool> {
         let Some(into) = link::get(&self.netlink, &self.interface).await? else { return Ok(false) };
-        Ok(tc::check_port(&self.netlink, interface, into.index, addresses).await?)
+        let macs = self.turn.lock().await;
+        let links = link::list(&self.netlink).await?;
+        let sender = self.sender(record, &links, &macs).await?;
+        let interface = &record.wiring.host_interface;
+        Ok(tc::check_port(&self.netlink, interface, into.index, &sender).await?)
     }
 }

@@ -2,7 +2,7 @@
 //! is wanted, and from time to time.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -13,10 +13,11 @@ use weft_netio::monitor::{Change, Monitor};
 use weft_netio::nft::{self, NftError};
 use weft_netio::{Netlink, addr, link, route, rule, sysctl, tc};
 
-use super::plan::{Action, Actual, Desired, NFT_TABLE, plan};
-use super::ports::KernelPorts;
+use super::plan::{Action, Actual, Desired, NFT_TABLE, plan, plan_ports, unbridged};
+use super::ports::{KernelPorts, ensure_settings};
 use super::sysctls::OldSysctls;
 use super::underlay::{self, source_anywhere, source_towards};
+use crate::cni::Record;
 use crate::core::Core;
 
 /// Settings are announced by nobody, and drops are counted in the kernel: they are looked at this
@@ -39,7 +40,7 @@ struct Port {
     index: u32,
     /// Index of the interface it redirects to.
     into: u32,
-    addresses: Vec<IpAddr>,
+    record: Record,
 }
 
 /// Keeps the node's network right.
@@ -163,6 +164,7 @@ impl NetworkTask {
         };
         let Some(desired) = desired else { return problems };
         problems.extend(self.settings(&desired, &actual));
+        problems.extend(unbridged(&desired, &actual));
         problems.extend(failed(self.nftables(&desired.ruleset).await));
         if actual.link(&desired.interface).is_none() {
             problems.push(format!(
@@ -175,6 +177,14 @@ impl NetworkTask {
         for action in plan(&desired, &actual) {
             tracing::info!(?action, "network put right");
             problems.extend(failed(perform(&self.netlink, &desired.interface, &action).await));
+        }
+        for action in plan_ports(&desired, &actual) {
+            match perform(&self.netlink, &desired.interface, &action).await {
+                Ok(()) => tracing::info!(?action, "port of a pod put right"),
+                // The pod just went.
+                Err(error) if error.is_absent() => {}
+                Err(error) => problems.push(error.to_string()),
+            }
         }
         problems.extend(self.ports(&desired, &actual).await);
         problems
@@ -235,6 +245,15 @@ impl NetworkTask {
         for (key, value) in &desired.node_sysctls {
             note(key, self.sysctls.ensure(key, value));
         }
+        for (name, record) in &desired.ports {
+            let Some(port) = actual.link(name) else { continue };
+            let bridge = actual.links.iter().find(|l| port.master == Some(l.index));
+            for device in [Some(port), bridge].into_iter().flatten() {
+                for (key, error) in ensure_settings(&device.name, record) {
+                    note(&key, Err(error));
+                }
+            }
+        }
         if actual.link(&desired.interface).is_some() {
             for (key, value) in &desired.interface_sysctls {
                 match sysctl::ensure(key, value) {
@@ -292,13 +311,13 @@ impl NetworkTask {
             self.ports_checked = Instant::now();
         }
         self.ports.retain(|name, _| desired.ports.contains_key(name));
-        for (name, addresses) in &desired.ports {
+        for (name, record) in &desired.ports {
             let Some(link) = actual.link(name) else { continue };
-            let port = Port { index: link.index, into, addresses: addresses.clone() };
+            let port = Port { index: link.index, into, record: record.clone() };
             if self.ports.get(name) == Some(&port) {
                 continue;
             }
-            match self.port_wiring.ensure_into(into, name, addresses).await {
+            match self.port_wiring.ensure_into(into, record).await {
                 Ok(done) => {
                     if done.changed() {
                         tracing::debug!(port = name, "redirect put in place");
@@ -319,14 +338,20 @@ impl NetworkTask {
             Err(error) => return tracing::debug!(%error, "drops of the ports not read"),
         };
         self.drops.retain(|index, _| now.contains_key(index));
+        let mut dropping = Vec::new();
         for index in self.ports.values().map(|port| port.index) {
             let Some(drops) = now.get(&index).copied() else { continue };
             let before = self.drops.get(&index).copied().unwrap_or(0);
             // The kernel's counter has 32 bits, and begins anew with a new qdisc.
             let more = if drops >= before { drops - before } else { drops };
+            if more > 0 {
+                // Perhaps the pod has another Ethernet address by now.
+                dropping.push(index);
+            }
             self.spoofed.fetch_add(more, Ordering::Relaxed);
             self.drops.insert(index, drops);
         }
+        self.ports.retain(|_, port| !dropping.contains(&port.index));
     }
 }
 
@@ -363,6 +388,8 @@ pub(crate) async fn perform(
         Action::RemoveRoute(route) => route::remove(netlink, route).await?,
         Action::AddRule(rule) => rule::ensure(netlink, rule).await?,
         Action::RemoveRule(rule) => rule::remove(netlink, rule).await?,
+        Action::AddPortAddress(port, net) => addr::ensure(netlink, port, *net).await?,
+        Action::AddPortRoute(route) => route::ensure(netlink, route).await?,
     };
     Ok(())
 }

@@ -93,7 +93,8 @@ fn config(dir: &Path) -> AgentConfig {
 fn prepare(config: &AgentConfig) {
     durable::private_dir(&config.state_dir).unwrap();
     SnapshotFile::new(&config.state_dir).save(&snapshot(3, &[1, 2]), b"r").unwrap();
-    let pod = crate::cni::tests::record("a", "veth-a", "10.42.1.2/24");
+    let mut pod = crate::cni::tests::record("a", "veth-a", "10.42.1.2/24");
+    pod.wiring.gateways = vec!["10.42.1.1".parse().unwrap()];
     Records::open(config.attachments_dir()).unwrap().save(&pod).unwrap();
 }
 
@@ -124,6 +125,12 @@ fn all_there() -> bool {
         && has("tc filter show dev veth-a ingress", "weft0")
         && has("cat /proc/sys/net/ipv4/conf/weft0/rp_filter", "2")
         && has("cat /proc/sys/net/ipv4/ip_forward", "1")
+        && has("cat /proc/sys/net/ipv4/conf/weft0/forwarding", "1")
+        && has("cat /proc/sys/net/ipv6/conf/weft0/forwarding", "1")
+        && has("cat /proc/sys/net/ipv4/conf/veth-a/forwarding", "1")
+        && has("cat /proc/sys/net/ipv4/conf/veth-a/rp_filter", "2")
+        && has("ip route show dev veth-a", "10.42.1.2")
+        && has("ip addr show dev veth-a", "10.42.1.1/32")
 }
 
 fn make_weft0() {
@@ -149,6 +156,11 @@ fn whatever_is_deleted_comes_back_and_uninstall_leaves_the_node_as_it_was() {
             becomes("agent socket", LIMIT * 5, || config.socket(socket::AGENT).exists()).await;
             make_weft0();
             becomes("everything", LIMIT * 5, all_there).await;
+            for name in [socket::AGENT, weft_model::cni::SOCKET] {
+                let path = config.socket(name);
+                std::fs::remove_file(&path).unwrap();
+                becomes(name, LIMIT, || path.exists()).await;
+            }
             for delete in [
                 "ip rule del prio 100",
                 "ip -6 rule del prio 101",
@@ -158,6 +170,14 @@ fn whatever_is_deleted_comes_back_and_uninstall_leaves_the_node_as_it_was() {
                 "nft flush chain inet weft postrouting",
                 "tc qdisc del dev veth-a clsact",
                 "echo 0 > /proc/sys/net/ipv4/ip_forward",
+                "echo 0 > /proc/sys/net/ipv4/conf/weft0/forwarding",
+                "echo 0 > /proc/sys/net/ipv6/conf/weft0/forwarding",
+                "echo 1 > /proc/sys/net/ipv6/conf/weft0/disable_ipv6",
+                "echo 0 > /proc/sys/net/ipv4/conf/veth-a/forwarding",
+                "echo 1 > /proc/sys/net/ipv4/conf/veth-a/rp_filter",
+                "ip route del 10.42.1.2",
+                "ip addr flush dev veth-a",
+                "ip link set veth-a down && ip link set veth-a up",
                 "ip link del weft0 && ip link add dummy-x type veth peer name dummy-y && ip link del dummy-x",
             ] {
                 sh(delete);
@@ -177,8 +197,15 @@ fn whatever_is_deleted_comes_back_and_uninstall_leaves_the_node_as_it_was() {
         let (ended, ()) = tokio::join!(agent, test);
         ended.unwrap();
         assert!(all_there(), "a stopped agent leaves packets alone");
+        let other = only_agent(&config.state_dir).unwrap();
+        let refused = format!("{:#}", uninstall(config.clone()).await.unwrap_err());
+        assert!(refused.contains("stop that one"), "{refused}");
+        assert!(all_there(), "nothing is touched under an agent that runs");
+        drop(other);
         uninstall(config.clone()).await.unwrap();
         uninstall(config.clone()).await.unwrap();
+        // The runtime's DEL would take the port away.
+        sh("ip route del 10.42.1.2 && ip -4 addr flush dev veth-a");
         assert_eq!(picture(), before);
         assert!(!config.state_dir.exists() && !config.run_dir.exists());
     });

@@ -9,13 +9,30 @@ const POD6: Ipv6Addr = Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 2);
 const LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 9);
 const FORGED: Ipv6Addr = Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 3);
 
+const HOST_LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+/// What [`ethernet`] puts into a frame.
+const POD_MAC: [u8; 6] = [2; 6];
+const OTHER_MAC: [u8; 6] = [2, 2, 2, 2, 2, 3];
+
+fn pod() -> Sender {
+    Sender {
+        addresses: vec![POD4.into(), POD6.into()],
+        mac: Some(MacAddr(POD_MAC)),
+        foreign: vec![HOST_LINK_LOCAL],
+    }
+}
+
 fn verdict(frame: &[u8]) -> u32 {
-    verdict_of(&[POD4.into(), POD6.into()], frame, 0)
+    run(&program(&pod()), frame, 0)
+}
+
+fn verdict_of(allowed: &[IpAddr], frame: &[u8], vlan: u32) -> u32 {
+    let sender = Sender { addresses: allowed.to_vec(), ..Sender::default() };
+    run(&program(&sender), frame, vlan)
 }
 
 /// Classic BPF as the kernel runs it: a load out of range ends the program with 0.
-fn verdict_of(allowed: &[IpAddr], frame: &[u8], vlan: u32) -> u32 {
-    let program = program(allowed);
+fn run(program: &[u8], frame: &[u8], vlan: u32) -> u32 {
     let (mut at, mut a, mut memory) = (0, 0u32, 0u32);
     loop {
         let raw = &program[at * 8..at * 8 + 8];
@@ -72,9 +89,76 @@ fn ipv6(source: Ipv6Addr, next_header: u8, hop_limit: u8, payload: &[u8]) -> Vec
     ethernet(0x86dd, &packet)
 }
 
+/// An ARP packet that says that `address` is at `mac`.
+fn arp(kind: u8, mac: [u8; 6], address: [u8; 4]) -> Vec<u8> {
+    let mut packet = vec![0, 1, 8, 0, 6, 4, 0, kind];
+    packet.extend(mac);
+    packet.extend(address);
+    packet.extend([0; 10]);
+    ethernet(0x0806, &packet)
+}
+
+/// CNI-009: nobody is told that another's address is here, or that one is at another's Ethernet
+/// address.
 #[test]
-fn arp_goes_to_the_host() {
-    assert_eq!(verdict(&ethernet(0x0806, &[0; 28])), OK);
+fn arp_goes_to_the_host_if_it_is_of_the_pod_itself() {
+    for kind in [1, 2] {
+        assert_eq!(verdict(&arp(kind, POD_MAC, POD4)), OK);
+        assert_eq!(verdict(&arp(kind, POD_MAC, [0; 4])), OK, "a probe");
+        assert_eq!(verdict(&arp(kind, POD_MAC, [10, 1, 0, 3])), SHOT);
+        assert_eq!(verdict(&arp(kind, OTHER_MAC, POD4)), SHOT);
+    }
+    let whole = arp(1, POD_MAC, POD4);
+    for length in 14..whole.len() {
+        assert_eq!(verdict(&whole[..length]), SHOT, "{length}");
+    }
+    let mut other_form = whole;
+    other_form[15] = 6;
+    assert_eq!(verdict(&other_form), SHOT);
+}
+
+/// CNI-009
+#[test]
+fn frame_from_another_ethernet_address_is_dropped() {
+    for mut frame in [
+        arp(1, POD_MAC, POD4),
+        ipv4(POD4, [10, 1, 0, 3]),
+        ipv6(POD6, 6, 64, &[0; 20]),
+        ipv6(LINK_LOCAL, 58, 255, &[135, 0, 0, 0]),
+    ] {
+        assert_ne!(verdict(&frame), SHOT);
+        frame[6..12].copy_from_slice(&OTHER_MAC);
+        assert_eq!(verdict(&frame), SHOT);
+        let unknown = program(&Sender { mac: None, ..pod() });
+        assert_ne!(run(&unknown, &frame, 0), SHOT, "it is not checked where it is not known");
+    }
+}
+
+fn advertisement(source: Ipv6Addr, target: Ipv6Addr) -> Vec<u8> {
+    let mut message = vec![136, 0, 0, 0, 0x60, 0, 0, 0];
+    message.extend(target.octets());
+    ipv6(source, 58, 255, &message)
+}
+
+/// CNI-009
+#[test]
+fn neighbour_is_advertised_by_itself_only() {
+    for source in [POD6, LINK_LOCAL] {
+        for target in [POD6, LINK_LOCAL] {
+            assert_eq!(verdict(&advertisement(source, target)), OK, "{source} {target}");
+        }
+        for target in [FORGED, HOST_LINK_LOCAL] {
+            assert_eq!(verdict(&advertisement(source, target)), SHOT, "{source} {target}");
+        }
+        let whole = advertisement(source, POD6);
+        for length in 55..whole.len() {
+            assert_eq!(verdict(&whole[..length]), SHOT, "{length}");
+        }
+    }
+    for source in [FORGED, HOST_LINK_LOCAL] {
+        assert_eq!(verdict(&advertisement(source, POD6)), SHOT);
+        assert_eq!(verdict(&ipv6(source, 58, 255, &[135, 0, 0, 0])), SHOT);
+    }
 }
 
 #[test]
@@ -116,7 +200,7 @@ fn every_address_of_many_is_found() {
 #[test]
 fn neighbour_discovery_goes_to_the_host() {
     for source in [LINK_LOCAL, Ipv6Addr::UNSPECIFIED, POD6] {
-        for kind in [133, 135, 136] {
+        for kind in [133, 135] {
             assert_eq!(verdict(&ipv6(source, 58, 255, &[kind, 0, 0, 0])), OK, "{source} {kind}");
         }
     }

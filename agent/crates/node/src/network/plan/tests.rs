@@ -46,6 +46,7 @@ fn done(mut actual: Actual, index: u32, actions: &[Action]) -> Actual {
             Action::RemoveRoute(route) => actual.routes.retain(|r| *r != route),
             Action::AddRule(rule) => actual.rules.push(rule),
             Action::RemoveRule(rule) => actual.rules.retain(|r| *r != rule),
+            Action::AddPortAddress(..) | Action::AddPortRoute(_) => {}
         }
     }
     actual
@@ -138,4 +139,48 @@ fn ruleset_replaces_the_table_and_masquerades_only_if_asked() {
     let words: BTreeSet<&str> = with.split_whitespace().collect();
     assert!(words.contains("masquerade") && words.contains("notrack"));
     assert!(!ruleset("weft0", &cidrs, false).contains("masquerade"));
+}
+
+/// A pod whose port is the interface of index 8.
+fn with_pod(bridge: Option<&str>, master: Option<u32>) -> (Desired, Actual) {
+    let mut record = crate::cni::tests::record("a", "veth-a", "10.42.1.2/24");
+    record.wiring.gateways = vec!["10.42.1.1".parse().unwrap()];
+    record.wiring.bridge = bridge.map(str::to_owned);
+    let mut desired = desired();
+    desired.ports.insert("veth-a".into(), record);
+    let mut actual = settled(7);
+    actual.links.push(Link { name: "veth-a".into(), kind: "veth".into(), master, ..link(8) });
+    (desired, actual)
+}
+
+#[test]
+fn what_ptp_made_at_a_port_comes_back() {
+    let (desired, mut actual) = with_pod(None, None);
+    let address: IpNet = "10.42.1.1/32".parse().unwrap();
+    let route = Route { output: Some(8), ..Route::new("10.42.1.2/32".parse().unwrap()) };
+    let actions = plan_ports(&desired, &actual);
+    let expected =
+        [Action::AddPortAddress("veth-a".into(), address), Action::AddPortRoute(route.clone())];
+    assert_eq!(actions, expected);
+    // As the plugin makes them.
+    actual.addresses.push(Address { index: 8, net: address });
+    actual.routes.push(Route { protocol: 3, ..route });
+    assert_eq!(plan_ports(&desired, &actual), []);
+    actual.routes.pop();
+    actual.links.iter_mut().for_each(|l| l.up = false);
+    assert_eq!(plan_ports(&desired, &actual), [], "a route needs a port that is up");
+    assert_eq!(unbridged(&desired, &actual), [""; 0]);
+}
+
+#[test]
+fn pod_without_its_bridge_is_named_and_not_routed() {
+    let (desired, mut actual) = with_pod(Some("weft-br0"), None);
+    assert_eq!(plan_ports(&desired, &actual), []);
+    let lines = unbridged(&desired, &actual);
+    assert!(lines[0].contains("default/pod-a") && lines[0].contains("weft-br0"), "{lines:?}");
+    actual.links.push(Link { name: "weft-br0".into(), ..link(9) });
+    assert_eq!(unbridged(&desired, &actual).len(), 1, "a new one of that name");
+    let (desired, mut actual) = with_pod(Some("weft-br0"), Some(9));
+    actual.links.push(Link { name: "weft-br0".into(), ..link(9) });
+    assert_eq!(unbridged(&desired, &actual), [""; 0]);
 }
