@@ -8,6 +8,7 @@ mod plugins;
 mod report;
 mod state;
 mod status;
+mod trial;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use time::OffsetDateTime;
+use tokio::sync::Notify;
 use weft_model::{Cluster, Generation, NodeName, Snapshot};
 
 pub(crate) use error::FabricError;
@@ -42,6 +44,10 @@ pub(crate) struct Fabric {
     leases: Allocator<Arc<Store>>,
     history: History,
     state: Mutex<State>,
+    /// Held by who changes plugins: one change at a time is put to the nodes.
+    changing: tokio::sync::Mutex<()>,
+    /// A node has reported or left.
+    heard: Notify,
 }
 
 /// Why the hub cannot take up its state.
@@ -90,6 +96,8 @@ impl Fabric {
             leases,
             history: History::new(snapshot, rand::random()),
             state: Mutex::new(state),
+            changing: tokio::sync::Mutex::new(()),
+            heard: Notify::new(),
         };
         fabric.publish(&mut fabric.state())?;
         Ok(fabric)

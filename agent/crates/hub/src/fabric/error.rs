@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tonic::Status;
 use weft_control::ConvertError;
-use weft_model::NodeName;
+use weft_model::{NodeName, PLUGINS_MAX};
 
 use crate::ca::RequestError;
 use crate::lease::LeaseError;
@@ -55,6 +55,12 @@ pub(crate) enum FabricError {
     NoPlugin(String),
     #[error("plugin {0} is loaded already: use `weft plugin replace`")]
     PluginExists(String),
+    #[error(
+        "{PLUGINS_MAX} plugins are there already, more cannot run: unload one first (`weft plugin list`)"
+    )]
+    TooManyPlugins,
+    #[error("{node} refused it: {reason}; everything is as before")]
+    PluginRefused { node: NodeName, reason: String },
     #[error("plugin {name} is declared in {}: change it there", .file.display())]
     PluginDeclared { name: String, file: PathBuf },
     #[error("`{0}` is no plugin name: use up to 63 lower-case letters, digits and `-`")]
@@ -63,6 +69,8 @@ pub(crate) enum FabricError {
     Module(#[from] ModuleError),
     #[error("the configuration has {0} bytes, 1 MiB at most are taken")]
     ConfigTooLarge(usize),
+    #[error("the hub failed on this request; see its log")]
+    Broken,
     #[error("no plugin has a module of this digest")]
     NoModule,
     #[error(transparent)]
@@ -100,12 +108,15 @@ impl From<FabricError> for Status {
             E::Uid
             | E::AddressUnusable(_)
             | E::PluginName(_)
+            | E::PluginRefused { .. }
             | E::Module(_)
             | E::ConfigTooLarge(_)
             | E::Convert(_)
             | E::Request(_) => Self::invalid_argument(text),
-            E::Lease(LeaseError::Exhausted { .. }) => Self::resource_exhausted(text),
-            E::Lease(LeaseError::Store(_)) | E::Store(_) => Self::internal(text),
+            E::TooManyPlugins | E::Lease(LeaseError::Exhausted { .. }) => {
+                Self::resource_exhausted(text)
+            }
+            E::Broken | E::Lease(LeaseError::Store(_)) | E::Store(_) => Self::internal(text),
         }
     }
 }

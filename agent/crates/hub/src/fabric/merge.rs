@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use ipnet::IpNet;
-use weft_model::{Cluster, Encapsulation, Node, NodeName, PluginSpec, Pod, PodName};
+use weft_model::{Cluster, Encapsulation, Node, NodeName, PLUGINS_MAX, PluginSpec, Pod, PodName};
 
 use super::state::{Joined, State};
 use crate::source::Problem;
@@ -29,6 +29,9 @@ pub(crate) fn merge(cluster: &Cluster, state: &State) -> Merged {
         merged.nodes.insert(name.clone(), node_of(name, joined));
     }
     merged.plugins.clone_from(&state.plugins);
+    if let Some(trial) = &state.trial {
+        merged.plugins.insert(trial.spec.name.clone(), trial.spec.clone());
+    }
     for defined in state.source.objects.values() {
         merged.take(cluster, state, defined);
     }
@@ -124,6 +127,10 @@ impl Merged {
                 "plugin {0} was loaded by command: unload it (`weft plugin unload {0}`) first",
                 filter.name
             );
+            return self.misfit(defined, reason);
+        }
+        if self.plugins.len() >= PLUGINS_MAX {
+            let reason = format!("{PLUGINS_MAX} plugins are there already, more cannot run");
             return self.misfit(defined, reason);
         }
         // A module that cannot be read has been reported by the source.

@@ -50,6 +50,7 @@ impl Fabric {
             node.plugins = message.plugins;
         }
         self.publish(&mut state)?;
+        self.heard.notify_one();
         Ok(())
     }
 

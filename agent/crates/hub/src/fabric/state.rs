@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use prost::Message as _;
@@ -13,7 +14,7 @@ use weft_proto::v1;
 use crate::ca::Incarnation;
 use crate::lease::{Allocator, LeaseStore};
 use crate::source::Problem;
-use crate::source::files::Objects;
+use crate::source::files::{Module, Objects};
 use crate::store::{Change, Store, StoreError, Table};
 
 /// What is on disk of a node that joined.
@@ -48,14 +49,25 @@ pub(crate) struct Joined {
     pub(crate) plugins: Vec<v1::PluginStatus>,
 }
 
+/// A plugin that is published and not yet agreed to.
+#[derive(Clone)]
+pub(crate) struct Trial {
+    pub(crate) spec: PluginSpec,
+    /// `None` if it is one that is in use already.
+    pub(crate) module: Option<Arc<Module>>,
+}
+
 /// Everything behind the fabric's lock.
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) nodes: BTreeMap<NodeName, Joined>,
     /// Uids that may not join.
     pub(crate) removed: BTreeSet<String>,
-    /// Loaded by the API.
+    /// Loaded by the API, as it is on disk.
     pub(crate) plugins: BTreeMap<String, PluginSpec>,
+    /// What nodes are being asked about; not on disk, so that a hub that is killed meanwhile starts
+    /// with what was good before.
+    pub(crate) trial: Option<Trial>,
     pub(crate) source: Objects,
     /// Objects that are good in themselves and do not fit the others.
     pub(crate) misfits: Vec<Problem>,

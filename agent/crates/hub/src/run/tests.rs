@@ -18,6 +18,8 @@ use weft_proto::v1;
 use weft_proto::v1::control_client::ControlClient;
 use weft_proto::v1::hub_client::HubClient;
 
+mod plugins;
+
 use super::*;
 use crate::module::tests::{EXPORTS, module};
 use crate::{issue_admin, show_token};
@@ -41,6 +43,20 @@ impl Bench {
         let hub = start(config).await.unwrap();
         let token = show_token(&dir.path().join("state")).unwrap();
         Self { dir, hub, token }
+    }
+
+    /// A hub with what a killed one leaves: its files at this moment, without a closing write.
+    async fn after_a_kill(&self) -> Self {
+        let after = tempfile::tempdir().unwrap();
+        for sub in ["state", "manifests"] {
+            fs::create_dir(after.path().join(sub)).unwrap();
+        }
+        for entry in fs::read_dir(self.dir.path().join("state")).unwrap() {
+            let entry = entry.unwrap();
+            fs::copy(entry.path(), after.path().join("state").join(entry.file_name())).unwrap();
+        }
+        let hub = start(config(after.path())).await.unwrap();
+        Self { dir: after, hub, token: self.token.clone() }
     }
 
     fn address(&self) -> String {
@@ -416,17 +432,7 @@ async fn everything_promised_survives_a_kill() {
     control.rotate_keys(v1::RotateKeysRequest::default()).await.unwrap();
     let mut stream = watch_from(&mut client, vec![]).await;
     let (before, resume) = first(&mut stream).await;
-    // What a killed hub leaves: its files at this moment, without a closing write.
-    let after = tempfile::tempdir().unwrap();
-    for sub in ["state", "manifests"] {
-        fs::create_dir(after.path().join(sub)).unwrap();
-    }
-    for entry in fs::read_dir(bench.dir.path().join("state")).unwrap() {
-        let entry = entry.unwrap();
-        fs::copy(entry.path(), after.path().join("state").join(entry.file_name())).unwrap();
-    }
-    let hub = start(config(after.path())).await.unwrap();
-    let second = Bench { dir: after, hub, token: bench.token.clone() };
+    let second = bench.after_a_kill().await;
     let mut client = second.node(&a).await;
     let mut stream = watch_from(&mut client, resume).await;
     let update = next(&mut stream).await;
