@@ -83,7 +83,8 @@ fn fabric_text(status: &FabricStatus) -> String {
     }
     text.push_str(&table(&rows));
     for problem in &status.problems {
-        text.push_str(&format!("problem: {}:{}: {}\n", problem.file, problem.line, problem.reason));
+        let line = if problem.line == 0 { String::new() } else { format!(":{}", problem.line) };
+        text.push_str(&format!("problem: {}{line}: {}\n", problem.file, problem.reason));
     }
     text
 }

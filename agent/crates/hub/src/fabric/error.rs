@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use ipnet::IpNet;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tonic::Status;
@@ -47,6 +48,10 @@ pub(crate) enum FabricError {
     StaticPeer(NodeName),
     #[error("address {address} belongs to node {owner} already: two nodes cannot have one address")]
     AddressTaken { address: std::net::IpAddr, owner: NodeName },
+    #[error(
+        "address {address} of this node is in pod CIDR {cidr}: start the hub with another --pod-cidr"
+    )]
+    AddressOfPods { address: std::net::IpAddr, cidr: IpNet },
     #[error("address {0} is not one that other nodes can reach: report another")]
     AddressUnusable(std::net::IpAddr),
     #[error("WireGuard key belongs to node {0} already: every node needs its own")]
@@ -107,6 +112,7 @@ impl From<FabricError> for Status {
             E::NoNode(_) | E::NoPlugin(_) | E::NoModule => Self::not_found(text),
             E::Uid
             | E::AddressUnusable(_)
+            | E::AddressOfPods { .. }
             | E::PluginName(_)
             | E::PluginRefused { .. }
             | E::Module(_)

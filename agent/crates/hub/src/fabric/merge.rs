@@ -1,6 +1,7 @@
 //! Everything the hub knows, made into what a snapshot says. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::Path;
 
 use ipnet::IpNet;
@@ -69,13 +70,15 @@ impl Merged {
                     node.labels.clone_from(labels);
                 }
             }
-            Object::StaticPeer(peer) => match self.check_peer(cluster, peer) {
-                Ok(()) => {
-                    self.static_peers.insert(peer.name.clone());
-                    self.nodes.insert(peer.name.clone(), peer.clone());
+            Object::StaticPeer(peer) => {
+                match self.check_peer(cluster, &state.own_addresses, peer) {
+                    Ok(()) => {
+                        self.static_peers.insert(peer.name.clone());
+                        self.nodes.insert(peer.name.clone(), peer.clone());
+                    }
+                    Err(reason) => self.misfit(defined, reason),
                 }
-                Err(reason) => self.misfit(defined, reason),
-            },
+            }
             Object::Pod(pod) => drop(self.pods.insert(pod.name.clone(), pod.clone())),
             Object::PacketFilter(filter) => self.take_filter(state, defined, filter),
             // Read and checked; nothing in the snapshot speaks of them.
@@ -86,7 +89,12 @@ impl Merged {
         }
     }
 
-    fn check_peer(&self, cluster: &Cluster, peer: &Node) -> Result<(), String> {
+    fn check_peer(
+        &self,
+        cluster: &Cluster,
+        own: &BTreeSet<IpAddr>,
+        peer: &Node,
+    ) -> Result<(), String> {
         if self.nodes.contains_key(&peer.name) {
             return Err(format!("a node named {} has joined: rename this static peer", peer.name));
         }
@@ -114,11 +122,36 @@ impl Merged {
                 return Err(format!("{subnet} is held by node {} already", holder.name));
             }
         }
+        self.check_peer_addresses(cluster, own, peer)?;
         let keys = |n: &&Node| n.keys.iter().any(|k| peer.keys.contains(k));
         match self.nodes.values().find(keys) {
             Some(owner) => Err(format!("its public key is node {}'s already", owner.name)),
             None => Ok(()),
         }
+    }
+
+    /// What is sent to one of its addresses goes to the peer: it cannot be somebody else's.
+    fn check_peer_addresses(
+        &self,
+        cluster: &Cluster,
+        own: &BTreeSet<IpAddr>,
+        peer: &Node,
+    ) -> Result<(), String> {
+        for address in &peer.addresses {
+            if let Some(owner) = self.nodes.values().find(|n| n.addresses.contains(address)) {
+                return Err(format!("address {address} is node {}'s already", owner.name));
+            }
+            if own.contains(address) {
+                return Err(format!("address {address} is the hub's own"));
+            }
+            if address.is_loopback() || address.is_unspecified() || address.is_multicast() {
+                return Err(format!("address {address} is not one that nodes can reach"));
+            }
+            if let Some(cidr) = cluster.pod_cidrs.iter().find(|c| c.contains(address)) {
+                return Err(format!("address {address} is in pod CIDR {cidr}"));
+            }
+        }
+        Ok(())
     }
 
     fn take_filter(&mut self, state: &State, defined: &Defined, filter: &PacketFilter) {

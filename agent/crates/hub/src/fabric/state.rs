@@ -47,6 +47,8 @@ pub(crate) struct Joined {
     pub(crate) applied_generation: u64,
     pub(crate) last_report_unix: i64,
     pub(crate) plugins: Vec<v1::PluginStatus>,
+    /// Why its last report was refused.
+    pub(crate) complaint: Option<String>,
 }
 
 /// A plugin that is published and not yet agreed to.
@@ -72,6 +74,8 @@ pub(crate) struct State {
     /// Objects that are good in themselves and do not fit the others.
     pub(crate) misfits: Vec<Problem>,
     pub(crate) static_peers: BTreeSet<NodeName>,
+    /// Addresses of the hub's own machine, as far as they are known.
+    pub(crate) own_addresses: BTreeSet<IpAddr>,
     /// Generations below this may be given without writing it down.
     pub(crate) generation_bound: u64,
 }
@@ -86,6 +90,7 @@ impl Joined {
             applied_generation: 0,
             last_report_unix: 0,
             plugins: Vec::new(),
+            complaint: None,
         }
     }
 }
