@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use clap::{Args, Subcommand, ValueEnum};
 use tonic::transport::Channel;
+use weft_control::MODULE_MAX;
 use weft_proto::v1::control_client::ControlClient;
 use weft_proto::v1::plugin_status::State;
 use weft_proto::v1::{
@@ -145,7 +146,7 @@ impl Load {
         };
         let request = LoadPluginRequest {
             name: self.name.clone(),
-            module: read(&self.module)?,
+            module: read_module(&self.module)?,
             config: self.config.read()?,
             priority: self.priority,
             position: position.into(),
@@ -173,6 +174,17 @@ impl Configuration {
             (None, None) => Ok(None),
         }
     }
+}
+
+/// A module that is too long is not even sent.
+fn read_module(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let length = std::fs::metadata(path).map_or(0, |m| m.len());
+    ensure!(
+        length <= u64::try_from(MODULE_MAX).unwrap_or(u64::MAX),
+        "{} has {length} bytes, a plugin has {MODULE_MAX} at most: build it in release mode",
+        path.display()
+    );
+    read(path)
 }
 
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {

@@ -40,7 +40,9 @@ pub(crate) enum FabricError {
     RemovedUid,
     #[error("the uid of a node has 1 to 128 printable ASCII characters")]
     Uid,
-    #[error("node {0} is not part of the fabric, or has joined anew: join with the token")]
+    #[error(
+        "node {0} is not part of the fabric any more: run `weft uninstall` on it, then it can join as a new node"
+    )]
     NotMember(NodeName),
     #[error("there is no node {0}: see `weft status`")]
     NoNode(String),
@@ -122,6 +124,8 @@ impl From<FabricError> for Status {
             E::TooManyPlugins | E::Lease(LeaseError::Exhausted { .. }) => {
                 Self::resource_exhausted(text)
             }
+            // Waiting helps.
+            E::Lease(LeaseError::Resting { .. }) => Self::unavailable(text),
             E::Broken | E::Lease(LeaseError::Store(_)) | E::Store(_) => Self::internal(text),
         }
     }

@@ -12,7 +12,7 @@ use super::state::{State, Trial};
 use super::{Fabric, FabricError};
 use crate::module::check_module;
 use crate::source::files::Module;
-use crate::source::object::Object;
+use crate::source::object::{Object, is_label};
 use crate::store::{Change, Table};
 
 const CONFIG_MAX: usize = 1 << 20;
@@ -163,10 +163,9 @@ fn check_config(config: &[u8]) -> Result<(), FabricError> {
     Ok(())
 }
 
-/// A DNS-1123 label: a node name without dots and no longer than one label.
+/// A DNS-1123 label.
 fn check_name(name: &str) -> Result<(), FabricError> {
-    let label = !name.contains('.') && weft_model::NodeName::try_new(name).is_ok();
-    if label { Ok(()) } else { Err(FabricError::PluginName(name.to_owned())) }
+    if is_label(name) { Ok(()) } else { Err(FabricError::PluginName(name.to_owned())) }
 }
 
 fn hex(digest: &[u8; 32]) -> String {
