@@ -16,6 +16,7 @@ pub struct Flow {
 impl Flow {
     /// The flow of a packet, as the host tells of it.
     #[must_use]
+    #[inline]
     pub fn new(descriptor: &Descriptor) -> Self {
         Self { slot: descriptor.slot, flags: descriptor.flags, written: false }
     }
@@ -45,6 +46,7 @@ impl Flow {
     }
 
     /// The slot if it was written.
+    #[inline]
     pub(crate) fn written(&self) -> Option<[u8; 16]> {
         self.written.then_some(self.slot)
     }

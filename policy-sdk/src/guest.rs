@@ -5,7 +5,7 @@
 
 use std::cell::UnsafeCell;
 
-use weft_abi::{Answer, CONFIGURE_DELTA, CONFIGURE_FULL, Descriptor};
+use weft_abi::{ANSWERED, Answer, CONFIGURE_DELTA, CONFIGURE_FULL, Descriptor, VerdictCode};
 
 use crate::{Config, Filter, Flow, Host, Packet, Verdict};
 
@@ -69,6 +69,12 @@ impl<F: Filter> Plugin<F> {
         let packet = Packet::new(&descriptor, &area.window[..shown]);
         let mut flow = Flow::new(&descriptor);
         let verdict = filter.on_packet(&packet, &mut flow, &Host::imported());
+        // Most packets.
+        match verdict {
+            Verdict::Continue if flow.written().is_none() => return VerdictCode::Continue as i32,
+            Verdict::Accept if flow.written().is_none() => return VerdictCode::Accept as i32,
+            _ => {}
+        }
         let (code, answer) = verdict.to_abi(&flow);
         if let Verdict::Reply(reply) = &verdict {
             // One that does not fit is for the host to refuse: it sees its length.
@@ -76,11 +82,8 @@ impl<F: Filter> Plugin<F> {
                 window.copy_from_slice(reply);
             }
         }
-        // The host has cleared what says that there is an answer.
-        if answer != Answer::default() {
-            area.answer = answer.to_bytes();
-        }
-        code as i32
+        area.answer = answer.to_bytes();
+        code as i32 | ANSWERED
     }
 
     pub fn allocate(&self, len: i32) -> i32 {

@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::ops::Deref;
 use std::time::Duration;
 
-use weft_abi::{LOG_LINE_MAX, MAP_VALUE_MAX};
+use weft_abi::{Draw, LOG_LINE_MAX, MAP_VALUE_MAX};
 
 /// Severity of a line of log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,7 +27,7 @@ pub enum Level {
 pub enum MapError {
     /// It holds as many entries as the manifest asked for.
     Full,
-    /// Key over 64 or value over 256 bytes, or an empty key.
+    /// Key over 64 or value over 256 bytes, an empty key, no bucket or over 4.
     TooLong,
 }
 
@@ -119,6 +119,18 @@ impl Map<'_> {
         self.host.call_swap(key, old, new, ttl)
     }
 
+    /// Takes tokens from each of up to 4 buckets that `key` holds, or from none of them, in one
+    /// step. Tells if it could. [`TokenBucket::draw`](crate::TokenBucket::draw) makes the draws.
+    ///
+    /// Buckets that are not there, or not as many, are full ones. Their entry goes when all are
+    /// full again, so only keys that are in use take room.
+    ///
+    /// # Errors
+    /// [`MapError`]; nothing is taken then.
+    pub fn take(&self, key: &[u8], draws: &[Draw]) -> Result<bool, MapError> {
+        self.host.call_take(key, draws)
+    }
+
     /// Removes a value; tells if there was one.
     pub fn remove(&self, key: &[u8]) -> bool {
         self.host.call_remove(key)
@@ -148,6 +160,11 @@ pub trait HostCalls {
         new: &[u8],
         ttl: Option<Duration>,
     ) -> Result<bool, MapError>;
+    /// Takes from every bucket of `key` or from none.
+    ///
+    /// # Errors
+    /// [`MapError`]; nothing is taken then.
+    fn map_take(&self, key: &[u8], draws: &[Draw]) -> Result<bool, MapError>;
     /// Removes a value; tells if there was one.
     fn map_remove(&self, key: &[u8]) -> bool;
 }
@@ -184,6 +201,10 @@ impl<'a> Host<'a> {
         self.calls.map_swap(key, old, new, ttl)
     }
 
+    fn call_take(&self, key: &[u8], draws: &[Draw]) -> Result<bool, MapError> {
+        self.calls.map_take(key, draws)
+    }
+
     fn call_remove(&self, key: &[u8]) -> bool {
         self.calls.map_remove(key)
     }
@@ -210,6 +231,12 @@ mod imports {
             new: *const u8,
             new_len: usize,
             ttl_ms: i64,
+        ) -> i32;
+        pub(super) fn map_take(
+            key: *const u8,
+            key_len: usize,
+            draws: *const weft_abi::Draw,
+            count: usize,
         ) -> i32;
         pub(super) fn map_remove(key: *const u8, key_len: usize) -> i32;
     }
@@ -261,6 +288,13 @@ impl Host<'_> {
                 millis(ttl),
             )
         };
+        stored(code)
+    }
+
+    fn call_take(&self, key: &[u8], draws: &[Draw]) -> Result<bool, MapError> {
+        // SAFETY: the host reads key and draws during the call only.
+        let code =
+            unsafe { imports::map_take(key.as_ptr(), key.len(), draws.as_ptr(), draws.len()) };
         stored(code)
     }
 

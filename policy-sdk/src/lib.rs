@@ -51,7 +51,7 @@ pub use host::{Host, Level, Map, MapError, Value};
 pub use macros::{abi_checked, defaults};
 pub use packet::{Packet, Protocol};
 pub use verdict::{Rewrite, Verdict};
-pub use weft_abi::{Descriptor, Manifest, capability, flags, hooks, protocols};
+pub use weft_abi::{Descriptor, Draw, Manifest, capability, flags, hooks, protocols};
 
 #[doc(hidden)]
 pub use weft_abi as abi;

@@ -48,7 +48,7 @@ const EXAMPLES: [(&str, &str); 3] = [PORT_BLOCK, RATE_LIMIT, SNI_ALLOW];
 
 fn main() -> anyhow::Result<()> {
     let wasm = Wasm::new()?;
-    let mut report = Report::default();
+    let mut report = Report::new();
     parse(&mut report)?;
     look_up(&mut report)?;
     calls(&mut report, &wasm)?;
@@ -261,7 +261,7 @@ impl Told {
         let mut told = self.descriptor;
         // The first answer may leave something in the flow's slot.
         let first = plugin.on_packet(&told, &self.packet).with_context(|| case)?;
-        told.slot = first.slot.unwrap_or(told.slot);
+        told.slot = first.slot.copied().unwrap_or(told.slot);
         let mut passed = true;
         report.measure(case, variant, || {
             told.now += 1000;

@@ -120,6 +120,12 @@ impl TestLab {
         Ok(lab)
     }
 
+    /// Its name, for [`Lab::open`] and `weft lab --name`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Runs a command in a node or pod and returns its output, whatever its status.
     ///
     /// # Errors

@@ -35,8 +35,7 @@ impl Outsider {
     /// The kernel's; the lab's end takes away what was made.
     pub fn join(lab: &TestLab) -> Result<Self> {
         let underlay = lab.underlay_namespace();
-        // Named as pods are, so that the lab's end takes it away in any case.
-        let namespace = underlay.replace("-net", "-pod-outsider");
+        let namespace = lab.extra_namespace("outsider");
         netns::create(&namespace)?;
         let outsider = Self { namespace };
         let at_underlay = |command: &str| tool(&underlay, command);

@@ -15,9 +15,11 @@ pub(crate) struct Arguments {
     /// Worker threads; one for each CPU unless set.
     #[arg(long, env = "WEFT_WORKERS", value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: Option<u16>,
-    /// Flows kept at most; beyond, those idle longest make room.
-    #[arg(long, env = "WEFT_FLOWS_MAX", default_value_t = weft_datapath::FLOWS_DEFAULT)]
-    flows_max: usize,
+    /// Flows kept at most, 1024 to 4194304; beyond, those idle longest make room. Each takes about
+    /// 400 bytes of the run directory, which is memory on most machines.
+    #[arg(long, env = "WEFT_FLOWS_MAX", default_value_t = weft_datapath::FLOWS_DEFAULT as u32,
+          value_parser = clap::value_parser!(u32).range(1024..=1 << 22))]
+    flows_max: u32,
     /// Offloads to leave unused, for a kernel or card on which one does not work; `weft status
     /// --node` shows those in use. Packets are the same without, and cost more.
     #[arg(long, env = "WEFT_NO_OFFLOAD", value_delimiter = ',')]
@@ -44,7 +46,7 @@ impl Arguments {
         let on = |offload| !self.no_offload.contains(&offload);
         let mut config = DatapathConfig::new(&self.run_dir);
         config.workers = self.workers.map(usize::from);
-        config.flows_max = self.flows_max;
+        config.flows_max = self.flows_max as usize;
         config.tun_offloads.checksum = on(Offload::TunChecksum);
         // A super-packet has a partial checksum.
         config.tun_offloads.tso = on(Offload::TunTso) && on(Offload::TunChecksum);

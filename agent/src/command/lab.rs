@@ -1,10 +1,12 @@
 //! `weft lab`.
 
+use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use clap::{Args, Subcommand, ValueEnum};
 use ipnet::IpNet;
+use tokio::signal::unix::{SignalKind, signal};
 use weft_lab::{Lab, Matrix, Options, UnderlayFamily};
 use weft_model::Encapsulation;
 use weft_netio::{InNetNs, NetNs};
@@ -156,11 +158,22 @@ impl Up {
             delegate: self.delegate.to_string(),
             ..Options::default()
         };
-        let lab = Lab::up(&self.lab.name, options).await?;
+        let name = &self.lab.name;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let lab = tokio::select! {
+            lab = Lab::up(name, options) => lab?,
+            _ = tokio::signal::ctrl_c() => return interrupted(name).await,
+            _ = terminate.recv() => return interrupted(name).await,
+        };
         status(&lab).await?;
         let socket = lab.hub_socket();
         print(&format!("hub socket: {} (WEFT_HUB_SOCKET for other commands)\n", socket.display()))
     }
+}
+
+async fn interrupted(name: &str) -> anyhow::Result<()> {
+    Lab::down(name).await?;
+    bail!("interrupted: what was there of lab `{name}` is gone again")
 }
 
 async fn status(lab: &Lab) -> anyhow::Result<()> {
@@ -190,7 +203,6 @@ fn exec(lab: &str, target: &str, command: &[String]) -> anyhow::Result<ExitCode>
     let mut command = std::process::Command::new(program);
     command.args(arguments);
     command.in_netns(&NetNs::open(&namespace)?);
-    let status = command.status().with_context(|| format!("cannot run {program}"))?;
-    let code = status.code().and_then(|c| u8::try_from(c).ok());
-    Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
+    // In place of this process: signals reach it, and its end is seen as it is.
+    Err(command.exec()).with_context(|| format!("cannot run {program}"))
 }

@@ -243,6 +243,7 @@ fn rows_of(plugin: &PluginInFabric) -> Vec<Vec<String>> {
             State::Running => "running",
             State::Refused => "refused",
             State::TakenOut => "taken out",
+            State::Impaired => "impaired",
         };
         let counts = [status.calls, status.drops, status.faults].map(|n| n.to_string());
         let rest = [node.node.clone(), state.to_owned()];

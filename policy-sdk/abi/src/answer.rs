@@ -1,6 +1,10 @@
 //! What a plugin answers.
 
-/// Return value of the packet call. Any other number is a fault.
+/// Bit of the packet call's return value: the plugin wrote an [`Answer`]. Most packets get a bare
+/// verdict, and the host reads no answer then.
+pub const ANSWERED: i32 = 1 << 8;
+
+/// Return value of the packet call, without [`ANSWERED`]. Any other number is a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
 pub enum VerdictCode {
@@ -20,8 +24,9 @@ pub enum VerdictCode {
 }
 
 impl VerdictCode {
-    /// The code of a return value.
+    /// The code of a return value without [`ANSWERED`].
     #[must_use]
+    #[inline]
     pub fn from_i32(code: i32) -> Option<Self> {
         Some(match code {
             0 => Self::Continue,
@@ -50,7 +55,7 @@ pub struct RewriteFields {
     pub destination_port: Option<u16>,
 }
 
-/// The answer beside the return value.
+/// The answer beside the return value; all zero if [`ANSWERED`] is not set there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Answer {
     /// The plugin's own number for why, for counters and logs.

@@ -48,7 +48,10 @@ macro_rules! layout {
             }
 
             /// Reads the layout; every bit pattern is a descriptor.
+            ///
+            /// Always inlined: a plugin reads a few fields, and the others need no copy then.
             #[must_use]
+            #[inline(always)]
             pub fn from_bytes(bytes: &[u8; Self::LEN]) -> Self {
                 Self { $($name: layout!(@get bytes, $offset, $kind),)* }
             }

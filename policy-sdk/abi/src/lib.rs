@@ -15,14 +15,16 @@
 
 mod answer;
 mod descriptor;
+mod draw;
 mod manifest;
 
-pub use answer::{Answer, AnswerError, RewriteFields, VerdictCode};
+pub use answer::{ANSWERED, Answer, AnswerError, RewriteFields, VerdictCode};
 pub use descriptor::{Descriptor, flags};
+pub use draw::Draw;
 pub use manifest::{MANIFEST_LEN, Manifest, ManifestError, capability, hooks, protocols};
 
 /// Version of everything in this crate. A module of another version is refused.
-pub const ABI_VERSION: u16 = 1;
+pub const ABI_VERSION: u16 = 2;
 
 /// Custom section that holds the [`Manifest`].
 pub const MANIFEST_SECTION: &str = "weft.manifest";
@@ -31,7 +33,8 @@ pub const MANIFEST_SECTION: &str = "weft.manifest";
 /// [`Answer::LEN`] bytes of answer, then [`Manifest::window`] bytes of packet. Must not change
 /// during the life of an instance; the host asks once.
 pub const EXPORT_EXCHANGE: &str = "weft_exchange";
-/// `() -> i32`: looks at the packet in the exchange area, returns a [`VerdictCode`].
+/// `() -> i32`: looks at the packet in the exchange area, returns a [`VerdictCode`], plus
+/// [`ANSWERED`] if it wrote an [`Answer`].
 pub const EXPORT_ON_PACKET: &str = "weft_on_packet";
 /// `(len: i32) -> i32`: address of a buffer of `len` bytes for [`EXPORT_CONFIGURE`]; 0 if there is
 /// no memory for it.
@@ -63,7 +66,14 @@ pub const IMPORT_MAP_PUT: &str = "map_put";
 pub const IMPORT_MAP_SWAP: &str = "map_swap";
 /// `(key: i32, key_len: i32) -> i32`: 1 if there was one, else 0.
 pub const IMPORT_MAP_REMOVE: &str = "map_remove";
+/// `(key: i32, key_len: i32, draws: i32, count: i32) -> i32`: takes tokens from each of `count`
+/// buckets (1 to [`BUCKETS_MAX`]) that the key holds, or from none; `draws` is the address of as
+/// many [`Draw`]s. A value that is not of `count` buckets counts as none. 1 if it did, 0 if a bucket
+/// does not hold enough, or as [`IMPORT_MAP_PUT`] on failure. The entry goes when all are full.
+pub const IMPORT_MAP_TAKE: &str = "map_take";
 
+/// Most token buckets in one entry of a plugin's map.
+pub const BUCKETS_MAX: usize = 4;
 /// Longest key of a plugin's map in bytes.
 pub const MAP_KEY_MAX: usize = 64;
 /// Longest value of a plugin's map in bytes.

@@ -98,7 +98,7 @@ impl<P: Plugin> Bench<P> {
         let descriptor = describe(&headers, flow.slot, reply, first, self.now);
         match self.plugin.on_packet(&descriptor, packet) {
             Ok(outcome) => {
-                flow.slot = outcome.slot.unwrap_or(flow.slot);
+                flow.slot = outcome.slot.copied().unwrap_or(flow.slot);
                 Answered::from(outcome.verdict)
             }
             Err(_) => Answered::Fault,
@@ -176,7 +176,7 @@ impl From<Verdict<'_>> for Answered {
             Verdict::Accept => Self::Accept,
             Verdict::Drop(reason) => Self::Drop(reason),
             Verdict::Reject(reason) => Self::Reject(reason),
-            Verdict::Rewrite(fields) => Self::Rewrite(fields),
+            Verdict::Rewrite(fields) => Self::Rewrite(*fields),
             Verdict::Reply(packet) => Self::Reply(packet.to_vec()),
         }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use weft_abi::{MAP_KEY_MAX, MAP_VALUE_MAX};
+use weft_abi::{BUCKETS_MAX, Draw, MAP_KEY_MAX, MAP_VALUE_MAX};
 use weft_model::Timestamp;
 use weft_policy_sdk::{HostCalls, Level, MapError};
 
@@ -59,7 +59,7 @@ impl Inner {
         end.is_none_or(|at| self.now < at).then_some(value.as_slice())
     }
 
-    fn put(&mut self, key: &[u8], value: &[u8], ttl: Option<Duration>) -> Result<(), MapError> {
+    fn put(&mut self, key: &[u8], value: &[u8], end: Option<Timestamp>) -> Result<(), MapError> {
         if key.is_empty() || key.len() > MAP_KEY_MAX || value.len() > MAP_VALUE_MAX {
             return Err(MapError::TooLong);
         }
@@ -70,13 +70,32 @@ impl Inner {
                 return Err(MapError::Full);
             }
         }
-        // The ABI counts in milliseconds, rounded up.
-        let millis = |t: Duration| u64::try_from(t.as_nanos().div_ceil(1_000_000).max(1));
-        let end = ttl.map(|ttl| {
-            self.now + Duration::from_millis(millis(ttl).unwrap_or(u64::MAX / 1_000_000))
-        });
         self.entries.insert(key.to_vec(), (value.to_vec(), end));
         Ok(())
+    }
+
+    /// The ABI counts in milliseconds, rounded up.
+    fn end(&self, ttl: Option<Duration>) -> Option<Timestamp> {
+        let millis = |t: Duration| u64::try_from(t.as_nanos().div_ceil(1_000_000).max(1));
+        let rounded = |t| Duration::from_millis(millis(t).unwrap_or(u64::MAX / 1_000_000));
+        ttl.map(|ttl| self.now + rounded(ttl))
+    }
+
+    fn take(&mut self, key: &[u8], draws: &[Draw]) -> Result<bool, MapError> {
+        if draws.is_empty() || draws.len() > BUCKETS_MAX {
+            return Err(MapError::TooLong);
+        }
+        let held = self.get(key).filter(|value| value.len() == 8 * draws.len());
+        let mut buckets = held.map_or_else(|| vec![0; 8 * draws.len()], <[u8]>::to_vec);
+        let mut full = self.now;
+        for (bucket, draw) in buckets.as_chunks_mut::<8>().0.iter_mut().zip(draws) {
+            let Some(next) = draw.take(u64::from_le_bytes(*bucket), self.now.0) else {
+                return Ok(false);
+            };
+            *bucket = next.to_le_bytes();
+            full = full.max(Timestamp(next));
+        }
+        self.put(key, &buckets, Some(full)).map(|()| true)
     }
 }
 
@@ -90,7 +109,9 @@ impl HostCalls for NativeMap {
     }
 
     fn map_put(&self, key: &[u8], value: &[u8], ttl: Option<Duration>) -> Result<(), MapError> {
-        self.lock().put(key, value, ttl)
+        let mut inner = self.lock();
+        let end = inner.end(ttl);
+        inner.put(key, value, end)
     }
 
     fn map_swap(
@@ -104,7 +125,12 @@ impl HostCalls for NativeMap {
         if inner.get(key).unwrap_or_default() != old {
             return Ok(false);
         }
-        inner.put(key, new, ttl).map(|()| true)
+        let end = inner.end(ttl);
+        inner.put(key, new, end).map(|()| true)
+    }
+
+    fn map_take(&self, key: &[u8], draws: &[Draw]) -> Result<bool, MapError> {
+        self.lock().take(key, draws)
     }
 
     fn map_remove(&self, key: &[u8]) -> bool {

@@ -1,6 +1,6 @@
 //! A filter as a plugin of the pipeline, without Wasm.
 
-use weft_abi::{Descriptor, hooks};
+use weft_abi::{Answer, Descriptor, hooks};
 use weft_model::{HookPosition, OnFault, PluginMode, Timestamp};
 use weft_pipeline::{Interest, Outcome, Plugin, PluginFault, Verdict};
 use weft_policy_sdk::{Config, Export, Flow, Host, Packet};
@@ -13,6 +13,7 @@ pub struct NativePlugin<F> {
     filter: F,
     interest: Interest,
     map: NativeMap,
+    answer: Answer,
     reply: Vec<u8>,
 }
 
@@ -33,7 +34,13 @@ impl<F: Export> NativePlugin<F> {
         let mut filter = F::default();
         filter.configure(Config::Full(config.as_bytes()))?;
         map.set_capacity(usize::try_from(F::MANIFEST.map_entries).unwrap_or(usize::MAX));
-        Ok(Self { filter, interest: interest::<F>(), map, reply: Vec::new() })
+        Ok(Self {
+            filter,
+            interest: interest::<F>(),
+            map,
+            answer: Answer::default(),
+            reply: Vec::new(),
+        })
     }
 
     /// The filter.
@@ -82,13 +89,13 @@ impl<F: Export> Plugin for NativePlugin<F> {
         let mut flow = Flow::new(&descriptor);
         let packet = Packet::new(&descriptor, shown);
         let verdict = self.filter.on_packet(&packet, &mut flow, &Host::new(&self.map));
-        let slot = verdict.to_abi(&flow).1.slot;
+        self.answer = verdict.to_abi(&flow).1;
         let verdict = match verdict {
             weft_policy_sdk::Verdict::Continue => Verdict::Continue,
             weft_policy_sdk::Verdict::Accept => Verdict::Accept,
             weft_policy_sdk::Verdict::Drop(reason) => Verdict::Drop(reason),
             weft_policy_sdk::Verdict::Reject(reason) => Verdict::Reject(reason),
-            weft_policy_sdk::Verdict::Rewrite(rewrite) => Verdict::Rewrite(rewrite.fields()),
+            weft_policy_sdk::Verdict::Rewrite(_) => Verdict::Rewrite(&self.answer.rewrite),
             weft_policy_sdk::Verdict::Reply(reply) => {
                 if reply.is_empty() || reply.len() > window {
                     return Err(PluginFault::Trap);
@@ -97,6 +104,6 @@ impl<F: Export> Plugin for NativePlugin<F> {
                 Verdict::Reply(&self.reply)
             }
         };
-        Ok(Outcome { verdict, slot })
+        Ok(Outcome { verdict, slot: self.answer.slot.as_ref() })
     }
 }

@@ -9,15 +9,18 @@ use serde_json::json;
 const WARM_UP: Duration = Duration::from_millis(100);
 /// Odd, so that the median is one of them.
 const RUNS: usize = 15;
+/// The same where one thing alone is looked at.
+const RUNS_ALONE: usize = 151;
 /// Long against a tick of the scheduler and a reading of the clock.
 const RUN_MIN: Duration = Duration::from_millis(20);
 /// Between two readings of the clock.
 const BATCH: u32 = 256;
 
 /// What was measured, in the order in which it was.
-#[derive(Default)]
 pub(crate) struct Report {
     rows: Vec<Row>,
+    /// Cases whose name and variant have this text are measured, others left out.
+    only: Option<String>,
 }
 
 struct Row {
@@ -28,6 +31,13 @@ struct Row {
 }
 
 impl Report {
+    /// Measures everything, or what the first argument of the program names.
+    pub(crate) fn new() -> Self {
+        // Cargo passes flags of its own.
+        let only = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
+        Self { rows: Vec::new(), only }
+    }
+
     /// Times `once`, which handles one packet.
     pub(crate) fn measure(
         &mut self,
@@ -36,9 +46,14 @@ impl Report {
         mut once: impl FnMut(),
     ) {
         let variant = variant.into();
-        eprintln!("measuring {case}: {variant}");
+        let name = format!("{case}: {variant}");
+        if self.only.as_ref().is_some_and(|only| !name.contains(only)) {
+            return once();
+        }
+        let count = if self.only.is_some() { RUNS_ALONE } else { RUNS };
+        eprintln!("measuring {name}");
         run(WARM_UP, &mut once);
-        let mut runs: Vec<f64> = (0..RUNS).map(|_| run(RUN_MIN, &mut once)).collect();
+        let mut runs: Vec<f64> = (0..count).map(|_| run(RUN_MIN, &mut once)).collect();
         runs.sort_by(f64::total_cmp);
         self.rows.push(Row { case, variant, runs });
     }
@@ -46,6 +61,10 @@ impl Report {
     /// Prints the table and writes `target/bench/NAME.json`.
     pub(crate) fn finish(&self, name: &str) -> anyhow::Result<()> {
         self.print();
+        // A part must not take the place of the whole.
+        if self.only.is_some() {
+            return Ok(());
+        }
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bench");
         let file = dir.join(format!("{name}.json"));
         std::fs::create_dir_all(&dir)

@@ -96,7 +96,7 @@ impl Runtime {
 
 /// Network namespace of a container, made as a runtime makes it. The lab's end removes it.
 fn container(lab: &TestLab, name: &str) -> Result<String> {
-    let namespace = lab.underlay_namespace().replace("-net", &format!("-pod-{name}"));
+    let namespace = lab.extra_namespace(name);
     netns::create(&namespace)?;
     Ok(namespace)
 }

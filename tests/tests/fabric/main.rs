@@ -10,6 +10,7 @@ mod failures;
 mod fragments;
 mod heal;
 mod keys;
+mod lab;
 mod matrix;
 mod occupied;
 mod offloads;

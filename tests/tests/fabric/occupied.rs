@@ -69,7 +69,7 @@ async fn a_second_process_in_one_place_is_refused_and_the_first_goes_on() -> Res
 
 /// In the hub's namespace: its port, its socket, its state.
 fn second_hubs(lab: &TestLab, spare: &Node) -> Result<()> {
-    let namespace = lab.underlay_namespace().replace("-net", "-hub");
+    let namespace = lab.hub_namespace();
     let dir = lab.manifests().with_file_name("hub");
     let (run, state) = (dir.join("run"), dir.join("state"));
     for (run_dir, state_dir, listen, words) in [

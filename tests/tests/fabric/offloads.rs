@@ -13,7 +13,7 @@ use crate::transfer::{largest_datagrams_echo, transfer_both_ways};
 
 const NONE: &str = "--no-offload=tun-tso,tun-uso,tun-checksum,udp-gso,udp-gro";
 const ALL: usize = 5;
-const TRANSFER: usize = 20 << 20;
+const TRANSFER: usize = 8 << 20;
 
 /// Offloads that a node's datapath has on.
 async fn in_use(lab: &TestLab, node: &str) -> Result<usize> {

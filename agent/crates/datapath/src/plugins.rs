@@ -192,12 +192,22 @@ impl Plugins {
     fn running_status(&self, running: &Running) -> PluginStatus {
         let status = self.shared.get(&running.spec.name).map(|shared| shared.status());
         let counters = status.as_ref().map(|s| s.counters).unwrap_or_default();
-        let taken_out = status.as_ref().is_some_and(|s| s.taken_out);
+        let cut_off = status.as_ref().map_or(0, |s| s.cut_off);
+        let state = match status.as_ref().is_some_and(|s| s.taken_out) {
+            true => State::TakenOut,
+            false if cut_off > 0 => State::Impaired,
+            false => State::Running,
+        };
+        let fault = status.and_then(|s| s.last_fault).unwrap_or_default();
+        let message = match cut_off {
+            0 => fault,
+            n => format!("not asked for a minute about {n} conversations it faults on: {fault}"),
+        };
         PluginStatus {
             name: running.spec.name.clone(),
             digest: running.spec.digest.clone(),
-            state: if taken_out { State::TakenOut } else { State::Running }.into(),
-            message: status.and_then(|s| s.last_fault).unwrap_or_default(),
+            state: state.into(),
+            message,
             calls: counters.calls,
             faults: counters.traps + counters.deadlines,
             drops: counters.drops,

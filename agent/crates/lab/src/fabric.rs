@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use weft_model::Encapsulation;
@@ -20,6 +20,9 @@ use crate::{cni, supervisor, underlay};
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
 /// More nodes than that do not fit the underlay's address plan.
 const NODES_MAX: usize = 64;
+
+/// The CNI container id carries it.
+const POD_NAME_MAX: usize = 40;
 
 /// Family of the addresses that nodes reach each other with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -138,15 +141,19 @@ impl Lab {
             nix::unistd::geteuid().is_root(),
             "`weft lab` makes namespaces and devices: run it as root"
         );
-        if layout.dir().exists() {
+        let left = namespaces(&layout)?;
+        if layout.dir().exists() || !left.is_empty() {
             bail!("lab `{name}` is there already: `weft lab down --name {name}` takes it away");
         }
         match Self::build(&layout, options).await {
             Ok(lab) => Ok(lab),
             Err(error) => {
-                let logs = supervisor::last_lines(&layout);
+                let said = supervisor::last_error(&layout);
                 take_away(&layout).await?;
-                Err(error.context(format!("lab `{name}` did not come up{logs}")))
+                Err(match said {
+                    Some(line) => anyhow!("lab `{name}` did not come up: {line}"),
+                    None => error.context(format!("lab `{name}` did not come up")),
+                })
             }
         }
     }
@@ -166,7 +173,10 @@ impl Lab {
         crate::commands::write_token(layout, &lab.state)?;
         underlay::make(layout, &lab.state).await?;
         supervisor::start(layout, lab.state.options.binary.clone())?;
-        lab.wait_ready().await?;
+        tokio::select! {
+            ready = lab.wait_ready() => ready?,
+            () = supervisor::failing(layout) => bail!("a process of it does not stay up"),
+        }
         Ok(lab)
     }
 
@@ -208,12 +218,20 @@ impl Lab {
     /// # Errors
     /// The CNI error, or a name that is unknown or in use.
     pub async fn pod_add(&mut self, node: &str, pod: &str) -> Result<Pod> {
-        self.state = load(&self.layout)?;
-        ensure!(self.state.nodes.iter().any(|n| n.name == node), "there is no node `{node}`");
-        ensure!(!self.state.pods.contains_key(pod), "there is a pod `{pod}` already");
-        ensure!(!pod.is_empty() && pod.len() <= 40 && !pod.contains('/'), "`{pod}` is no pod name");
+        let known = |name: &str| self.state.nodes.iter().any(|n| n.name == name);
+        ensure!(known(node), "there is no node `{node}`");
+        ensure!(!known(pod), "`{pod}` is the name of a node");
+        let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        ensure!(
+            !pod.is_empty() && pod.len() <= POD_NAME_MAX && pod.bytes().all(legal),
+            "`{pod}` is no pod name: up to {POD_NAME_MAX} lower-case letters, digits and `-`"
+        );
         let namespace = self.layout.pod_namespace(pod);
-        netns::create(&namespace)?;
+        // Of two calls at once for one name, one makes it.
+        netns::create(&namespace).map_err(|error| match error.kind() {
+            std::io::ErrorKind::AlreadyExists => anyhow!("there is a pod `{pod}` already"),
+            _ => error.into(),
+        })?;
         let made = cni::add(&self.layout.node(node), pod, &namespace).await;
         let made = match made {
             Ok(pod) => Pod { node: node.to_owned(), ..pod },
@@ -223,8 +241,7 @@ impl Lab {
                 return Err(error);
             }
         };
-        self.state.pods.insert(pod.to_owned(), made.clone());
-        self.save()?;
+        self.change(|state| state.pods.insert(pod.to_owned(), made.clone()))?;
         Ok(made)
     }
 
@@ -238,8 +255,8 @@ impl Lab {
         let node = self.layout.node(&known.node);
         cni::delete(&node, pod, &known.namespace, Some(&known.result)).await?;
         netns::delete(&known.namespace)?;
-        self.state.pods.remove(pod);
-        self.save()
+        self.change(|state| state.pods.remove(pod))?;
+        Ok(())
     }
 
     /// The pods, by name.
@@ -273,6 +290,18 @@ impl Lab {
         self.layout.underlay_namespace()
     }
 
+    /// Namespace of the hub.
+    #[must_use]
+    pub fn hub_namespace(&self) -> String {
+        self.layout.hub_namespace()
+    }
+
+    /// A name for a namespace of one's own, which is taken away with the lab.
+    #[must_use]
+    pub fn extra_namespace(&self, name: &str) -> String {
+        self.layout.pod_namespace(name)
+    }
+
     /// Directory of manifests that the hub reads.
     #[must_use]
     pub fn manifests(&self) -> PathBuf {
@@ -296,9 +325,7 @@ impl Lab {
     /// # Errors
     /// If it cannot be written down.
     pub fn change_options(&mut self, change: impl FnOnce(&mut Options)) -> Result<()> {
-        self.state = load(&self.layout)?;
-        change(&mut self.state.options);
-        self.save()
+        self.change(|state| change(&mut state.options))
     }
 
     /// Process id of `hub`, `NODE-agent` or `NODE-datapath`, as of its last start.
@@ -354,6 +381,18 @@ impl Lab {
         }
     }
 
+    /// Changes what is written down, though other processes may do the same at this moment.
+    fn change<T>(&mut self, change: impl FnOnce(&mut State) -> T) -> Result<T> {
+        let path = self.layout.lock_file();
+        let lock = std::fs::File::create(&path)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        lock.lock()?;
+        self.state = load(&self.layout)?;
+        let result = change(&mut self.state);
+        self.save()?;
+        Ok(result)
+    }
+
     fn save(&self) -> Result<()> {
         let path = self.layout.state_file();
         let temporary = path.with_extension("tmp");
@@ -386,12 +425,8 @@ pub(crate) fn load(layout: &Layout) -> Result<State> {
 /// Works from names alone, so that a lab that never came up is taken away as well.
 async fn take_away(layout: &Layout) -> Result<()> {
     supervisor::stop(layout).await?;
-    let own = format!("{}-", layout.name());
-    let state = load(layout).ok();
-    for name in netns::list()? {
-        if is_of(layout, state.as_ref(), &name) && name.starts_with(&own) {
-            netns::delete(&name)?;
-        }
+    for name in namespaces(layout)? {
+        netns::delete(&name)?;
     }
     match std::fs::remove_dir_all(layout.dir()) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
@@ -401,16 +436,8 @@ async fn take_away(layout: &Layout) -> Result<()> {
     }
 }
 
-/// Whether a namespace is this lab's: another lab's name may begin with ours.
-fn is_of(layout: &Layout, state: Option<&State>, namespace: &str) -> bool {
-    let Some(state) = state else { return false };
-    let pods = state.pods.keys().map(|p| layout.pod_namespace(p));
-    let nodes = state.nodes.iter().map(|n| layout.node(&n.name).namespace);
-    let pod_prefix = layout.pod_namespace("");
-    [layout.underlay_namespace(), layout.hub_namespace()]
-        .into_iter()
-        .chain(pods)
-        .chain(nodes)
-        .any(|n| n == namespace)
-        || namespace.starts_with(&pod_prefix)
+fn namespaces(layout: &Layout) -> Result<Vec<String>> {
+    let mut all = netns::list()?;
+    all.retain(|name| name.starts_with(&layout.namespace_prefix()));
+    Ok(all)
 }

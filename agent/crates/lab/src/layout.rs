@@ -32,6 +32,11 @@ impl Layout {
         Path::new(ROOT).join(&self.name)
     }
 
+    /// Locked while [`Self::state_file`] is read and written again.
+    pub(crate) fn lock_file(&self) -> PathBuf {
+        self.dir().join("lock")
+    }
+
     pub(crate) fn state_file(&self) -> PathBuf {
         self.dir().join("lab.json")
     }
@@ -61,21 +66,30 @@ impl Layout {
         self.dir().join("join-token")
     }
 
+    /// What the names of this lab's namespaces begin with, and of no other's: a lab's name has no dot.
+    pub(crate) fn namespace_prefix(&self) -> String {
+        format!("{}.", self.name)
+    }
+
     pub(crate) fn underlay_namespace(&self) -> String {
-        format!("{}-net", self.name)
+        self.namespace("net")
     }
 
     pub(crate) fn hub_namespace(&self) -> String {
-        format!("{}-hub", self.name)
+        self.namespace("hub")
     }
 
     pub(crate) fn node(&self, node: &str) -> NodeLayout {
         let dir = self.dir().join("nodes").join(node);
-        NodeLayout { namespace: format!("{}-{node}", self.name), dir }
+        NodeLayout { namespace: self.namespace(node), dir }
     }
 
     pub(crate) fn pod_namespace(&self, pod: &str) -> String {
-        format!("{}-pod-{pod}", self.name)
+        self.namespace(&format!("pod.{pod}"))
+    }
+
+    fn namespace(&self, of: &str) -> String {
+        format!("{}{of}", self.namespace_prefix())
     }
 }
 

@@ -30,8 +30,12 @@ const RESTART_PAUSE_MAX: Duration = Duration::from_secs(1);
 const SETTLED: Duration = Duration::from_secs(5);
 /// How long a process may take to end after SIGTERM.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
-/// Bytes of each log that an error shows.
-const LOG_TAIL: i64 = 1200;
+/// Bytes of a log's end that are looked at.
+const LOG_TAIL: i64 = 4096;
+/// How a line of `weft` begins that tells why it ended.
+const FAILED: &str = "weft: error: ";
+/// A process that failed this often will fail again.
+const FAILURES_MAX: usize = 4;
 
 /// Starts the supervisor of a lab as a process of its own, detached from this terminal.
 pub(crate) fn start(layout: &Layout, binary: Option<PathBuf>) -> Result<()> {
@@ -178,16 +182,31 @@ fn log_file(layout: &Layout, process: &str) -> Result<fs::File> {
     opened.with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// The end of every log that is not empty, for an error message.
-pub(crate) fn last_lines(layout: &Layout) -> String {
-    let Ok(entries) = fs::read_dir(layout.dir().join("logs")) else { return String::new() };
+/// What the process that failed said last, if one did: its name and its error.
+pub(crate) fn last_error(layout: &Layout) -> Option<String> {
+    let entries = fs::read_dir(layout.dir().join("logs")).ok()?;
     let mut paths: Vec<_> = entries.flatten().map(|e| e.path()).collect();
+    // The hub's before those of the nodes that wait for it.
     paths.sort();
-    let tails = paths.iter().filter_map(|path| {
-        let text = tail(path).ok().filter(|t| !t.trim().is_empty())?;
-        Some(format!("\n--- {}\n{}", path.file_name()?.to_string_lossy(), text.trim_end()))
-    });
-    tails.collect()
+    paths.iter().find_map(|path| {
+        let text = tail(path).ok()?;
+        let line = text.lines().rev().find_map(|line| line.strip_prefix(FAILED))?;
+        Some(format!("{}: {line}", path.file_stem()?.to_string_lossy()))
+    })
+}
+
+/// Ends when a process has ended with an error several times, and not before.
+pub(crate) async fn failing(layout: &Layout) {
+    loop {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let Ok(entries) = fs::read_dir(layout.dir().join("logs")) else { continue };
+        let failures = |path: &Path| {
+            tail(path).map_or(0, |text| text.lines().filter(|l| l.starts_with(FAILED)).count())
+        };
+        if entries.flatten().any(|e| failures(&e.path()) >= FAILURES_MAX) {
+            return;
+        }
+    }
 }
 
 fn tail(path: &Path) -> std::io::Result<String> {

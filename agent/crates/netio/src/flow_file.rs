@@ -211,8 +211,14 @@ fn prepare(file: &mut File, record: usize, length: usize) -> Result<(), FlowFile
     let allocated = posix_fallocate(&*file, 0, i64::try_from(length).unwrap_or(i64::MAX));
     match allocated {
         Ok(()) => {}
-        Err(nix::Error::ENOSPC) => return Err(FlowFileError::NoSpace { bytes }),
-        Err(error) => return Err(io::Error::from(error).into()),
+        Err(error) => {
+            // What could be had is not kept: others need the space.
+            file.set_len(0)?;
+            return Err(match error {
+                nix::Error::ENOSPC => FlowFileError::NoSpace { bytes },
+                error => io::Error::from(error).into(),
+            });
+        }
     }
     // The header goes in last: without it the file is emptied again.
     if found != header {

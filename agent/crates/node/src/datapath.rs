@@ -253,6 +253,7 @@ fn plugin_problems(plugins: &[PluginStatus]) -> Vec<String> {
     let line = |p: &PluginStatus| match p.state() {
         State::Refused => Some(format!("plugin `{}` is refused: {}", p.name, p.message)),
         State::TakenOut => Some(format!("plugin `{}` is taken out: {}", p.name, p.message)),
+        State::Impaired => Some(format!("plugin `{}` is {}", p.name, p.message)),
         State::Running | State::Unspecified => None,
     };
     plugins.iter().filter_map(line).collect()

@@ -1,13 +1,16 @@
 //! Checked reads and writes of big-endian numbers at an offset.
 
+#[inline]
 pub(crate) fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..)?.first_chunk::<N>().copied()
 }
 
+#[inline]
 pub(crate) fn u8_at(bytes: &[u8], at: usize) -> Option<u8> {
     bytes.get(at).copied()
 }
 
+#[inline]
 pub(crate) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     array(bytes, at).map(u16::from_be_bytes)
 }
@@ -24,6 +27,7 @@ pub(crate) fn put<const N: usize>(bytes: &mut [u8], at: usize, value: [u8; N]) -
 }
 
 /// Low 16 bits: for lengths that were checked against an IP packet's, and for modular arithmetic.
+#[inline]
 pub(crate) fn low16(value: usize) -> u16 {
     (value & 0xffff) as u16
 }

@@ -26,8 +26,16 @@ pub(crate) struct Chain {
 ///
 /// Authentication headers are not followed: what they protect must not be translated, so to the
 /// fabric they are a protocol without ports.
+#[inline]
 pub(crate) fn walk(packet: &[u8], next: u8, offset: usize) -> Result<Chain, ParseError> {
-    let mut chain = Chain { protocol: next, offset, fragment: Fragment::No, more_fragments: false };
+    let chain = Chain { protocol: next, offset, fragment: Fragment::No, more_fragments: false };
+    match next {
+        HOP_BY_HOP | DESTINATION_OPTIONS | ROUTING | FRAGMENT => follow(packet, chain),
+        _ => Ok(chain),
+    }
+}
+
+fn follow(packet: &[u8], mut chain: Chain) -> Result<Chain, ParseError> {
     for index in 0..=EXTENSIONS_MAX {
         match chain.protocol {
             HOP_BY_HOP if index > 0 => return Err(ParseError::ExtensionOrder),

@@ -141,17 +141,20 @@ impl Headers {
 
     /// Length of the transport payload in bytes.
     #[must_use]
+    #[inline]
     pub fn payload_len(&self) -> usize {
         self.total_length.saturating_sub(usize::from(self.payload_offset))
     }
 
     /// Whether it is ICMP of the packet's own IP version.
     #[must_use]
+    #[inline]
     pub fn is_icmp(&self) -> bool {
         is_icmp(self.version, self.protocol)
     }
 }
 
+#[inline]
 pub(crate) fn is_icmp(version: IpVersion, protocol: u8) -> bool {
     match version {
         IpVersion::V4 => protocol == protocol::ICMP,
@@ -160,6 +163,7 @@ pub(crate) fn is_icmp(version: IpVersion, protocol: u8) -> bool {
 }
 
 /// Whether both port numbers of a message are its identifier.
+#[inline]
 pub(crate) fn is_echo(version: IpVersion, icmp_type: u8) -> bool {
     match version {
         IpVersion::V4 => matches!(icmp_type, 0 | 8),
@@ -187,27 +191,26 @@ fn parse_v4(packet: &[u8], meta: &Meta) -> Result<Headers, ParseError> {
         (0, true) => Fragment::First { id },
         (offset, _) => Fragment::Later { id, offset },
     };
-    let headers = Headers {
+    let transport_offset = bytes::low16(header_len);
+    let ip = Ip { version: IpVersion::V4, protocol: fixed[9], transport_offset, fragment, more };
+    let transport = transport(&ip, packet)?;
+    Ok(Headers {
         version: IpVersion::V4,
         source: Ipv4Addr::new(fixed[12], fixed[13], fixed[14], fixed[15]).into(),
         destination: Ipv4Addr::new(fixed[16], fixed[17], fixed[18], fixed[19]).into(),
         protocol: fixed[9],
         total_length,
-        transport_offset: bytes::low16(header_len),
-        payload_offset: bytes::low16(header_len),
-        source_port: 0,
-        destination_port: 0,
-        tcp_flags: 0,
-        icmp_code: 0,
+        transport_offset,
+        payload_offset: transport.payload_offset,
+        source_port: transport.source_port,
+        destination_port: transport.destination_port,
+        tcp_flags: transport.flags,
+        icmp_code: transport.code,
         hop_limit: fixed[8],
         fragment,
         dont_fragment: field & 0x4000 != 0,
         traffic_class: fixed[1],
-    };
-    if fragment != Fragment::No {
-        check_fragment(&headers, more)?;
-    }
-    with_transport(headers, packet)
+    })
 }
 
 #[inline]
@@ -225,27 +228,31 @@ fn parse_v6(packet: &[u8]) -> Result<Headers, ParseError> {
     let packet = packet.get(..total_length).ok_or(ParseError::Truncated)?;
     let chain = extension::walk(packet, fixed[6], 40)?;
     let transport_offset = u16::try_from(chain.offset).map_err(|_| ParseError::Length)?;
-    let headers = Headers {
+    let ip = Ip {
+        version: IpVersion::V6,
+        protocol: chain.protocol,
+        transport_offset,
+        fragment: chain.fragment,
+        more: chain.more_fragments,
+    };
+    let transport = transport(&ip, packet)?;
+    Ok(Headers {
         version: IpVersion::V6,
         source: v6_address(fixed, 8),
         destination: v6_address(fixed, 24),
         protocol: chain.protocol,
         total_length,
         transport_offset,
-        payload_offset: transport_offset,
-        source_port: 0,
-        destination_port: 0,
-        tcp_flags: 0,
-        icmp_code: 0,
+        payload_offset: transport.payload_offset,
+        source_port: transport.source_port,
+        destination_port: transport.destination_port,
+        tcp_flags: transport.flags,
+        icmp_code: transport.code,
         hop_limit: fixed[7],
         fragment: chain.fragment,
         dont_fragment: true,
         traffic_class: (fixed[0] << 4) | (fixed[1] >> 4),
-    };
-    if chain.fragment != Fragment::No {
-        check_fragment(&headers, chain.more_fragments)?;
-    }
-    with_transport(headers, packet)
+    })
 }
 
 #[inline]
@@ -253,16 +260,61 @@ pub(crate) fn v6_address(header: &[u8; 40], at: usize) -> IpAddr {
     bytes::array::<16>(header, at).map_or(Ipv6Addr::UNSPECIFIED, Ipv6Addr::from).into()
 }
 
+/// What the transport header depends on.
+struct Ip {
+    version: IpVersion,
+    protocol: u8,
+    transport_offset: u16,
+    fragment: Fragment,
+    /// Whether other fragments follow.
+    more: bool,
+}
+
+/// What the transport header says, as [`Headers`] has it.
+#[derive(Clone, Copy, Default)]
+struct Transport {
+    source_port: u16,
+    destination_port: u16,
+    flags: u8,
+    code: u8,
+    payload_offset: u16,
+}
+
+/// `packet` ends where the IP header says.
+#[inline]
+fn transport(ip: &Ip, packet: &[u8]) -> Result<Transport, ParseError> {
+    if ip.fragment != Fragment::No {
+        check_fragment(ip, packet.len())?;
+        if matches!(ip.fragment, Fragment::Later { .. }) {
+            return Ok(Transport { payload_offset: ip.transport_offset, ..Transport::default() });
+        }
+    }
+    let start = usize::from(ip.transport_offset);
+    let segment = packet.get(start..).ok_or(ParseError::Truncated)?;
+    let (header_len, transport) = match ip.protocol {
+        protocol::TCP => tcp(segment)?,
+        protocol::UDP => udp(segment, ip.fragment == Fragment::No)?,
+        protocol::SCTP => {
+            let fixed = segment.first_chunk::<12>().ok_or(ParseError::Truncated)?;
+            (12, with_ports([fixed[0], fixed[1], fixed[2], fixed[3]]))
+        }
+        number if is_icmp(ip.version, number) => icmp(segment, ip.version)?,
+        _ => (0, Transport::default()),
+    };
+    let payload_offset = u16::try_from(start + header_len).map_err(|_| ParseError::Length)?;
+    Ok(Transport { payload_offset, ..transport })
+}
+
 /// Fragments must fit each other, the whole must fit an IP packet, and none may write over the
 /// ports or flags that were judged with the first one.
-fn check_fragment(headers: &Headers, more: bool) -> Result<(), ParseError> {
-    let data = headers.total_length - usize::from(headers.transport_offset);
-    let offset = match headers.fragment {
+fn check_fragment(ip: &Ip, total_length: usize) -> Result<(), ParseError> {
+    let data = total_length.saturating_sub(usize::from(ip.transport_offset));
+    let offset = match ip.fragment {
         Fragment::Later { offset, .. } => offset,
         Fragment::No | Fragment::First { .. } => 0,
     };
-    let over_tcp_header = headers.protocol == protocol::TCP && (1..20).contains(&offset);
-    let uneven = more && !data.is_multiple_of(8);
+    let over_tcp_header = ip.protocol == protocol::TCP && (1..20).contains(&offset);
+    let uneven = ip.more && !data.is_multiple_of(8);
     if data == 0 || uneven || over_tcp_header || usize::from(offset) + data > 65_535 {
         return Err(ParseError::BadFragment);
     }
@@ -270,62 +322,40 @@ fn check_fragment(headers: &Headers, more: bool) -> Result<(), ParseError> {
 }
 
 #[inline]
-fn with_transport(mut headers: Headers, packet: &[u8]) -> Result<Headers, ParseError> {
-    if matches!(headers.fragment, Fragment::Later { .. }) {
-        return Ok(headers);
+fn with_ports([a, b, c, d]: [u8; 4]) -> Transport {
+    Transport {
+        source_port: u16::from_be_bytes([a, b]),
+        destination_port: u16::from_be_bytes([c, d]),
+        ..Transport::default()
     }
-    let start = usize::from(headers.transport_offset);
-    let segment = packet.get(start..).ok_or(ParseError::Truncated)?;
-    let header_len = match headers.protocol {
-        protocol::TCP => tcp(&mut headers, segment)?,
-        protocol::UDP => udp(&mut headers, segment)?,
-        protocol::SCTP => {
-            let fixed = segment.first_chunk::<12>().ok_or(ParseError::Truncated)?;
-            headers.source_port = u16::from_be_bytes([fixed[0], fixed[1]]);
-            headers.destination_port = u16::from_be_bytes([fixed[2], fixed[3]]);
-            12
-        }
-        number if is_icmp(headers.version, number) => icmp(&mut headers, segment)?,
-        _ => 0,
-    };
-    headers.payload_offset = u16::try_from(start + header_len).map_err(|_| ParseError::Length)?;
-    Ok(headers)
 }
 
 #[inline]
-fn tcp(headers: &mut Headers, segment: &[u8]) -> Result<usize, ParseError> {
+fn tcp(segment: &[u8]) -> Result<(usize, Transport), ParseError> {
     let fixed = segment.first_chunk::<20>().ok_or(ParseError::Truncated)?;
     let header_len = usize::from(fixed[12] >> 4) * 4;
     if header_len < 20 || header_len > segment.len() {
         return Err(ParseError::Length);
     }
-    headers.source_port = u16::from_be_bytes([fixed[0], fixed[1]]);
-    headers.destination_port = u16::from_be_bytes([fixed[2], fixed[3]]);
-    headers.tcp_flags = fixed[13];
-    Ok(header_len)
+    let ports = with_ports([fixed[0], fixed[1], fixed[2], fixed[3]]);
+    Ok((header_len, Transport { flags: fixed[13], ..ports }))
 }
 
+/// `is_whole`: not a fragment, so the datagram's length can be checked.
 #[inline]
-fn udp(headers: &mut Headers, segment: &[u8]) -> Result<usize, ParseError> {
+fn udp(segment: &[u8], is_whole: bool) -> Result<(usize, Transport), ParseError> {
     let fixed = segment.first_chunk::<8>().ok_or(ParseError::Truncated)?;
     let len = usize::from(u16::from_be_bytes([fixed[4], fixed[5]]));
-    if len < 8 || (len > segment.len() && headers.fragment == Fragment::No) {
+    if len < 8 || (len > segment.len() && is_whole) {
         return Err(ParseError::Length);
     }
-    headers.source_port = u16::from_be_bytes([fixed[0], fixed[1]]);
-    headers.destination_port = u16::from_be_bytes([fixed[2], fixed[3]]);
-    Ok(8)
+    Ok((8, with_ports([fixed[0], fixed[1], fixed[2], fixed[3]])))
 }
 
 #[inline]
-fn icmp(headers: &mut Headers, segment: &[u8]) -> Result<usize, ParseError> {
+fn icmp(segment: &[u8], version: IpVersion) -> Result<(usize, Transport), ParseError> {
     let fixed = segment.first_chunk::<8>().ok_or(ParseError::Truncated)?;
-    headers.tcp_flags = fixed[0];
-    headers.icmp_code = fixed[1];
-    if is_echo(headers.version, fixed[0]) {
-        let identifier = u16::from_be_bytes([fixed[4], fixed[5]]);
-        headers.source_port = identifier;
-        headers.destination_port = identifier;
-    }
-    Ok(8)
+    let identifier = if is_echo(version, fixed[0]) { [fixed[4], fixed[5]] } else { [0; 2] };
+    let ports = with_ports([identifier[0], identifier[1], identifier[0], identifier[1]]);
+    Ok((8, Transport { flags: fixed[0], code: fixed[1], ..ports }))
 }

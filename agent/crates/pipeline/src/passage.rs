@@ -1,12 +1,10 @@
 //! One packet on its way, with what is known of it so far.
 
-use std::net::IpAddr;
-
 use weft_abi::{Descriptor, flags};
 use weft_model::{DropReason, Timestamp};
 use weft_packet::{
-    Fragment, Headers, Inner, IpVersion, Meta, ParseError, Rewrite, RewriteError, icmp_error_inner,
-    protocol, rewrite, rewrite_icmp_error_inner,
+    Fragment, Headers, Inner, IpVersion, Meta, Rewrite, RewriteError, icmp_error_inner, protocol,
+    rewrite, rewrite_icmp_error_inner,
 };
 
 use crate::flow::{Direction, FlowKey, Found, FragmentId, Memory, Seen, Translator, opens};
@@ -33,20 +31,19 @@ pub(crate) struct Passage<'p> {
     pub(crate) packet: &'p mut [u8],
     pub(crate) meta: &'p Meta,
     /// As the packet is: kept true by every rewrite.
-    pub(crate) headers: Headers,
+    pub(crate) headers: &'p mut Headers,
     /// The packet's tuple as it is; a later fragment has the ports of its first.
     pub(crate) key: FlowKey,
     /// As it came.
     pub(crate) wire_key: FlowKey,
-    pub(crate) wire_source: IpAddr,
-    /// The address that `destination` is about.
-    located: IpAddr,
-    /// The address of the last routing decision.
-    pub(crate) routed: IpAddr,
+    /// The packet's destination has changed since the last routing decision.
+    moved: bool,
     pub(crate) source: Target,
+    /// `None` also if it is not looked up yet.
     destination: Target,
     pub(crate) flow: Flow,
-    pub(crate) memory: Memory,
+    /// What the flow holds for the plugins in force; of others it may be anything.
+    pub(crate) memory: &'p mut Memory,
     /// Plugin slots of `memory` that are to be kept.
     pub(crate) changed: u8,
     pub(crate) opens: bool,
@@ -62,36 +59,44 @@ impl From<RewriteError> for Stop {
 }
 
 impl<'p> Passage<'p> {
-    pub(crate) fn parse(
+    /// `headers` are what the packet says.
+    #[inline]
+    pub(crate) fn new(
         origin: Origin,
         packet: &'p mut [u8],
         meta: &'p Meta,
+        headers: &'p mut Headers,
+        memory: &'p mut Memory,
         now: Timestamp,
-    ) -> Result<Self, ParseError> {
-        let headers = Headers::parse(packet, meta)?;
+    ) -> Self {
         let key = FlowKey::from(headers.five_tuple());
-        Ok(Self {
+        Self {
             origin,
             packet,
             meta,
             key,
             wire_key: key,
-            wire_source: headers.source,
-            located: headers.destination,
-            routed: headers.destination,
+            moved: false,
             source: Target::None,
             destination: Target::None,
             flow: Flow::New { translator: None },
-            memory: Memory::EMPTY,
+            memory,
             changed: 0,
             opens: opens(headers.protocol, headers.tcp_flags),
             error_direction: None,
             headers,
             now,
-        })
+        }
+    }
+
+    /// True if it still says that it comes from where it did.
+    #[inline]
+    pub(crate) fn has_wire_source(&self) -> bool {
+        self.key.same_source(&self.wire_key)
     }
 
     /// Number of packets that a super-packet stands for; 1 for an ordinary one.
+    #[inline]
     pub(crate) fn segments(&self) -> u32 {
         let Some(gso) = self.meta.gso else { return 1 };
         let count = self.headers.payload_len().div_ceil(usize::from(gso.segment_size).max(1));
@@ -99,6 +104,7 @@ impl<'p> Passage<'p> {
     }
 
     /// Length of the largest IP packet it will be on a wire.
+    #[inline]
     pub(crate) fn largest_segment(&self) -> usize {
         let headers = usize::from(self.headers.payload_offset);
         match self.meta.gso {
@@ -107,6 +113,7 @@ impl<'p> Passage<'p> {
         }
     }
 
+    #[inline]
     pub(crate) fn seen(&self) -> Seen {
         Seen {
             packets: self.segments(),
@@ -115,6 +122,7 @@ impl<'p> Passage<'p> {
         }
     }
 
+    #[inline]
     pub(crate) fn direction(&self) -> Direction {
         match (&self.flow, self.error_direction) {
             (_, Some(direction)) => direction,
@@ -123,10 +131,12 @@ impl<'p> Passage<'p> {
         }
     }
 
+    #[inline]
     pub(crate) fn is_later_fragment(&self) -> bool {
         matches!(self.headers.fragment, Fragment::Later { .. })
     }
 
+    #[inline]
     pub(crate) fn later_fragment(&self) -> Option<FragmentId> {
         match self.headers.fragment {
             Fragment::Later { id, .. } => Some(self.fragment_id(id)),
@@ -134,6 +144,7 @@ impl<'p> Passage<'p> {
         }
     }
 
+    #[inline]
     pub(crate) fn first_fragment(&self) -> Option<FragmentId> {
         match self.headers.fragment {
             Fragment::First { id } => Some(self.fragment_id(id)),
@@ -151,13 +162,20 @@ impl<'p> Passage<'p> {
     }
 
     /// Where the packet goes, as it is.
+    #[inline]
     pub(crate) fn locate(&mut self, routes: &Routes) -> Target {
         // A destination that is nowhere is looked up again, which nothing depends on.
-        if self.destination == Target::None || self.located != self.headers.destination {
-            self.located = self.headers.destination;
-            self.destination = routes.target(self.located);
+        if self.destination == Target::None {
+            self.destination = routes.target(self.headers.destination);
         }
         self.destination
+    }
+
+    /// As [`Self::locate`], for a routing decision.
+    #[inline]
+    pub(crate) fn route(&mut self, routes: &Routes) -> Target {
+        self.moved = false;
+        self.locate(routes)
     }
 
     /// Gives a later fragment the tuple of its first.
@@ -167,30 +185,45 @@ impl<'p> Passage<'p> {
     }
 
     /// True if the destination is another than the one that was routed.
+    #[inline]
     pub(crate) fn destination_moved(&self) -> bool {
-        self.headers.destination != self.routed
+        self.moved
     }
 
     /// Brings the packet to another tuple.
+    #[inline]
     pub(crate) fn move_to(&mut self, key: FlowKey) -> Result<(), RewriteError> {
-        if key != self.key {
-            let change = self.key.rewrite_to(key);
-            rewrite(self.packet, self.meta, &mut self.headers, &change)?;
-            self.key = key;
-        }
+        if key == self.key { Ok(()) } else { self.rewrite_to(key) }
+    }
+
+    /// Most packets are not translated.
+    #[inline(never)]
+    fn rewrite_to(&mut self, key: FlowKey) -> Result<(), RewriteError> {
+        let change = self.key.rewrite_to(key);
+        rewrite(self.packet, self.meta, self.headers, &change)?;
+        self.set_key(key);
         Ok(())
     }
 
     /// Applies what a plugin asks for; the tuple is what the packet then says.
     pub(crate) fn apply(&mut self, change: &Rewrite) -> Result<(), RewriteError> {
-        rewrite(self.packet, self.meta, &mut self.headers, change)?;
-        self.key = FlowKey::from(self.headers.five_tuple());
+        rewrite(self.packet, self.meta, self.headers, change)?;
+        self.set_key(FlowKey::from(self.headers.five_tuple()));
         Ok(())
     }
 
+    fn set_key(&mut self, key: FlowKey) {
+        if !self.key.same_destination(&key) {
+            self.destination = Target::None;
+            self.moved = true;
+        }
+        self.key = key;
+    }
+
     /// Applies the translation that the flow holds, if it is not yet. Idempotent.
+    #[inline]
     pub(crate) fn translate(&mut self) -> Result<(), Stop> {
-        if let Flow::Known(found) = self.flow
+        if let Flow::Known(found) = &self.flow
             && found.direction == Direction::Original
             && self.key == self.wire_key
         {
@@ -201,8 +234,9 @@ impl<'p> Passage<'p> {
 
     /// A reply reaches who sent the first packet; its source is reversed last, so that plugins see
     /// the same two ends in both directions.
+    #[inline]
     pub(crate) fn reverse_destination(&mut self) -> Result<(), Stop> {
-        match self.flow {
+        match &self.flow {
             Flow::Known(found) if found.direction == Direction::Reply => {
                 self.move_to(self.key.with_destination_of(found.target))?;
             }
@@ -211,8 +245,9 @@ impl<'p> Passage<'p> {
         Ok(())
     }
 
+    #[inline]
     pub(crate) fn reverse_source(&mut self) -> Result<(), Stop> {
-        match self.flow {
+        match &self.flow {
             Flow::Known(found) if found.direction == Direction::Reply => {
                 self.move_to(found.target)?;
             }
@@ -228,11 +263,17 @@ impl<'p> Passage<'p> {
 
     /// For an ICMP error: the packet it quotes, and the tuple that goes the error's way. `None` if
     /// the error does not go to the sender of the quoted packet.
+    #[inline]
     pub(crate) fn quoted(&mut self) -> Option<(Inner, FlowKey)> {
         if !matches!(self.headers.protocol, protocol::ICMP | protocol::ICMPV6) {
             return None;
         }
-        let inner = icmp_error_inner(self.packet, &self.headers)?;
+        self.quoted_by_icmp()
+    }
+
+    #[inline(never)]
+    fn quoted_by_icmp(&mut self) -> Option<(Inner, FlowKey)> {
+        let inner = icmp_error_inner(self.packet, self.headers)?;
         self.flow = Flow::Untracked;
         let key = FlowKey::from(inner.five_tuple.reversed());
         (key.destination().ip() == self.headers.destination).then_some((inner, key))
@@ -249,7 +290,7 @@ impl<'p> Passage<'p> {
             return Ok(());
         }
         let change = key.reversed().rewrite_to(target.reversed());
-        rewrite_icmp_error_inner(self.packet, self.meta, &self.headers, inner, &change)?;
+        rewrite_icmp_error_inner(self.packet, self.meta, self.headers, inner, &change)?;
         // Of the error itself the ends that are ends of the flow; a router in between stays.
         let from_end = self.headers.source == key.source().ip();
         self.apply(&Rewrite {
@@ -260,29 +301,29 @@ impl<'p> Passage<'p> {
         Ok(())
     }
 
-    /// What a plugin is told.
-    pub(crate) fn describe(&self, position: Position, slot: [u8; 16], first: bool) -> Descriptor {
-        let h = &self.headers;
+    /// What every plugin at the position is told; its slot, and whether it is the first packet that
+    /// it is shown, are its own.
+    #[inline]
+    pub(crate) fn describe(&self, position: Position) -> Descriptor {
+        let h = &*self.headers;
         let (source, destination) = self.key.mapped_addresses();
-        let marks = [
-            (flags::REPLY, self.direction() == Direction::Reply),
-            (flags::FIRST, first),
-            (flags::EGRESS, position == Position::Egress),
-            (flags::SOURCE_LOCAL_POD, self.source == Target::LocalPod),
-            (flags::DESTINATION_LOCAL_POD, self.destination == Target::LocalPod),
-            (flags::FROM_MESH, self.origin != Origin::Tun),
-            (flags::LATER_FRAGMENT, self.is_later_fragment()),
-            (flags::FRAGMENT, h.fragment != Fragment::No),
-        ];
+        let (source_port, destination_port) = self.key.ports();
+        let mark = |bit, set| if set { bit } else { 0 };
         Descriptor {
             length: u32::try_from(h.total_length).unwrap_or(u32::MAX),
             window: 0,
-            flags: marks.iter().filter(|(_, set)| *set).fold(0, |all, (bit, _)| all | bit),
+            flags: mark(flags::REPLY, self.direction() == Direction::Reply)
+                | mark(flags::EGRESS, position == Position::Egress)
+                | mark(flags::SOURCE_LOCAL_POD, self.source == Target::LocalPod)
+                | mark(flags::DESTINATION_LOCAL_POD, self.destination == Target::LocalPod)
+                | mark(flags::FROM_MESH, self.origin != Origin::Tun)
+                | mark(flags::LATER_FRAGMENT, self.is_later_fragment())
+                | mark(flags::FRAGMENT, h.fragment != Fragment::No),
             segment_size: self.meta.gso.map_or(0, |g| g.segment_size),
             transport_offset: h.transport_offset,
             payload_offset: h.payload_offset,
-            source_port: self.key.source().port(),
-            destination_port: self.key.destination().port(),
+            source_port,
+            destination_port,
             ip_version: match h.version {
                 IpVersion::V4 => 4,
                 IpVersion::V6 => 6,
@@ -293,7 +334,7 @@ impl<'p> Passage<'p> {
             source,
             destination,
             now: self.now.0,
-            slot,
+            slot: [0; 16],
             segments: u16::try_from(self.segments()).unwrap_or(u16::MAX),
         }
     }

@@ -1,4 +1,4 @@
-//! A packet's way through one node. [`Pipeline::stages`] is the whole of it.
+//! A packet's way through one node. [`Stages::run`] is the whole of it.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use weft_model::{DropReason, PeerId, Timestamp};
 use weft_packet::{Headers, Meta};
 
 use crate::counters::{Counters, PluginCounters};
-use crate::flow::{Clash, Direction, FlowTable, Lookup, NewFlow};
+use crate::flow::{Clash, Direction, FlowTable, Lookup, Memory, NewFlow};
 use crate::passage::{Flow, Passage};
 use crate::plugin::Plugin;
 use crate::plugins::{Plugins, Position, TooManyPlugins};
@@ -62,13 +62,20 @@ pub enum Action {
 /// Extra calls of [`Self::poll_timeout`] and [`Self::handle_timeout`] are harmless; poll after
 /// each batch.
 pub struct Pipeline<P> {
+    stages: Stages<P>,
+    /// Of the packet that is handled; here, so that it is not made anew for each.
+    memory: Memory,
+    counters: Counters,
+    next_sweep: Timestamp,
+}
+
+/// What a packet passes.
+struct Stages<P> {
     flows: Arc<FlowTable>,
     routes: Arc<Routes>,
     mtu: u16,
     plugins: Plugins<P>,
-    pub(crate) answer: Vec<u8>,
-    pub(crate) counters: Counters,
-    next_sweep: Timestamp,
+    answer: Vec<u8>,
 }
 
 impl<P: Plugin> Pipeline<P> {
@@ -76,11 +83,14 @@ impl<P: Plugin> Pipeline<P> {
     #[must_use]
     pub fn new(flows: Arc<FlowTable>, routes: Arc<Routes>, mtu: u16) -> Self {
         Self {
-            plugins: Plugins::new(Arc::clone(&flows)),
-            flows,
-            routes,
-            mtu,
-            answer: Vec::new(),
+            stages: Stages {
+                plugins: Plugins::new(Arc::clone(&flows)),
+                flows,
+                routes,
+                mtu,
+                answer: Vec::new(),
+            },
+            memory: Memory::EMPTY,
             counters: Counters::default(),
             next_sweep: Timestamp::ZERO,
         }
@@ -88,8 +98,8 @@ impl<P: Plugin> Pipeline<P> {
 
     /// Swaps routes and MTU; flows stay.
     pub fn apply(&mut self, routes: Arc<Routes>, mtu: u16) {
-        self.routes = routes;
-        self.mtu = mtu;
+        self.stages.routes = routes;
+        self.stages.mtu = mtu;
     }
 
     /// Swaps the plugins, in any order; what flows hold for a plugin stays with its name. The ones
@@ -99,29 +109,29 @@ impl<P: Plugin> Pipeline<P> {
     /// [`TooManyPlugins`] if there is no flow slot for one of them: [`crate::PLUGINS_MAX`] names
     /// may be in use by all workers of a table, those to be replaced included. Nothing is changed.
     pub fn set_plugins(&mut self, plugins: Vec<P>) -> Result<(), TooManyPlugins> {
-        self.plugins.set(plugins)
+        self.stages.plugins.set(plugins)
     }
 
     /// The plugins in the order in which they are asked.
     pub fn plugins_mut(&mut self) -> impl Iterator<Item = &mut P> {
-        self.plugins.iter_mut()
+        self.stages.plugins.iter_mut()
     }
 
     /// What this worker counted for each plugin in force, in the order in which they are asked.
     pub fn plugin_counters(&self) -> impl Iterator<Item = (&str, &PluginCounters)> {
-        self.plugins.counters()
+        self.stages.plugins.counters()
     }
 
     /// The largest packet a peer can be sent, in bytes.
     #[must_use]
     pub fn mtu(&self) -> u16 {
-        self.mtu
+        self.stages.mtu
     }
 
     /// The packet of the last [`Action::Answer`].
     #[must_use]
     pub fn answer(&self) -> &[u8] {
-        &self.answer
+        &self.stages.answer
     }
 
     /// What this worker counted.
@@ -155,7 +165,7 @@ impl<P: Plugin> Pipeline<P> {
     /// Sweeps expired flows if it is time to.
     pub fn handle_timeout(&mut self, now: Timestamp) {
         if now >= self.next_sweep {
-            self.flows.expire_each(SWEEP_INTERVAL, now);
+            self.stages.flows.expire_each(SWEEP_INTERVAL, now);
             self.next_sweep = now + SWEEP_INTERVAL;
         }
     }
@@ -163,7 +173,7 @@ impl<P: Plugin> Pipeline<P> {
     /// When to call [`Self::handle_timeout`]; `None` while there are no flows.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Timestamp> {
-        (!self.flows.is_empty()).then_some(self.next_sweep)
+        (!self.stages.flows.is_empty()).then_some(self.next_sweep)
     }
 
     fn handle(
@@ -173,18 +183,33 @@ impl<P: Plugin> Pipeline<P> {
         meta: &mut Meta,
         now: Timestamp,
     ) -> Action {
-        let Ok(mut passage) = Passage::parse(from, packet, meta, now) else {
+        let Ok(mut headers) = Headers::parse(packet, meta) else {
             return self.count(Action::Drop(DropReason::Malformed));
         };
+        let mut passage = Passage::new(from, packet, meta, &mut headers, &mut self.memory, now);
         self.counters.packets += u64::from(passage.segments());
-        let action = match self.stages(&mut passage) {
+        let action = match self.stages.run(&mut passage) {
             Ok(action) => action,
-            Err(stop) => self.stop(&mut passage, stop),
+            Err(stop) => self.stages.stop(&mut passage, stop),
         };
         self.count(action)
     }
 
-    fn stages(&mut self, p: &mut Passage<'_>) -> Result<Action, Stop> {
+    #[inline]
+    fn count(&mut self, action: Action) -> Action {
+        match action {
+            Action::Drop(reason) | Action::Answer { dropped: Some(reason), .. } => {
+                self.counters.drop_one(reason);
+            }
+            Action::Answer { dropped: None, .. } => self.counters.replies += 1,
+            Action::ToTun | Action::ToPeer(_) | Action::FragmentToPeer(_) => {}
+        }
+        action
+    }
+}
+
+impl<P: Plugin> Stages<P> {
+    fn run(&mut self, p: &mut Passage<'_>) -> Result<Action, Stop> {
         self.check_origin(p)?;
         self.follow_first_fragment(p)?;
         if let Some(target) = self.related_error(p)? {
@@ -218,7 +243,7 @@ impl<P: Plugin> Pipeline<P> {
                 p.source = self.routes.target(p.headers.source);
                 // A peer's addresses come in through the mesh, or not at all.
                 if matches!(p.source, Target::None | Target::Peer(_)) {
-                    let chatter = is_neighbour_chatter(&p.headers);
+                    let chatter = is_neighbour_chatter(p.headers);
                     let why = if chatter { DropReason::NoRoute } else { DropReason::SpoofedSource };
                     return Err(why.into());
                 }
@@ -254,10 +279,11 @@ impl<P: Plugin> Pipeline<P> {
 
     fn find_flow(&self, p: &mut Passage<'_>) -> Result<(), Stop> {
         if matches!(p.flow, Flow::Untracked) {
+            *p.memory = Memory::EMPTY;
             return Ok(());
         }
-        let memory = if self.plugins.is_empty() { None } else { Some(&mut p.memory) };
-        match self.flows.find(&p.key, p.opens, p.now, memory) {
+        let memory = (&mut *p.memory, self.plugins.slots());
+        match self.flows.find(&p.key, p.opens, p.now, Some(memory)) {
             Lookup::Found(found) => {
                 p.flow = Flow::Known(found);
                 if !found.translator.is_some_and(|t| self.plugins.has(t)) {
@@ -266,15 +292,18 @@ impl<P: Plugin> Pipeline<P> {
             }
             // Without its flow it would go out as it was sent.
             Lookup::New if p.is_later_fragment() => return Err(DropReason::OrphanFragment.into()),
-            Lookup::New => p.flow = Flow::New { translator: None },
+            Lookup::New => {
+                *p.memory = Memory::EMPTY;
+                p.flow = Flow::New { translator: None };
+            }
             Lookup::Clash => return Err(DropReason::TranslationClash.into()),
         }
         Ok(())
     }
 
+    #[inline]
     fn route(&self, p: &mut Passage<'_>) -> Result<Target, Stop> {
-        let target = p.locate(&self.routes);
-        p.routed = p.headers.destination;
+        let target = p.route(&self.routes);
         if target == Target::None { Err(DropReason::NoRoute.into()) } else { Ok(target) }
     }
 
@@ -291,11 +320,8 @@ impl<P: Plugin> Pipeline<P> {
             }
             (Origin::Tun, Target::Host | Target::World | Target::Peer(_)) => {}
         }
-        let source = if p.headers.source == p.wire_source {
-            p.source
-        } else {
-            self.routes.target(p.headers.source)
-        };
+        let source =
+            if p.has_wire_source() { p.source } else { self.routes.target(p.headers.source) };
         let ours = matches!(source, Target::LocalPod | Target::Host);
         match target {
             Target::Peer(peer) if ours => self.to_peer(p, peer),
@@ -318,24 +344,25 @@ impl<P: Plugin> Pipeline<P> {
     /// Only a packet that goes on makes or refreshes a flow.
     fn keep_flow(&self, p: &mut Passage<'_>) -> Result<(), Stop> {
         let clash = |_: Clash| Stop::from(DropReason::TranslationClash);
-        match p.flow {
+        let seen = p.seen();
+        match &mut p.flow {
             Flow::Untracked => return Ok(()),
             Flow::New { translator } => {
                 let new = NewFlow {
                     original: p.wire_key,
                     target: p.key,
-                    translator,
-                    memory: &p.memory,
-                    seen: p.seen(),
+                    translator: *translator,
+                    memory: p.memory,
+                    seen,
                 };
                 self.flows.insert(&new, p.now).map_err(clash)?;
             }
-            Flow::Known(mut found) => {
+            Flow::Known(found) => {
                 if p.key != found.target {
-                    let retargeted = self.flows.retarget(&found, p.key, found.translator, p.now);
-                    found = retargeted.map_err(clash)?;
+                    let retargeted = self.flows.retarget(found, p.key, found.translator, p.now);
+                    *found = retargeted.map_err(clash)?;
                 }
-                self.flows.commit(&found, p.seen(), &p.memory, p.changed, p.now);
+                self.flows.commit(found, seen, p.memory, p.changed, p.now);
             }
         }
         if let Some(id) = p.first_fragment() {
@@ -347,7 +374,7 @@ impl<P: Plugin> Pipeline<P> {
     /// Makes the answer, if there is one, and keeps what plugins wrote about a known flow.
     fn stop(&mut self, p: &mut Passage<'_>, stop: Stop) -> Action {
         if let Flow::Known(found) = &p.flow {
-            self.flows.remember(found, &p.memory, p.changed);
+            self.flows.remember(found, p.memory, p.changed);
         }
         let to = match p.origin {
             Origin::Tun => AnswerTo::Tun,
@@ -359,17 +386,6 @@ impl<P: Plugin> Pipeline<P> {
         } else {
             Action::Drop(dropped.unwrap_or(DropReason::PluginFault))
         }
-    }
-
-    fn count(&mut self, action: Action) -> Action {
-        match action {
-            Action::Drop(reason) | Action::Answer { dropped: Some(reason), .. } => {
-                self.counters.drop_one(reason);
-            }
-            Action::Answer { dropped: None, .. } => self.counters.replies += 1,
-            Action::ToTun | Action::ToPeer(_) | Action::FragmentToPeer(_) => {}
-        }
-        action
     }
 }
 

@@ -34,18 +34,19 @@ pub enum Verdict<'a> {
     /// Drop it and tell the sender; 1: port unreachable.
     Reject(u32),
     /// Translate the flow.
-    Rewrite(RewriteFields),
+    Rewrite(&'a RewriteFields),
     /// Send this packet back to the sender instead.
     Reply(&'a [u8]),
 }
 
-/// A verdict and the new value of the flow slot, if the plugin wrote one.
+/// A verdict and the new value of the flow slot, if the plugin wrote one. Small, since it is handed
+/// on for each packet: what is seldom there stays where it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome<'a> {
     /// What to do.
     pub verdict: Verdict<'a>,
     /// New value of the plugin's slot of the flow.
-    pub slot: Option<[u8; 16]>,
+    pub slot: Option<&'a [u8; 16]>,
 }
 
 /// The call failed; the implementation has counted it and made itself usable again.

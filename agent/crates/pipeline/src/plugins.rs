@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
-use weft_abi::{RewriteFields, protocols};
+use weft_abi::{Descriptor, RewriteFields, flags, protocols};
 use weft_model::{DropReason, HookPosition, OnFault, PluginMode};
 use weft_packet::{Rewrite, protocol};
 
@@ -44,11 +44,13 @@ struct Slotted<P> {
 pub(crate) struct Plugins<P> {
     flows: Arc<FlowTable>,
     list: Vec<Slotted<P>>,
+    /// A bit for each flow slot in use here.
+    slots: u8,
 }
 
 impl<P: Plugin> Plugins<P> {
     pub(crate) fn new(flows: Arc<FlowTable>) -> Self {
-        Self { flows, list: Vec::new() }
+        Self { flows, list: Vec::new(), slots: 0 }
     }
 
     pub(crate) fn set(&mut self, plugins: Vec<P>) -> Result<(), TooManyPlugins> {
@@ -56,6 +58,7 @@ impl<P: Plugin> Plugins<P> {
         for plugin in plugins {
             let interest = plugin.interest().clone();
             let slot = self.flows.acquire_slot(&interest.name).ok_or(TooManyPlugins)?;
+            next.slots |= 1 << slot;
             next.list.push(Slotted { plugin, interest, slot, counters: PluginCounters::default() });
         }
         next.list.sort_by(|a, b| {
@@ -78,17 +81,22 @@ impl<P: Plugin> Plugins<P> {
             return Ok(());
         }
         p.locate(routes);
-        let translator = match p.flow {
+        let translator = match &p.flow {
             Flow::Known(found) => found.translator,
             Flow::New { .. } | Flow::Untracked => None,
         };
         let here = translator.filter(|t| t.ingress == (position == Position::Ingress));
+        let mut told = p.describe(position);
         for plugin in self.list.iter_mut().filter(|s| s.stands_at(position)) {
-            let next = plugin.judge(p, position, answer)?;
+            let before = p.key;
+            let next = plugin.judge(p, &mut told, position, answer)?;
             if here.is_some_and(|t| t.slot == plugin.slot) {
                 p.translate()?;
             }
-            p.locate(routes);
+            if p.key != before {
+                p.locate(routes);
+                told = p.describe(position);
+            }
             if next == Next::SkipRest {
                 break;
             }
@@ -101,8 +109,10 @@ impl<P: Plugin> Plugins<P> {
 }
 
 impl<P> Plugins<P> {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.list.is_empty()
+    /// The flow slots of the plugins in force, a bit for each.
+    #[inline]
+    pub(crate) fn slots(&self) -> u8 {
+        self.slots
     }
 
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut P> {
@@ -127,6 +137,7 @@ impl<P> Drop for Plugins<P> {
 }
 
 impl<P> Slotted<P> {
+    #[inline]
     fn stands_at(&self, position: Position) -> bool {
         match self.interest.position {
             HookPosition::Both => true,
@@ -141,6 +152,7 @@ impl<P: Plugin> Slotted<P> {
     fn judge(
         &mut self,
         p: &mut Passage<'_>,
+        told: &mut Descriptor,
         position: Position,
         answer: &mut Vec<u8>,
     ) -> Result<Next, Stop> {
@@ -154,17 +166,21 @@ impl<P: Plugin> Slotted<P> {
             return Ok(if accepted { Next::SkipRest } else { Next::Ask });
         }
         self.counters.asked += 1;
-        let held = p.memory.slots[usize::from(slot)];
-        let descriptor = p.describe(position, held, !p.memory.shown(slot, way));
+        let held = p.memory.slot(slot);
+        told.slot = held;
+        told.flags &= !flags::FIRST;
+        if !p.memory.shown(slot, way) {
+            told.flags |= flags::FIRST;
+        }
         let packet = p.packet.get(..p.headers.total_length).unwrap_or(p.packet);
-        let outcome = match self.plugin.on_packet(&descriptor, packet) {
+        let outcome = match self.plugin.on_packet(told, packet) {
             Ok(outcome) => outcome,
             Err(_) => return fault(&self.interest, &mut self.counters),
         };
         if let Some(bytes) = outcome.slot
-            && bytes != held
+            && *bytes != held
         {
-            p.memory.slots[usize::from(slot)] = bytes;
+            p.memory.set_slot(slot, *bytes);
             p.changed |= 1 << slot;
         }
         let done = carry_out(p, outcome, slot, position, &mut self.counters, answer)?;
@@ -177,6 +193,7 @@ impl<P: Plugin> Slotted<P> {
 }
 
 /// Does what the verdict says; `None` if that cannot be done.
+#[inline]
 fn carry_out(
     p: &mut Passage<'_>,
     outcome: Outcome<'_>,
@@ -197,7 +214,7 @@ fn carry_out(
             Err(Stop::Reject { code })
         }
         Verdict::Rewrite(fields) => {
-            let done = translate(p, &fields, slot, position);
+            let done = translate(p, fields, slot, position);
             counters.rewritten += u64::from(done.is_some());
             Ok(done)
         }
@@ -257,7 +274,7 @@ fn translate(
 }
 
 fn found_target(p: &Passage<'_>) -> Option<FlowKey> {
-    match p.flow {
+    match &p.flow {
         Flow::Known(found) => Some(found.target),
         Flow::New { .. } | Flow::Untracked => None,
     }
@@ -277,6 +294,7 @@ fn address(mapped: [u8; 16]) -> IpAddr {
 }
 
 /// Number of a direction at a position, below 4.
+#[inline]
 fn way(direction: Direction, position: Position) -> u8 {
     let direction = match direction {
         Direction::Original => 0,
@@ -288,6 +306,7 @@ fn way(direction: Direction, position: Position) -> u8 {
     }
 }
 
+#[inline]
 fn protocol_bit(number: u8) -> u8 {
     match number {
         protocol::TCP => protocols::TCP,

@@ -39,7 +39,8 @@ pub struct RoutesConfig {
 /// Finds the [`Target`] of an address: the longest prefix wins.
 #[derive(Clone, Debug, Default)]
 pub struct Routes {
-    exact: HashMap<IpAddr, Target>,
+    exact_v4: HashMap<u32, Target>,
+    exact_v6: HashMap<u128, Target>,
     /// By prefix length, longest first.
     v4: Vec<(u32, HashMap<u32, Target>)>,
     v6: Vec<(u128, HashMap<u128, Target>)>,
@@ -57,15 +58,33 @@ impl Routes {
         for (peer, nets) in &config.peers {
             nets.iter().for_each(|net| routes.add(*net, Target::Peer(*peer)));
         }
-        routes.exact.extend(config.host_addresses.iter().map(|a| (*a, Target::Host)));
-        routes.exact.extend(config.local_pods.iter().map(|a| (*a, Target::LocalPod)));
+        config.host_addresses.iter().for_each(|a| routes.add_exact(*a, Target::Host));
+        config.local_pods.iter().for_each(|a| routes.add_exact(*a, Target::LocalPod));
         routes.v4.sort_by_key(|(mask, _)| std::cmp::Reverse(*mask));
         routes.v6.sort_by_key(|(mask, _)| std::cmp::Reverse(*mask));
         routes
     }
 
+    fn add_exact(&mut self, address: IpAddr, target: Target) {
+        match address {
+            IpAddr::V4(v4) => self.exact_v4.insert(v4.to_bits(), target),
+            IpAddr::V6(v6) => self.exact_v6.insert(v6.to_bits(), target),
+        };
+    }
+
     fn add(&mut self, net: IpNet, target: Target) {
         match net {
+            // Found at the first look, like the addresses of pods. A special one is nowhere.
+            IpNet::V4(net) if net.prefix_len() == 32 => {
+                if !is_special_v4(net.addr()) {
+                    self.exact_v4.insert(net.addr().to_bits(), target);
+                }
+            }
+            IpNet::V6(net) if net.prefix_len() == 128 => {
+                if !is_special_v6(net.addr()) {
+                    self.exact_v6.insert(net.addr().to_bits(), target);
+                }
+            }
             IpNet::V4(net) => {
                 let (mask, bits) = (net.netmask().to_bits(), net.network().to_bits());
                 table(&mut self.v4, mask).insert(bits, target);
@@ -81,14 +100,17 @@ impl Routes {
     #[must_use]
     #[inline]
     pub fn target(&self, address: IpAddr) -> Target {
-        if let Some(target) = self.exact.get(&address) {
-            return *target;
-        }
         match address {
-            IpAddr::V4(v4) if is_special_v4(v4) => Target::None,
-            IpAddr::V6(v6) if is_special_v6(v6) => Target::None,
-            IpAddr::V4(v4) => longest(&self.v4, |mask| v4.to_bits() & mask),
-            IpAddr::V6(v6) => longest(&self.v6, |mask| v6.to_bits() & mask),
+            IpAddr::V4(v4) => match self.exact_v4.get(&v4.to_bits()) {
+                Some(target) => *target,
+                None if is_special_v4(v4) => Target::None,
+                None => longest(&self.v4, |mask| v4.to_bits() & mask),
+            },
+            IpAddr::V6(v6) => match self.exact_v6.get(&v6.to_bits()) {
+                Some(target) => *target,
+                None if is_special_v6(v6) => Target::None,
+                None => longest(&self.v6, |mask| v6.to_bits() & mask),
+            },
         }
     }
 }
@@ -115,6 +137,7 @@ fn longest<K: Copy + Eq + std::hash::Hash>(
 
 /// Not forwarded: this network (RFC 1122 section 3.2.1.3), loopback, link-local (RFC 3927 section
 /// 7), multicast, reserved and broadcast (RFC 1112 section 4).
+#[inline]
 fn is_special_v4(address: Ipv4Addr) -> bool {
     let [a, b, ..] = address.octets();
     a == 0 || a == 127 || a >= 224 || (a == 169 && b == 254)

@@ -58,15 +58,15 @@ pub(crate) fn answer(p: &mut Passage<'_>, stop: Stop, out: &mut Vec<u8>) -> bool
     match stop {
         Stop::Drop(_) | Stop::Reply => false,
         Stop::Reject { .. } if p.headers.protocol == protocol::TCP => {
-            tcp_reset(p.packet, &p.headers, out)
+            tcp_reset(p.packet, p.headers, out)
         }
         Stop::Reject { code: REJECT_PORT } => {
-            icmp_unreachable(p.packet, &p.headers, from, Unreachable::Port, out)
+            icmp_unreachable(p.packet, p.headers, from, Unreachable::Port, out)
         }
         Stop::Reject { .. } => {
-            icmp_unreachable(p.packet, &p.headers, from, Unreachable::Prohibited, out)
+            icmp_unreachable(p.packet, p.headers, from, Unreachable::Prohibited, out)
         }
-        Stop::TooBig { mtu } => packet_too_big(p.packet, &p.headers, from, mtu, out),
+        Stop::TooBig { mtu } => packet_too_big(p.packet, p.headers, from, mtu, out),
     }
 }
 
@@ -85,5 +85,5 @@ fn reply(p: &Passage<'_>, out: &mut [u8]) -> bool {
             return false;
         }
     }
-    headers.destination == p.wire_source
+    headers.destination == p.wire_key.source().ip()
 }

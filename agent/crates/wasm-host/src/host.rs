@@ -4,10 +4,10 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use wasmtime::{Caller, Linker, Memory, ResourceLimiter};
+use wasmtime::{Caller, Linker, Memory, ResourceLimiter, UpdateDeadline};
 use weft_abi::{
-    IMPORT_LOG, IMPORT_MAP_GET, IMPORT_MAP_PUT, IMPORT_MAP_REMOVE, IMPORT_MAP_SWAP, IMPORT_MODULE,
-    LOG_LINE_MAX, MAP_KEY_MAX, MAP_VALUE_MAX,
+    BUCKETS_MAX, Draw, IMPORT_LOG, IMPORT_MAP_GET, IMPORT_MAP_PUT, IMPORT_MAP_REMOVE,
+    IMPORT_MAP_SWAP, IMPORT_MAP_TAKE, IMPORT_MODULE, LOG_LINE_MAX, MAP_KEY_MAX, MAP_VALUE_MAX,
 };
 use weft_model::Timestamp;
 
@@ -22,11 +22,33 @@ pub(crate) struct HostState {
     pub(crate) memory: Option<Memory>,
     /// Time of the packet.
     pub(crate) now: Timestamp,
-    /// Ticks that the call may still have when its deadline is reached.
-    pub(crate) extension: u64,
+    /// Ticks that the call under way may still see.
+    pub(crate) ticks: u64,
     /// The call was ended by its deadline.
     pub(crate) deadline_passed: bool,
     pub(crate) memory_max: usize,
+}
+
+impl HostState {
+    /// Notes that a call begins, which may see `ticks` of the clock.
+    #[inline]
+    pub(crate) fn begin(&mut self, ticks: u64) {
+        self.ticks = ticks;
+        self.deadline_passed = false;
+    }
+
+    /// The clock has ticked since the last time, once or more.
+    ///
+    /// However often counts once: a worker that the kernel took off its CPU in the middle of a call
+    /// must not look like a plugin that loops.
+    pub(crate) fn tick(&mut self) -> UpdateDeadline {
+        self.ticks = self.ticks.saturating_sub(1);
+        if self.ticks == 0 {
+            self.deadline_passed = true;
+            return UpdateDeadline::Interrupt;
+        }
+        UpdateDeadline::Continue(1)
+    }
 }
 
 impl ResourceLimiter for HostState {
@@ -80,6 +102,7 @@ pub(crate) fn define(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
     linker.func_wrap(IMPORT_MODULE, IMPORT_MAP_GET, map_get)?;
     linker.func_wrap(IMPORT_MODULE, IMPORT_MAP_PUT, map_put)?;
     linker.func_wrap(IMPORT_MODULE, IMPORT_MAP_SWAP, map_swap)?;
+    linker.func_wrap(IMPORT_MODULE, IMPORT_MAP_TAKE, map_take)?;
     linker.func_wrap(IMPORT_MODULE, IMPORT_MAP_REMOVE, map_remove)?;
     Ok(())
 }
@@ -156,6 +179,30 @@ fn map_swap(
     let swapped = state.shared.map().swap(key, old, new, ttl(ttl_ms)?, state.now);
     state.shared.see(state.now);
     Ok(swapped.map_or_else(MapError::code, i32::from))
+}
+
+fn map_take(
+    mut guest: Guest<'_>,
+    key: i32,
+    key_len: i32,
+    draws: i32,
+    count: i32,
+) -> wasmtime::Result<i32> {
+    let (memory, state) = split(&mut guest)?;
+    let count = match usize::try_from(count) {
+        Ok(count) if count <= BUCKETS_MAX => count,
+        _ => return Ok(NO_FIT),
+    };
+    let key = read(memory, key, key_len)?;
+    let (bytes, _) = range(draws, 0)
+        .and_then(|r| memory.get(r.start..r.start + count * Draw::LEN))
+        .ok_or_else(outside)?
+        .as_chunks::<{ Draw::LEN }>();
+    let mut draws = [Draw::default(); BUCKETS_MAX];
+    draws.iter_mut().zip(bytes).for_each(|(draw, bytes)| *draw = Draw::from_bytes(bytes));
+    let taken = state.shared.map().take(key, draws.get(..count).unwrap_or_default(), state.now);
+    state.shared.see(state.now);
+    Ok(taken.map_or_else(MapError::code, i32::from))
 }
 
 fn map_remove(mut guest: Guest<'_>, key: i32, key_len: i32) -> wasmtime::Result<i32> {

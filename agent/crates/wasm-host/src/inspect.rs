@@ -2,8 +2,8 @@
 
 use wasmparser::{Encoding, Parser, Payload};
 use weft_abi::{
-    IMPORT_LOG, IMPORT_MAP_GET, IMPORT_MAP_PUT, IMPORT_MAP_REMOVE, IMPORT_MAP_SWAP, IMPORT_MODULE,
-    MANIFEST_SECTION, Manifest, capability,
+    IMPORT_LOG, IMPORT_MAP_GET, IMPORT_MAP_PUT, IMPORT_MAP_REMOVE, IMPORT_MAP_SWAP,
+    IMPORT_MAP_TAKE, IMPORT_MODULE, MANIFEST_SECTION, Manifest, capability,
 };
 
 use crate::error::LoadError;
@@ -59,9 +59,10 @@ pub fn inspect(module: &[u8]) -> Result<Manifest<'_>, LoadError> {
 fn check_import(manifest: &Manifest<'_>, module: &str, name: &str) -> Result<(), LoadError> {
     let needed = match (module, name) {
         (IMPORT_MODULE, IMPORT_LOG) => (capability::LOG, "capability::LOG"),
-        (IMPORT_MODULE, IMPORT_MAP_GET | IMPORT_MAP_PUT | IMPORT_MAP_SWAP | IMPORT_MAP_REMOVE) => {
-            (capability::MAP, "capability::MAP")
-        }
+        (
+            IMPORT_MODULE,
+            IMPORT_MAP_GET | IMPORT_MAP_PUT | IMPORT_MAP_SWAP | IMPORT_MAP_TAKE | IMPORT_MAP_REMOVE,
+        ) => (capability::MAP, "capability::MAP"),
         _ => {
             return Err(LoadError::UnknownImport { module: shorten(module), name: shorten(name) });
         }

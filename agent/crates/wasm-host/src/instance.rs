@@ -1,16 +1,17 @@
 //! A plugin on one worker: calls it, counts, remakes it after a fault, takes it out.
 
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 
 use weft_abi::{CONFIGURE_DELTA, CONFIGURE_FULL, Descriptor};
-use weft_model::Timestamp;
 use weft_pipeline::{Interest, Outcome, Plugin, PluginFault, Verdict};
 
 use crate::error::{ConfigureError, LoadError};
 use crate::live::{CallError, Decision, Live};
 use crate::module::Module;
 use crate::settings::Settings;
-use crate::shared::{InstanceCounters, SharedState, Standing};
+use crate::shared::{InstanceCounters, SharedState};
+use crate::standing::{Consequence, Standing};
 use crate::{CONFIG_BYTES_MAX, ticker};
 
 /// How a configuration relates to the one in force.
@@ -130,7 +131,7 @@ impl PluginInstance {
     }
 
     #[cold]
-    fn fault(&mut self, error: CallError, now: Timestamp) -> PluginFault {
+    fn fault(&mut self, error: CallError, told: &Descriptor) -> PluginFault {
         let (fault, text) = match error {
             CallError::Trap(error) => (PluginFault::Trap, error.to_string()),
             CallError::Nonsense(what) => (PluginFault::Trap, what.to_owned()),
@@ -142,8 +143,17 @@ impl PluginInstance {
         self.counters.note_fault(fault);
         let plugin = self.interest.name.as_str();
         tracing::debug!(plugin, fault = text, "plugin faulted");
-        if self.standing.note_fault(text, now) {
-            tracing::warn!(plugin, "plugin taken out after too many faults; replace it");
+        match self.standing.note_fault(text, told) {
+            Consequence::None => {}
+            Consequence::CutOff => tracing::warn!(
+                plugin,
+                source = %Ipv6Addr::from(told.source).to_canonical(),
+                destination = %Ipv6Addr::from(told.destination).to_canonical(),
+                "plugin not asked for a minute about what it faults on again and again"
+            ),
+            Consequence::TakenOut => {
+                tracing::warn!(plugin, "plugin taken out after too many faults; replace it");
+            }
         }
         self.remake();
         fault
@@ -187,15 +197,16 @@ impl Plugin for PluginInstance {
         descriptor: &Descriptor,
         packet: &[u8],
     ) -> Result<Outcome<'_>, PluginFault> {
-        if self.standing.is_taken_out() {
+        if !self.standing.may_be_asked(descriptor) {
             return Err(PluginFault::TakenOut);
         }
         let Some(live) = &mut self.live else { return Err(PluginFault::TakenOut) };
         self.counters.note_call();
         let decided = match live.on_packet(descriptor, packet, self.ticks) {
             Ok(decided) => decided,
-            Err(error) => return Err(self.fault(error, Timestamp(descriptor.now))),
+            Err(error) => return Err(self.fault(error, descriptor)),
         };
+        let Some(live) = &self.live else { return Err(PluginFault::TakenOut) };
         let verdict = match decided.decision {
             Decision::Continue => Verdict::Continue,
             Decision::Accept => Verdict::Accept,
@@ -207,12 +218,11 @@ impl Plugin for PluginInstance {
                 self.counters.note_drop();
                 Verdict::Reject(reason)
             }
-            Decision::Rewrite(fields) => Verdict::Rewrite(fields),
-            Decision::Reply(len) => {
-                Verdict::Reply(self.live.as_ref().map_or(&[], |live| live.reply(len)))
-            }
+            Decision::Rewrite => Verdict::Rewrite(&live.answer().rewrite),
+            Decision::Reply(len) => Verdict::Reply(live.reply(len)),
         };
-        Ok(Outcome { verdict, slot: decided.slot })
+        let slot = if decided.answered { live.answer().slot.as_ref() } else { None };
+        Ok(Outcome { verdict, slot })
     }
 }
 

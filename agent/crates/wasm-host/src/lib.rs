@@ -24,6 +24,7 @@ mod map;
 mod module;
 mod settings;
 mod shared;
+mod standing;
 mod ticker;
 
 use std::time::Duration;
@@ -35,7 +36,8 @@ pub use instance::{ConfigureKind, PluginInstance};
 pub use map::{MapError, SharedMap};
 pub use module::{Module, ModuleInfo};
 pub use settings::Settings;
-pub use shared::{Counters, FAULT_WINDOW, FAULTS_MAX, SharedState, Status};
+pub use shared::{Counters, SharedState, Status};
+pub use standing::{CUT_OFF, FAULT_WINDOW, FAULTS_MAX, FAULTS_TOTAL_MAX};
 
 /// Largest module in bytes.
 pub const MODULE_BYTES_MAX: usize = 4 << 20;

@@ -3,10 +3,10 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use wasmtime::{Memory, Store, TypedFunc, UpdateDeadline};
+use wasmtime::{Memory, Store, TypedFunc};
 use weft_abi::{
-    Answer, Descriptor, EXPORT_ALLOCATE, EXPORT_CONFIGURE, EXPORT_EXCHANGE, EXPORT_ON_PACKET,
-    RewriteFields, VerdictCode, capability,
+    ANSWERED, Answer, Descriptor, EXPORT_ALLOCATE, EXPORT_CONFIGURE, EXPORT_EXCHANGE,
+    EXPORT_ON_PACKET, VerdictCode, capability,
 };
 use weft_model::Timestamp;
 
@@ -19,10 +19,10 @@ use crate::{CONFIGURE_DEADLINE, REFUSAL_MAX, ticker};
 
 /// Offset of the window in the exchange area.
 const WINDOW: usize = Descriptor::LEN + Answer::LEN;
+/// [`weft_abi::HEADER_WINDOW`].
+const HEADERS: usize = 128;
 /// Offset of [`Descriptor::window`] in its layout.
 const WINDOW_LEN: Range<usize> = 4..8;
-/// Present bits, reason and reply length: zero unless the plugin writes them.
-const ANSWER_HEAD: Range<usize> = 0..12;
 
 pub(crate) struct Live {
     engine: Engine,
@@ -34,22 +34,26 @@ pub(crate) struct Live {
     exchange: Range<usize>,
     window: usize,
     capabilities: u32,
+    /// The last one there was.
+    answer: Answer,
 }
 
-/// A verdict that has been checked, the reply still in the guest's memory.
+/// A verdict that has been checked, its rewrite in [`Live::answer`], its reply still in the guest's
+/// memory.
 #[derive(Clone, Copy)]
 pub(crate) enum Decision {
     Continue,
     Accept,
     Drop(u32),
     Reject(u32),
-    Rewrite(RewriteFields),
+    Rewrite,
     Reply(usize),
 }
 
 pub(crate) struct Decided {
     pub(crate) decision: Decision,
-    pub(crate) slot: Option<[u8; 16]>,
+    /// [`Live::answer`] is of this packet.
+    pub(crate) answered: bool,
 }
 
 /// A call that failed. The instance must not be called again.
@@ -70,18 +74,15 @@ impl Live {
         let engine = module.engine().clone();
         let instantiate = |e: wasmtime::Error| LoadError::Instantiate(e.into());
         let now = shared.last_seen();
-        let state = HostState {
-            shared,
-            memory: None,
-            now,
-            extension: 0,
-            deadline_passed: false,
-            memory_max,
-        };
+        let state =
+            HostState { shared, memory: None, now, ticks: 0, deadline_passed: false, memory_max };
         let mut store = Store::new(engine.wasmtime(), state);
         store.limiter(|state| state);
-        store.epoch_deadline_callback(|mut context| Ok(extend(context.data_mut())));
-        arm(&mut store, &engine, ticker::ticks(CONFIGURE_DEADLINE));
+        // Asked at each tick, so that no deadline has to be set for each call.
+        store.epoch_deadline_callback(|mut context| Ok(context.data_mut().tick()));
+        store.set_epoch_deadline(1);
+        engine.ticker().keep_awake();
+        store.data_mut().begin(ticker::ticks(CONFIGURE_DEADLINE));
         let instance = module.pre().instantiate(&mut store).map_err(instantiate)?;
         let memory =
             instance.get_memory(&mut store, MEMORY).ok_or(LoadError::MissingExport(MEMORY))?;
@@ -112,6 +113,7 @@ impl Live {
             exchange,
             window,
             capabilities,
+            answer: Answer::default(),
         })
     }
 
@@ -124,24 +126,22 @@ impl Live {
         ticks: u64,
     ) -> Result<Decided, CallError> {
         let shown = packet.get(..self.window).unwrap_or(packet);
-        let area = self.memory.data_mut(&mut self.store).get_mut(self.exchange.clone());
+        let (memory, state) = self.memory.data_and_store_mut(&mut self.store);
+        let area = memory.get_mut(self.exchange.clone());
         let parts = area.and_then(|area| {
             let (told, rest) = area.split_first_chunk_mut::<{ Descriptor::LEN }>()?;
-            let (answer, window) = rest.split_first_chunk_mut::<{ Answer::LEN }>()?;
-            Some((told, answer, window))
+            Some((told, rest.get_mut(Answer::LEN..)?))
         });
-        let Some((told, answer, window)) = parts else {
+        let Some((told, window)) = parts else {
             return Err(CallError::Nonsense("its memory is gone"));
         };
         descriptor.write_to(told);
         let len = u32::try_from(shown.len()).unwrap_or(u32::MAX);
         told[WINDOW_LEN].copy_from_slice(&len.to_le_bytes());
-        answer[ANSWER_HEAD].fill(0);
-        if let Some(window) = window.get_mut(..shown.len()) {
-            window.copy_from_slice(shown);
-        }
-        self.store.data_mut().now = Timestamp(descriptor.now);
-        arm(&mut self.store, &self.engine, ticks);
+        show(window, shown);
+        state.now = Timestamp(descriptor.now);
+        state.begin(ticks);
+        self.engine.ticker().keep_awake();
         match self.on_packet.call(&mut self.store, ()) {
             Ok(code) => self.decide(code, descriptor.ip_version),
             Err(e) => Err(self.failed(e)),
@@ -149,60 +149,78 @@ impl Live {
     }
 
     #[inline]
-    fn decide(&self, code: i32, ip_version: u8) -> Result<Decided, CallError> {
-        let code = VerdictCode::from_i32(code)
+    fn decide(&mut self, code: i32, ip_version: u8) -> Result<Decided, CallError> {
+        let verdict = VerdictCode::from_i32(code & !ANSWERED)
             .ok_or(CallError::Nonsense("it returned a number that is no verdict"))?;
+        // Most packets: a bare verdict.
+        let decision = match verdict {
+            VerdictCode::Continue => Decision::Continue,
+            VerdictCode::Accept => Decision::Accept,
+            _ => return self.decide_with_answer(verdict, code, ip_version),
+        };
+        let answered = code & ANSWERED != 0;
+        if answered {
+            self.read_answer()?;
+        }
+        Ok(Decided { decision, answered })
+    }
+
+    fn decide_with_answer(
+        &mut self,
+        verdict: VerdictCode,
+        code: i32,
+        ip_version: u8,
+    ) -> Result<Decided, CallError> {
+        if code & ANSWERED == 0 {
+            self.answer = Answer::default();
+        } else {
+            self.read_answer()?;
+        }
+        let decision = match verdict {
+            VerdictCode::Continue => Decision::Continue,
+            VerdictCode::Accept => Decision::Accept,
+            VerdictCode::Drop => Decision::Drop(self.answer.reason),
+            VerdictCode::Reject => Decision::Reject(self.answer.reason),
+            VerdictCode::Rewrite => self.rewrite(ip_version)?,
+            VerdictCode::Reply => Decision::Reply(self.reply_len()?),
+        };
+        Ok(Decided { decision, answered: true })
+    }
+
+    fn read_answer(&mut self) -> Result<(), CallError> {
         let area = self.memory.data(&self.store).get(self.exchange.clone()).unwrap_or_default();
         let answer: Option<&[u8; Answer::LEN]> =
             area.get(Descriptor::LEN..WINDOW).and_then(|b| b.try_into().ok());
         let Some(answer) = answer else {
             return Err(CallError::Nonsense("its memory is gone"));
         };
-        // Most packets: a bare verdict.
-        if answer[..4] == [0; 4] {
-            match code {
-                VerdictCode::Continue => {
-                    return Ok(Decided { decision: Decision::Continue, slot: None });
-                }
-                VerdictCode::Accept => {
-                    return Ok(Decided { decision: Decision::Accept, slot: None });
-                }
-                VerdictCode::Drop
-                | VerdictCode::Reject
-                | VerdictCode::Rewrite
-                | VerdictCode::Reply => {}
-            }
-        }
-        let answer = Answer::from_bytes(answer)
+        self.answer = Answer::from_bytes(answer)
             .map_err(|_| CallError::Nonsense("its answer has fields of a later version"))?;
-        let decision = match code {
-            VerdictCode::Continue => Decision::Continue,
-            VerdictCode::Accept => Decision::Accept,
-            VerdictCode::Drop => Decision::Drop(answer.reason),
-            VerdictCode::Reject => Decision::Reject(answer.reason),
-            VerdictCode::Rewrite => Decision::Rewrite(self.rewrite(&answer, ip_version)?),
-            VerdictCode::Reply => Decision::Reply(self.reply_len(&answer)?),
-        };
-        Ok(Decided { decision, slot: answer.slot })
+        Ok(())
     }
 
-    fn rewrite(&self, answer: &Answer, ip_version: u8) -> Result<RewriteFields, CallError> {
+    /// The last answer there was; see [`Decided::answered`].
+    pub(crate) fn answer(&self) -> &Answer {
+        &self.answer
+    }
+
+    fn rewrite(&self, ip_version: u8) -> Result<Decision, CallError> {
         self.needs(capability::REWRITE, "it rewrote without `capability::REWRITE`")?;
-        let fields = answer.rewrite;
+        let fields = &self.answer.rewrite;
         let of_family = |address: &[u8; 16]| {
             let mapped = address.starts_with(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]);
             mapped == (ip_version == 4)
         };
         if [fields.source, fields.destination].iter().flatten().all(of_family) {
-            Ok(fields)
+            Ok(Decision::Rewrite)
         } else {
             Err(CallError::Nonsense("it rewrote to an address of the other family"))
         }
     }
 
-    fn reply_len(&self, answer: &Answer) -> Result<usize, CallError> {
+    fn reply_len(&self) -> Result<usize, CallError> {
         self.needs(capability::REPLY, "it replied without `capability::REPLY`")?;
-        match usize::try_from(answer.reply_len) {
+        match usize::try_from(self.answer.reply_len) {
             Ok(len) if (1..=self.window).contains(&len) => Ok(len),
             _ => Err(CallError::Nonsense("its reply is empty or longer than its window")),
         }
@@ -223,8 +241,10 @@ impl Live {
     pub(crate) fn configure(&mut self, config: &[u8], kind: i32) -> Result<(), ConfigureError> {
         let no_room = || ConfigureError::NoRoom(config.len());
         let len = i32::try_from(config.len()).map_err(|_| no_room())?;
-        self.store.data_mut().now = self.store.data().shared.last_seen();
-        arm(&mut self.store, &self.engine, ticker::ticks(CONFIGURE_DEADLINE));
+        let state = self.store.data_mut();
+        state.now = state.shared.last_seen();
+        state.begin(ticker::ticks(CONFIGURE_DEADLINE));
+        self.engine.ticker().keep_awake();
         let address = match self.allocate.call(&mut self.store, len) {
             Ok(0) => return Err(no_room()),
             Ok(address) => address,
@@ -270,26 +290,15 @@ impl Live {
     }
 }
 
-/// Sets the deadline of the next call, in two halves.
-///
-/// When the first is over, the call is given the second. So a worker that the kernel takes off its
-/// CPU in the middle of a call, for however long, does not look like a plugin that loops: back on
-/// it, the call has the second half and needs nanoseconds.
+/// Copies the packet, or what the window holds of it.
 #[inline]
-fn arm(store: &mut Store<HostState>, engine: &Engine, ticks: u64) {
-    engine.ticker().keep_awake();
-    let state = store.data_mut();
-    state.extension = ticks / 2;
-    state.deadline_passed = false;
-    store.set_epoch_deadline(ticks - ticks / 2);
-}
-
-fn extend(state: &mut HostState) -> UpdateDeadline {
-    match std::mem::take(&mut state.extension) {
-        0 => {
-            state.deadline_passed = true;
-            UpdateDeadline::Interrupt
-        }
-        ticks => UpdateDeadline::Continue(ticks),
+fn show(window: &mut [u8], packet: &[u8]) {
+    // Most plugins want the headers only: a copy of known length needs no call.
+    if let (HEADERS, Some(packet)) = (packet.len(), packet.first_chunk::<HEADERS>())
+        && let Some(window) = window.first_chunk_mut::<HEADERS>()
+    {
+        *window = *packet;
+    } else if let Some(window) = window.get_mut(..packet.len()) {
+        window.copy_from_slice(packet);
     }
 }

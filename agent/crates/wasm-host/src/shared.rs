@@ -1,19 +1,13 @@
 //! What the instances of one plugin share: its map, its counters, its standing.
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use weft_model::Timestamp;
 use weft_pipeline::PluginFault;
 
 use crate::map::SharedMap;
-
-/// Faults within [`FAULT_WINDOW`] that take a plugin out.
-pub const FAULTS_MAX: usize = 16;
-/// See [`FAULTS_MAX`].
-pub const FAULT_WINDOW: Duration = Duration::from_secs(10);
+use crate::standing::Standing;
 
 /// Lines of a plugin's log in one second; more are counted and dropped.
 const LOG_LINES_PER_SECOND: u32 = 20;
@@ -59,6 +53,8 @@ pub struct Status {
     pub counters: Counters,
     /// Too many faults: it is asked nothing any more until it is replaced.
     pub taken_out: bool,
+    /// Conversations that it is not asked about for a while, since it faulted on them too often.
+    pub cut_off: usize,
     /// What the last fault of the module in force was, in one line.
     pub last_fault: Option<String>,
     /// Entries in its map.
@@ -103,7 +99,8 @@ impl SharedState {
         Status {
             counters,
             taken_out: standing.is_taken_out(),
-            last_fault: lock(&standing.faults).last.clone(),
+            cut_off: standing.cut_off(),
+            last_fault: standing.last_fault(),
             map_entries: self.map.len(),
             instances: instances.live.len(),
         }
@@ -112,8 +109,8 @@ impl SharedState {
     /// The standing of what is in force since `revision`; a later revision starts clean.
     pub(crate) fn standing(&self, revision: u64) -> Arc<Standing> {
         let mut standing = lock(&self.standing);
-        if standing.revision < revision {
-            *standing = Arc::new(Standing { revision, ..Standing::default() });
+        if standing.revision() < revision {
+            *standing = Arc::new(Standing::new(revision));
         }
         Arc::clone(&standing)
     }
@@ -141,41 +138,6 @@ impl SharedState {
     /// Asks for a line of log; the answer is how many were dropped before this one.
     pub(crate) fn take_log_line(&self, now: Timestamp) -> Option<u64> {
         lock(&self.log).take(now)
-    }
-}
-
-/// How one module with one configuration has behaved, on all workers together.
-#[derive(Debug, Default)]
-pub(crate) struct Standing {
-    revision: u64,
-    taken_out: AtomicBool,
-    faults: Mutex<Faults>,
-}
-
-#[derive(Debug, Default)]
-struct Faults {
-    recent: VecDeque<Timestamp>,
-    last: Option<String>,
-}
-
-impl Standing {
-    #[inline]
-    pub(crate) fn is_taken_out(&self) -> bool {
-        self.taken_out.load(Ordering::Relaxed)
-    }
-
-    /// Notes a fault. Tells if it was the one too many.
-    pub(crate) fn note_fault(&self, text: String, now: Timestamp) -> bool {
-        let mut faults = lock(&self.faults);
-        faults.recent.retain(|at| now.since(*at) < FAULT_WINDOW);
-        faults.recent.push_back(now);
-        faults.last = Some(text);
-        faults.recent.len() >= FAULTS_MAX && !self.taken_out.swap(true, Ordering::Relaxed)
-    }
-
-    pub(crate) fn take_out(&self, text: String) {
-        lock(&self.faults).last = Some(text);
-        self.taken_out.store(true, Ordering::Relaxed);
     }
 }
 
@@ -256,25 +218,13 @@ impl LogBudget {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sixteen_faults_in_ten_seconds_take_a_plugin_out() {
-        let standing = Standing::default();
-        let second = |s: u64| Timestamp(s * 1_000_000_000);
-        for i in 0..30 {
-            assert!(!standing.note_fault(String::new(), second(i)), "one each second is borne");
-        }
-        let out = (0..16).filter(|_| standing.note_fault("x".into(), second(100))).count();
-        assert_eq!(out, 1);
-        assert!(standing.is_taken_out());
-    }
 
     #[test]
     fn later_revision_starts_clean_and_an_older_one_cannot_bring_the_past_back() {

@@ -26,7 +26,19 @@ fn instance(exports: &str, body: &str) -> Result<PluginInstance, LoadError> {
 }
 
 fn ask(plugin: &mut PluginInstance) -> Result<Verdict<'_>, PluginFault> {
-    let descriptor = Descriptor { ip_version: 4, now: 5, ..Descriptor::default() };
+    ask_about(plugin, 1)
+}
+
+/// A packet to or from this port.
+fn ask_about(plugin: &mut PluginInstance, port: u16) -> Result<Verdict<'_>, PluginFault> {
+    let (source_port, destination_port) = (port, 50_000);
+    let descriptor = Descriptor {
+        ip_version: 4,
+        now: 5,
+        source_port,
+        destination_port,
+        ..Descriptor::default()
+    };
     plugin.on_packet(&descriptor, &[0x45; 60]).map(|outcome| outcome.verdict)
 }
 
@@ -59,18 +71,19 @@ fn exchange_area_outside_the_memory_is_refused() {
 fn verdict_is_handed_on() {
     let mut plugin = instance(EXPORTS, "i32.const 1").unwrap();
     assert_eq!(ask(&mut plugin), Ok(Verdict::Accept));
-    let mut plugin = instance(EXPORTS, "i32.const 1124 i32.const 7 i32.store i32.const 2").unwrap();
+    let mut plugin =
+        instance(EXPORTS, "i32.const 1124 i32.const 7 i32.store i32.const 258").unwrap();
     assert_eq!(ask(&mut plugin), Ok(Verdict::Drop(7)));
     assert_eq!(plugin.shared().status().counters.drops, 1);
 }
 
 #[test]
-fn every_fault_is_contained_and_sixteen_take_the_plugin_out() {
+fn every_fault_is_contained_and_sixteen_cut_the_conversation_off() {
     let cases = [
         ("i32.const 99", PluginFault::Trap),
         ("i32.const 4", PluginFault::Trap),
         ("unreachable", PluginFault::Trap),
-        ("i32.const 1120 i32.const 128 i32.store i32.const 0", PluginFault::Trap),
+        ("i32.const 1120 i32.const 128 i32.store i32.const 256", PluginFault::Trap),
         ("(loop br 0) i32.const 0", PluginFault::Deadline),
     ];
     for (body, fault) in cases {
@@ -79,7 +92,8 @@ fn every_fault_is_contained_and_sixteen_take_the_plugin_out() {
             assert_eq!(ask(&mut plugin), Err(fault), "{body}");
         }
         assert_eq!(ask(&mut plugin), Err(PluginFault::TakenOut), "{body}");
-        assert!(plugin.shared().status().taken_out);
+        let status = plugin.shared().status();
+        assert!(status.cut_off == 1 && !status.taken_out, "{status:?}");
     }
 }
 
@@ -112,12 +126,12 @@ fn replaced_module_gets_a_clean_standing_and_the_same_map() {
         PluginInstance::new(module, settings, Arc::clone(&shared)).unwrap()
     };
     let mut plugin = make(&bad, 1);
-    for _ in 0..17 {
-        ask(&mut plugin).unwrap_err();
+    for port in 0..65 {
+        ask_about(&mut plugin, port).unwrap_err();
     }
     assert!(shared.status().taken_out);
     let mut plugin = make(&load("i32.const 0").unwrap(), 2);
     assert_eq!(ask(&mut plugin), Ok(Verdict::Continue));
     assert!(!shared.status().taken_out);
-    assert_eq!(shared.status().counters.traps, 16);
+    assert_eq!(shared.status().counters.traps, 64);
 }

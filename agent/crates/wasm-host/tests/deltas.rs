@@ -42,7 +42,7 @@ fn digits() -> Vec<u8> {
     );
     let body = format!(
         "(if (i32.eqz (i32.load8_u (i32.const {window}))) (then unreachable))
-        (i32.store (i32.const {reason}) (global.get $n)) i32.const 2"
+        (i32.store (i32.const {reason}) (global.get $n)) i32.const 258"
     );
     module(&MANIFEST.to_bytes(), "", &exports, &body)
 }
@@ -66,7 +66,23 @@ fn fault(plugin: &mut PluginInstance) {
 }
 
 fn ask(plugin: &mut PluginInstance, first: u8) -> Result<Verdict<'_>, PluginFault> {
-    let descriptor = Descriptor { ip_version: 4, now: 5, ..Descriptor::default() };
+    ask_about(plugin, first, 1)
+}
+
+/// A packet to or from this port.
+fn ask_about(
+    plugin: &mut PluginInstance,
+    first: u8,
+    port: u16,
+) -> Result<Verdict<'_>, PluginFault> {
+    let (source_port, destination_port) = (port, 50_000);
+    let descriptor = Descriptor {
+        ip_version: 4,
+        now: 5,
+        source_port,
+        destination_port,
+        ..Descriptor::default()
+    };
     plugin.on_packet(&descriptor, &[first; 60]).map(|outcome| outcome.verdict)
 }
 
@@ -141,7 +157,9 @@ fn deltas_count_towards_the_size_of_the_configuration() {
 #[test]
 fn plugin_that_is_taken_out_takes_no_configuration() {
     let mut plugin = instance();
-    (0..16).for_each(|_| fault(&mut plugin));
+    for port in 0..64 {
+        assert_eq!(ask_about(&mut plugin, 0, port), Err(PluginFault::Trap));
+    }
     assert_eq!(plugin.configure(Delta, &[2], 2), Err(ConfigureError::TakenOut));
     assert_eq!(ask(&mut plugin, 0x45), Err(PluginFault::TakenOut));
 }

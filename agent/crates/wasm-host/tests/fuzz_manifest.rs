@@ -57,21 +57,23 @@ fn modules() -> Vec<Vec<u8>> {
         (import "weft" "map_get" (func $get (param i32 i32 i32 i32) (result i32)))
         (import "weft" "map_put" (func $put (param i32 i32 i32 i32 i64) (result i32)))
         (import "weft" "map_swap" (func $swap (param i32 i32 i32 i32 i32 i32 i64) (result i32)))
+        (import "weft" "map_take" (func $take (param i32 i32 i32 i32) (result i32)))
         (import "weft" "map_remove" (func $remove (param i32 i32) (result i32)))"#;
     let calls = "(call $log (i32.const 3) (i32.const 0) (i32.const 9))
         (drop (call $put (i32.const 0) (i32.const 4) (i32.const 8) (i32.const 8) (i64.const 5)))
         (drop (call $get (i32.const 0) (i32.const 4) (i32.const 64) (i32.const 256)))
         (drop (call $swap (i32.const 0) (i32.const 4) (i32.const 8) (i32.const 8)
             (i32.const 80) (i32.const 8) (i64.const 0)))
+        (drop (call $take (i32.const 0) (i32.const 4) (i32.const 96) (i32.const 2)))
         (call $remove (i32.const 0) (i32.const 4))";
     let more = r#"(table 4 funcref) (global (mut i32) (i32.const 7)) (elem (i32.const 0) $start)
         (data (i32.const 100) "text") (func $start) (start $start)"#;
     let answer = "(i64.store (i32.const 1120) (i64.const 0x1_0000_001f))
-        (drop (memory.grow (i32.const 1))) (i32.const 4)";
+        (drop (memory.grow (i32.const 1))) (i32.const 260)";
     vec![
         module(&manifest, imports, EXPORTS, calls),
         module(&manifest, "", &format!("{EXPORTS} {more}"), answer),
-        module(&manifest, "", EXPORTS, "(i32.store (i32.const 1132) (i32.const 40)) i32.const 5"),
+        module(&manifest, "", EXPORTS, "(i32.store (i32.const 1132) (i32.const 40)) i32.const 261"),
     ]
 }
 

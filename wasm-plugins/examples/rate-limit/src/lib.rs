@@ -17,10 +17,8 @@
 #![deny(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
-use std::net::IpAddr;
-
 use weft_policy_sdk::prelude::*;
-use weft_policy_sdk::{MapError, flags};
+use weft_policy_sdk::{Draw, MapError, flags};
 
 #[cfg(test)]
 mod tests;
@@ -69,21 +67,27 @@ impl Filter for RateLimit {
         if !packet.is(flags::SOURCE_LOCAL_POD) {
             return Verdict::Continue;
         }
-        let limits = [
-            (self.packets, b'p', u64::from(packet.segments())),
-            (self.bytes, b'b', u64::from(packet.len())),
-        ];
-        for (bucket, tag, tokens) in limits {
-            let Some(bucket) = bucket else { continue };
-            match bucket.take(&host.map(), &key(packet.source(), tag), tokens, packet.now()) {
-                Ok(true) => {}
-                Ok(false) => return Verdict::Drop(OVER_LIMIT),
-                Err(MapError::Full | MapError::TooLong) if self.pass_when_full => {}
-                Err(MapError::Full | MapError::TooLong) => return Verdict::Drop(NO_ROOM),
-            }
+        let packets = |bucket: TokenBucket| bucket.draw(u64::from(packet.segments()));
+        let bytes = |bucket: TokenBucket| bucket.draw(u64::from(packet.len()));
+        // What one of two limits stops is not to be counted by the other.
+        let taken = match (self.packets, self.bytes) {
+            (None, None) => return Verdict::Continue,
+            (Some(limit), None) => take(packet, host, &[packets(limit)]),
+            (None, Some(limit)) => take(packet, host, &[bytes(limit)]),
+            (Some(first), Some(second)) => take(packet, host, &[packets(first), bytes(second)]),
+        };
+        match taken {
+            Ok(true) => Verdict::Continue,
+            Ok(false) => Verdict::Drop(OVER_LIMIT),
+            Err(MapError::Full | MapError::TooLong) if self.pass_when_full => Verdict::Continue,
+            Err(MapError::Full | MapError::TooLong) => Verdict::Drop(NO_ROOM),
         }
-        Verdict::Continue
     }
+}
+
+/// From the buckets of the packet's source.
+fn take(packet: &Packet, host: &Host, draws: &[Draw]) -> Result<bool, MapError> {
+    host.map().take(&packet.descriptor().source, draws)
 }
 
 fn number(key: &str, text: &str) -> Result<u64, String> {
@@ -99,16 +103,6 @@ fn bucket(what: &str, [rate, burst]: [Option<u64>; 2]) -> Result<Option<TokenBuc
         (None, None) => Ok(None),
         (None, Some(_)) => Err(format!("burst_{what} without {what}_per_second")),
     }
-}
-
-fn key(source: IpAddr, tag: u8) -> [u8; 17] {
-    let mut key = [tag; 17];
-    let address = match source {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
-        IpAddr::V6(v6) => v6,
-    };
-    key[..16].copy_from_slice(&address.octets());
-    key
 }
 
 export_plugin!(RateLimit, capabilities: capability::MAP, map_entries: 16_384);

@@ -508,5 +508,7 @@ async fn second_hub_on_one_port_or_state_is_refused() {
     let text = refused(|c, address| c.listen = address).await;
     assert!(text.contains("choose another --listen"), "{text}");
     let text = refused(|_, _| {}).await;
+    assert!(text.contains("hub.sock is served by another process"), "{text}");
+    let text = refused(|c, _| c.run_dir.push("other")).await;
     assert!(text.contains("in use by another hub"), "{text}");
 }

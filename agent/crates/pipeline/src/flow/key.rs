@@ -34,6 +34,7 @@ impl HashSeed {
 }
 
 /// Both halves of a 128-bit product, folded: every bit of the input reaches every bit.
+#[inline]
 #[allow(clippy::cast_possible_truncation)] // halves of a product
 pub(crate) fn fold(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);
@@ -46,6 +47,7 @@ impl FlowKey {
 
     /// The key of a packet that goes from `source` to `destination`.
     #[must_use]
+    #[inline]
     pub fn new(protocol: u8, source: (IpAddr, u16), destination: (IpAddr, u16)) -> Self {
         Self {
             source: number(source.0),
@@ -58,6 +60,7 @@ impl FlowKey {
 
     /// The key of the answers.
     #[must_use]
+    #[inline]
     pub fn reversed(self) -> Self {
         Self {
             source: self.destination,
@@ -70,6 +73,7 @@ impl FlowKey {
 
     /// IANA protocol number.
     #[must_use]
+    #[inline]
     pub fn protocol(self) -> u8 {
         self.protocol
     }
@@ -86,12 +90,30 @@ impl FlowKey {
         SocketAddr::new(address(self.destination), self.destination_port)
     }
 
+    /// Source and destination port.
+    #[inline]
+    pub(crate) fn ports(self) -> (u16, u16) {
+        (self.source_port, self.destination_port)
+    }
+
+    #[inline]
+    pub(crate) fn same_source(&self, other: &Self) -> bool {
+        self.source == other.source
+    }
+
+    #[inline]
+    pub(crate) fn same_destination(&self, other: &Self) -> bool {
+        self.destination == other.destination
+    }
+
     /// Source and destination address as the plugin ABI has them: IPv4-mapped for IPv4.
+    #[inline]
     pub(crate) fn mapped_addresses(self) -> ([u8; 16], [u8; 16]) {
         (self.source.to_be_bytes(), self.destination.to_be_bytes())
     }
 
     /// The same with the destination of `other`.
+    #[inline]
     pub(crate) fn with_destination_of(self, other: Self) -> Self {
         Self { destination: other.destination, destination_port: other.destination_port, ..self }
     }
@@ -153,11 +175,13 @@ impl FlowKey {
 }
 
 impl From<FiveTuple> for FlowKey {
+    #[inline]
     fn from(tuple: FiveTuple) -> Self {
         Self::new(tuple.protocol, tuple.source, tuple.destination)
     }
 }
 
+#[inline]
 fn number(address: IpAddr) -> u128 {
     match address {
         IpAddr::V4(v4) => (0xffff << 32) | u128::from(v4.to_bits()),

@@ -10,14 +10,19 @@ pub const SLOT_LEN: usize = 16;
 
 /// What a flow holds for each plugin. Index: the plugin's slot number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Memory {
+pub(crate) struct Memory([Entry; PLUGINS_MAX]);
+
+/// What a flow holds for one plugin, together, so that the ones of plugins that are not there are
+/// not touched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Entry {
     /// The plugin's own bytes.
-    pub(crate) slots: [[u8; SLOT_LEN]; PLUGINS_MAX],
+    slot: [u8; SLOT_LEN],
     /// The plugin revision that `judged` is about.
-    revisions: [u64; PLUGINS_MAX],
+    revision: u64,
     /// Four bits each, one for each way: judged by that revision, shown to any revision, accepted
     /// by that revision.
-    seen: [u16; PLUGINS_MAX],
+    seen: u16,
 }
 
 const JUDGED: u16 = 0x001;
@@ -26,65 +31,86 @@ const ACCEPTED: u16 = 0x100;
 const SHOWN_MASK: u16 = 0x0f0;
 
 impl Memory {
-    pub(crate) const EMPTY: Self = Self {
-        slots: [[0; SLOT_LEN]; PLUGINS_MAX],
-        revisions: [0; PLUGINS_MAX],
-        seen: [0; PLUGINS_MAX],
-    };
+    pub(crate) const EMPTY: Self = Self([Entry::EMPTY; PLUGINS_MAX]);
+
+    /// The plugin's own bytes.
+    #[inline]
+    pub(crate) fn slot(&self, plugin: u8) -> [u8; SLOT_LEN] {
+        self.0[usize::from(plugin)].slot
+    }
+
+    #[inline]
+    pub(crate) fn set_slot(&mut self, plugin: u8, slot: [u8; SLOT_LEN]) {
+        self.0[usize::from(plugin)].slot = slot;
+    }
+
+    /// Takes what `other` holds for the plugins in `wanted`, a bit for each slot number; the rest
+    /// stays as it is.
+    #[inline]
+    pub(crate) fn copy(&mut self, other: &Self, mut wanted: u8) {
+        while wanted != 0 {
+            let plugin = wanted.trailing_zeros() as usize;
+            self.0[plugin] = other.0[plugin];
+            wanted &= wanted - 1;
+        }
+    }
 
     /// True if `revision` of the plugin has judged `way`, a number below 4 that says direction and
     /// position.
+    #[inline]
     pub(crate) fn judged(&self, plugin: u8, way: u8, revision: u64) -> bool {
-        let plugin = usize::from(plugin);
-        self.revisions[plugin] == revision && self.seen[plugin] & (JUDGED << way) != 0
+        let entry = &self.0[usize::from(plugin)];
+        entry.revision == revision && entry.seen & (JUDGED << way) != 0
     }
 
     /// True if any revision of the plugin was shown a packet of `way`.
+    #[inline]
     pub(crate) fn shown(&self, plugin: u8, way: u8) -> bool {
-        self.seen[usize::from(plugin)] & (SHOWN << way) != 0
+        self.0[usize::from(plugin)].seen & (SHOWN << way) != 0
     }
 
     /// True if the revision that judged `way` asked for no further plugin.
     pub(crate) fn accepted(&self, plugin: u8, way: u8) -> bool {
-        self.seen[usize::from(plugin)] & (ACCEPTED << way) != 0
+        self.0[usize::from(plugin)].seen & (ACCEPTED << way) != 0
     }
 
     /// Notes that `revision` has judged `way`; true if that is news.
+    #[inline]
     pub(crate) fn judge(&mut self, plugin: u8, way: u8, revision: u64, accepted: bool) -> bool {
-        let plugin = usize::from(plugin);
-        let before = (self.revisions[plugin], self.seen[plugin]);
-        if self.revisions[plugin] != revision {
-            self.revisions[plugin] = revision;
-            self.seen[plugin] &= SHOWN_MASK;
+        let entry = &mut self.0[usize::from(plugin)];
+        let mut seen = entry.seen;
+        if entry.revision != revision {
+            seen &= SHOWN_MASK;
         }
-        self.seen[plugin] &= !(ACCEPTED << way);
-        self.seen[plugin] |= (JUDGED | SHOWN) << way;
+        seen &= !(ACCEPTED << way);
+        seen |= (JUDGED | SHOWN) << way;
         if accepted {
-            self.seen[plugin] |= ACCEPTED << way;
+            seen |= ACCEPTED << way;
         }
-        before != (self.revisions[plugin], self.seen[plugin])
+        let news = entry.revision != revision || entry.seen != seen;
+        entry.revision = revision;
+        entry.seen = seen;
+        news
     }
 
     /// Forgets everything of a slot; true if there was something.
     pub(crate) fn clear(&mut self, plugin: usize) -> bool {
-        let had = self.slots[plugin] != [0; SLOT_LEN] || self.seen[plugin] != 0;
-        self.slots[plugin] = [0; SLOT_LEN];
-        self.revisions[plugin] = 0;
-        self.seen[plugin] = 0;
-        had
+        let had = std::mem::replace(&mut self.0[plugin], Entry::EMPTY);
+        had.slot != [0; SLOT_LEN] || had.seen != 0
     }
 
     /// Takes over what `other` has for the plugins in `changed`.
     pub(crate) fn merge(&mut self, other: &Self, changed: u8) -> bool {
         let mut kept = false;
         for plugin in (0..PLUGINS_MAX).filter(|p| changed & (1 << p) != 0) {
-            kept |= self.slots[plugin] != other.slots[plugin];
-            self.slots[plugin] = other.slots[plugin];
-            if self.revisions[plugin] != other.revisions[plugin] {
-                self.revisions[plugin] = other.revisions[plugin];
-                self.seen[plugin] &= SHOWN_MASK;
+            let (mine, theirs) = (&mut self.0[plugin], &other.0[plugin]);
+            kept |= mine.slot != theirs.slot;
+            mine.slot = theirs.slot;
+            if mine.revision != theirs.revision {
+                mine.revision = theirs.revision;
+                mine.seen &= SHOWN_MASK;
             }
-            self.seen[plugin] |= other.seen[plugin];
+            mine.seen |= theirs.seen;
         }
         kept
     }
@@ -92,13 +118,21 @@ impl Memory {
     /// What is kept of `seen` over a restart: which ways were shown. What was judged is not, since
     /// revisions of plugins are counted anew.
     pub(crate) fn kept_seen(&self, plugin: usize) -> u16 {
-        self.seen[plugin] & SHOWN_MASK
+        self.0[plugin].seen & SHOWN_MASK
+    }
+
+    /// What is kept of the plugin's bytes over a restart: all.
+    pub(crate) fn kept_slot(&self, plugin: usize) -> &[u8; SLOT_LEN] {
+        &self.0[plugin].slot
     }
 
     pub(crate) fn restore(&mut self, plugin: usize, slot: [u8; SLOT_LEN], seen: u16) {
-        self.slots[plugin] = slot;
-        self.seen[plugin] = seen & SHOWN_MASK;
+        self.0[plugin] = Entry { slot, seen: seen & SHOWN_MASK, ..Entry::EMPTY };
     }
+}
+
+impl Entry {
+    const EMPTY: Self = Self { slot: [0; SLOT_LEN], revision: 0, seen: 0 };
 }
 
 #[derive(Clone, Copy, Default)]

@@ -66,7 +66,7 @@ pub(crate) fn encode(flow: &Flow, owners: &SlotOwners, out: &mut [u8; RECORD_LEN
     for plugin in 0..PLUGINS_MAX {
         let at = PLUGINS_AT + PLUGIN_LEN * plugin;
         put(out, at, owners.name(plugin));
-        out[at + 8..at + 8 + SLOT_LEN].copy_from_slice(&flow.memory.slots[plugin]);
+        out[at + 8..at + 8 + SLOT_LEN].copy_from_slice(flow.memory.kept_slot(plugin));
         put(out, at + 8 + SLOT_LEN, u64::from(flow.memory.kept_seen(plugin)));
     }
     let checksum = checksum(out);

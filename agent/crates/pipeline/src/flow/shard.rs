@@ -11,7 +11,7 @@ const NIL: u32 = u32::MAX;
 
 /// A record is written again when a flow was used this part of its timeout after the last time,
 /// so that what a restarted datapath loads is not older than that.
-const SAVE_FRACTION: u32 = 8;
+const SAVE_FRACTION: u64 = 8;
 
 /// Where a flow is. `generation` tells it from others that had the place before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,12 +56,14 @@ impl Flow {
         self.reply != self.original.reversed()
     }
 
+    #[inline]
     pub(crate) fn class(&self) -> usize {
         self.state.class(self.original.protocol())
     }
 
+    #[inline]
     pub(crate) fn expires(&self) -> Timestamp {
-        self.last_seen + CLASS_TIMEOUTS[self.class()]
+        Timestamp(self.last_seen.0.saturating_add(CLASS_TIMEOUTS[self.class()]))
     }
 }
 
@@ -133,10 +135,12 @@ impl Shard {
         self.aliases.find(hash, |a| a.reply.same_pair(key)).copied()
     }
 
+    #[inline]
     pub(crate) fn flow(&self, index: u32) -> &Flow {
         &self.entries[index as usize].flow
     }
 
+    #[inline]
     pub(crate) fn id(&self, index: u32) -> FlowId {
         let generation = self.entries[index as usize].generation;
         FlowId { shard: self.number, index, generation }
@@ -231,7 +235,8 @@ impl Shard {
         };
         entry.flow.last_seen = entry.flow.last_seen.max(now);
         let changed = state != entry.flow.state;
-        let stale = now.since(entry.saved) > CLASS_TIMEOUTS[entry.class] / SAVE_FRACTION;
+        let unsaved = now.0.saturating_sub(entry.saved.0);
+        let stale = unsaved > CLASS_TIMEOUTS[entry.class] / SAVE_FRACTION;
         entry.flow.state = state;
         let class = entry.flow.class();
         if changed || self.lists[class].newest != index {
@@ -288,6 +293,7 @@ impl Shard {
         }
     }
 
+    #[inline]
     pub(crate) fn has_dirty(&self) -> bool {
         !self.dirty.is_empty()
     }

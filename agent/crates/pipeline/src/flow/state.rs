@@ -41,6 +41,7 @@ pub enum Direction {
 }
 
 impl Direction {
+    #[inline]
     pub(crate) fn index(self) -> usize {
         match self {
             Self::Original => 0,
@@ -94,6 +95,7 @@ impl FlowState {
     }
 
     /// State after one more packet.
+    #[inline]
     pub(crate) fn next(self, direction: Direction, tcp_flags: u8) -> Self {
         let reply = direction == Direction::Reply;
         match self {
@@ -131,6 +133,7 @@ impl FlowState {
     }
 
     /// Class of timeout: below [`CLASSES`].
+    #[inline]
     pub(crate) fn class(self, protocol: u8) -> usize {
         match self {
             Self::Unreplied | Self::Replied => match protocol {
@@ -183,8 +186,8 @@ impl FlowState {
     }
 }
 
-/// How long a flow of a class may be silent.
-pub(crate) const CLASS_TIMEOUTS: [Duration; CLASSES] = [
+/// How long a flow of a class may be silent, in nanoseconds.
+pub(crate) const CLASS_TIMEOUTS: [u64; CLASSES] = nanoseconds([
     UDP_UNREPLIED_TIMEOUT,
     UDP_REPLIED_TIMEOUT,
     ICMP_TIMEOUT,
@@ -196,9 +199,21 @@ pub(crate) const CLASS_TIMEOUTS: [Duration; CLASSES] = [
     TCP_FIN_TIMEOUT,
     TCP_TIME_WAIT_TIMEOUT,
     TCP_CLOSED_TIMEOUT,
-];
+]);
+
+/// Once, not for each packet.
+const fn nanoseconds(timeouts: [Duration; CLASSES]) -> [u64; CLASSES] {
+    let mut nanoseconds = [0; CLASSES];
+    let mut class = 0;
+    while class < CLASSES {
+        nanoseconds[class] = timeouts[class].as_secs() * 1_000_000_000;
+        class += 1;
+    }
+    nanoseconds
+}
 
 /// True if the packet opens a TCP connection: SYN without ACK, RST or FIN.
+#[inline]
 pub(crate) fn opens(protocol: u8, tcp_flags: u8) -> bool {
     protocol == protocol::TCP && tcp_flags & (tcp::SYN | tcp::ACK | tcp::RST | tcp::FIN) == tcp::SYN
 }

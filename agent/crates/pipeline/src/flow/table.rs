@@ -124,6 +124,7 @@ impl FlowTable {
 
     /// Flows in the table, those not yet swept included.
     #[must_use]
+    #[inline]
     pub fn len(&self) -> usize {
         self.len.load(Ordering::Relaxed)
     }
@@ -152,14 +153,15 @@ impl FlowTable {
     }
 
     /// Looks a packet's tuple up. `opening`: it opens a TCP connection, so that one that is over
-    /// with the same ports is forgotten. `memory` is filled if it is wanted and there is a flow.
+    /// with the same ports is forgotten. `memory` is filled if there is a flow: with what it holds
+    /// for the plugins that have a bit.
     #[inline]
     pub(crate) fn find(
         &self,
         key: &FlowKey,
         opening: bool,
         now: Timestamp,
-        memory: Option<&mut Memory>,
+        memory: Option<(&mut Memory, u8)>,
     ) -> Lookup {
         let hash = key.hash(&self.seed);
         let number = self.shard_of(hash);
@@ -184,7 +186,7 @@ impl FlowTable {
         key: &FlowKey,
         opening: bool,
         now: Timestamp,
-        memory: Option<&mut Memory>,
+        memory: Option<(&mut Memory, u8)>,
     ) -> Lookup {
         let flow = shard.flow(index);
         if flow.expires() <= now || (opening && flow.state.is_over()) {
@@ -201,8 +203,8 @@ impl FlowTable {
         } else {
             return Lookup::Clash;
         };
-        if let Some(memory) = memory {
-            *memory = flow.memory;
+        if let Some((memory, wanted)) = memory {
+            memory.copy(&flow.memory, wanted);
         }
         let translator = flow.translator;
         Lookup::Found(Found { id: shard.id(index), direction, target, translator })
@@ -539,6 +541,7 @@ impl FlowTable {
         }
     }
 
+    #[inline]
     #[allow(clippy::cast_possible_truncation)] // a mask is what is wanted
     fn shard_of(&self, hash: u64) -> usize {
         (hash >> 32) as usize & (self.shards.len() - 1)

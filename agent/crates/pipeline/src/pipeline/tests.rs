@@ -70,7 +70,7 @@ fn spoofed_source_is_dropped_and_counted() {
         );
     }
     assert_eq!(node.counters().drops(DropReason::SpoofedSource), 8);
-    assert!(node.flows.is_empty());
+    assert!(node.stages.flows.is_empty());
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn peer_is_never_forwarded_to_a_peer_or_the_world() {
     let mut node =
         self::node(vec![TestPlugin::new("nat", |_, _| to_backend()).at(HookPosition::Both)]);
     assert_eq!(peer(&mut node, &mut tcp(OTHER_REMOTE, POD, SYN)), dropped(DropReason::NoRoute));
-    assert!(node.flows.is_empty());
+    assert!(node.stages.flows.is_empty());
 }
 
 #[test]
@@ -99,7 +99,7 @@ fn translation_is_applied_and_reversed() {
         assert_eq!(peer(&mut node, &mut packet), Action::ToTun);
         assert_eq!(packet, tcp(SERVICE, POD, flags | ACK));
     }
-    assert_eq!(node.flows.len(), 1);
+    assert_eq!(node.stages.flows.len(), 1);
     // Another connection would have the same tuple for its replies.
     let mut direct = tcp(POD, REMOTE, ACK);
     assert_eq!(tun(&mut node, &mut direct), dropped(DropReason::TranslationClash));
@@ -156,7 +156,7 @@ fn icmp_error_about_a_translated_packet_is_translated() {
     let mut error = port_unreachable(REMOTE, POD, &stranger);
     assert_eq!(peer(&mut node, &mut error), Action::ToTun);
     assert_eq!(error, port_unreachable(REMOTE, POD, &stranger));
-    assert_eq!(node.flows.len(), 1);
+    assert_eq!(node.stages.flows.len(), 1);
 }
 
 #[test]
@@ -202,7 +202,7 @@ fn reject_tells_the_sender_about_the_packet_as_he_sent_it() {
     let error = Headers::parse(node.answer(), &Meta::default()).unwrap();
     assert_eq!((error.tcp_flags, error.icmp_code, error.source), (3, 3, SERVICE.ip()));
     assert_eq!(&node.answer()[28..], sent);
-    assert!(node.flows.is_empty());
+    assert!(node.stages.flows.is_empty());
     assert_eq!(node.counters().drops(DropReason::PluginReject), 2);
 
     let mut reset = tcp(POD, SERVICE, RST);
@@ -352,7 +352,7 @@ fn super_packet_passes_if_its_segments_fit() {
     let told = Action::Answer { to: AnswerTo::Tun, dropped: Some(DropReason::TooBig) };
     assert_eq!(handle(MTU - 27), told);
     let mut packets = 0;
-    node.flows.for_each(NOW, &mut |f| packets += f.traffic[0].packets);
+    node.stages.flows.for_each(NOW, &mut |f| packets += f.traffic[0].packets);
     assert_eq!(packets, u64::from((9000 - 28_u16).div_ceil(MTU - 28)));
 }
 
@@ -372,9 +372,9 @@ fn idle_flows_are_swept() {
     tun(&mut node, &mut udp(POD, REMOTE));
     assert!(node.poll_timeout().is_some());
     node.handle_timeout(NOW + Duration::from_secs(29));
-    assert_eq!(node.flows.len(), 1);
+    assert_eq!(node.stages.flows.len(), 1);
     node.handle_timeout(NOW + Duration::from_secs(31));
-    assert_eq!((node.flows.len(), node.poll_timeout()), (0, None));
+    assert_eq!((node.stages.flows.len(), node.poll_timeout()), (0, None));
 }
 
 proptest! {

@@ -79,8 +79,9 @@ struct Model {
 
 impl Model {
     fn packet(&mut self, p: &Packet, now: Timestamp) -> Seenness {
-        let timeout =
-            |k: &FlowKey, s: FlowState| crate::flow::state::CLASS_TIMEOUTS[s.class(k.protocol())];
+        let timeout = |k: &FlowKey, s: FlowState| {
+            Duration::from_nanos(crate::flow::state::CLASS_TIMEOUTS[s.class(k.protocol())])
+        };
         self.flows.retain(|(k, _, state, seen)| now.since(*seen) < timeout(k, *state));
         let opening = opens(p.key.protocol(), p.flags);
         self.flows.retain(|(k, r, state, _)| {
@@ -274,8 +275,8 @@ fn record_keeps_slots_by_plugin_name() {
     let table = FlowTable::new(4, 1);
     let (a, b) = (table.acquire_slot("a").unwrap(), table.acquire_slot("b").unwrap());
     let mut memory = Memory::EMPTY;
-    memory.slots[usize::from(a)] = [1; 16];
-    memory.slots[usize::from(b)] = [2; 16];
+    memory.set_slot(a, [1; 16]);
+    memory.set_slot(b, [2; 16]);
     memory.judge(b, 3, 7, true);
     let original = key(TCP, 1, 0);
     let translator = Some(Translator { slot: b, ingress: true });
@@ -289,11 +290,11 @@ fn record_keeps_slots_by_plugin_name() {
     assert_eq!(load(&file, &next, START), []);
     let a = next.acquire_slot("a").unwrap();
     let mut kept = Memory::EMPTY;
-    let Lookup::Found(found) = next.find(&original, false, START, Some(&mut kept)) else {
+    let Lookup::Found(found) = next.find(&original, false, START, Some((&mut kept, 0xff))) else {
         panic!()
     };
-    assert_eq!(kept.slots[usize::from(a)], [1; 16]);
-    assert_eq!(kept.slots[usize::from(b)], [2; 16]);
+    assert_eq!(kept.slot(a), [1; 16]);
+    assert_eq!(kept.slot(b), [2; 16]);
     assert!(kept.shown(b, 3) && !kept.judged(b, 3, 7));
     assert_eq!(found.translator, Some(Translator { slot: b, ingress: true }));
 }
@@ -328,7 +329,7 @@ fn slot_given_to_another_plugin_is_empty() {
     let table = FlowTable::new(4, 1);
     let slots: Vec<u8> = (0..8).map(|n| table.acquire_slot(&format!("p{n}")).unwrap()).collect();
     let mut memory = Memory::EMPTY;
-    memory.slots[usize::from(slots[4])] = [9; 16];
+    memory.set_slot(slots[4], [9; 16]);
     let original = key(TCP, 1, 0);
     let new =
         NewFlow { original, target: original, translator: None, memory: &memory, seen: seen(2) };
@@ -337,7 +338,10 @@ fn slot_given_to_another_plugin_is_empty() {
     table.release_slot(slots[4]);
     assert_eq!(table.acquire_slot("other"), Some(slots[4]));
     let mut kept = memory;
-    assert!(matches!(table.find(&original, false, START, Some(&mut kept)), Lookup::Found(_)));
+    assert!(matches!(
+        table.find(&original, false, START, Some((&mut kept, 0xff))),
+        Lookup::Found(_)
+    ));
     assert_eq!(kept, Memory::EMPTY);
 }
 

@@ -198,6 +198,7 @@ pub(super) struct TestPlugin {
     counts: bool,
     pub(super) last_slot: [u8; 16],
     reply: Vec<u8>,
+    rewrite: RewriteFields,
 }
 
 impl TestPlugin {
@@ -212,8 +213,15 @@ impl TestPlugin {
             on_fault: OnFault::Drop,
             revision: 1,
         };
-        let (slot, counts, last_slot, reply) = (None, false, [0; 16], Vec::new());
-        Self { interest, rule: Rc::new(rule), slot, counts, last_slot, reply }
+        Self {
+            interest,
+            rule: Rc::new(rule),
+            slot: None,
+            counts: false,
+            last_slot: [0; 16],
+            reply: Vec::new(),
+            rewrite: RewriteFields::default(),
+        }
     }
 
     pub(super) fn at(mut self, position: HookPosition) -> Self {
@@ -271,24 +279,26 @@ impl Plugin for TestPlugin {
     ) -> Result<Outcome<'_>, PluginFault> {
         use crate::plugin::Verdict as V;
         self.last_slot = descriptor.slot;
-        let mut slot = self.slot;
         if self.counts {
             let mut next = descriptor.slot;
             next[0] += 1;
-            slot = Some(next);
+            self.slot = Some(next);
         }
         let verdict = match (self.rule)(descriptor, packet) {
             Verdict::Continue => V::Continue,
             Verdict::Accept => V::Accept,
             Verdict::Drop(code) => V::Drop(code),
             Verdict::Reject(code) => V::Reject(code),
-            Verdict::Rewrite(fields) => V::Rewrite(fields),
+            Verdict::Rewrite(fields) => {
+                self.rewrite = fields;
+                V::Rewrite(&self.rewrite)
+            }
             Verdict::Reply(packet) => {
                 self.reply = packet;
                 V::Reply(&self.reply)
             }
             Verdict::Fault => return Err(PluginFault::Trap),
         };
-        Ok(Outcome { verdict, slot })
+        Ok(Outcome { verdict, slot: self.slot.as_ref() })
     }
 }
