@@ -98,6 +98,7 @@ fn plugin_problems(plugins: &[PluginInFabric]) -> String {
         let how = match status.state() {
             State::Refused => "refused",
             State::TakenOut => "taken out",
+            State::Impaired => "impaired",
             State::Running | State::Unspecified => continue,
         };
         let why = &status.message;

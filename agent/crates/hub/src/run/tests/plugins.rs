@@ -55,15 +55,18 @@ async fn what_a_node_refuses_is_withdrawn_and_what_was_there_stays() {
     let mut control = bench.control().await;
     control.load_plugin(load("block", b"80")).await.unwrap();
     let before = specs(&bench).await;
-    let refusal = "node-a refused it: no such port; everything is as before";
+    let refusal = " refused it: no such port; everything is as before";
     let config = v1::ConfigurePluginRequest { name: "block".into(), config: BAD.to_vec() };
     let status = control.configure_plugin(config).await.unwrap_err();
-    assert_eq!((status.code(), status.message()), (Code::InvalidArgument, refusal));
+    assert_eq!(status.code(), Code::InvalidArgument);
+    // Whoever says so first.
+    assert!(status.message().starts_with("node-"), "{status:?}");
+    assert!(status.message().ends_with(refusal), "{status:?}");
     let replace = v1::LoadPluginRequest { replace: true, ..load("block", BAD) };
     let status = control.load_plugin(replace).await.unwrap_err();
-    assert_eq!(status.message(), refusal);
+    assert!(status.message().ends_with(refusal), "{status:?}");
     let status = control.load_plugin(load("fresh", BAD)).await.unwrap_err();
-    assert_eq!(status.message(), refusal);
+    assert!(status.message().ends_with(refusal), "{status:?}");
     assert_eq!(specs(&bench).await, before);
     let after = bench.after_a_kill().await;
     assert_eq!(specs(&after).await, before);
