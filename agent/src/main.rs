@@ -84,7 +84,8 @@ fn refuse(error: &clap::Error) -> ExitCode {
     }
     let text = error.to_string();
     let said = text.lines().map(str::trim).take_while(|l| !l.starts_with("Usage:"));
-    let said: Vec<&str> = said.filter(|l| !l.is_empty()).collect();
+    let said: Vec<&str> =
+        said.filter(|l| !l.is_empty() && !l.starts_with("For more information")).collect();
     let line = said.join(" ");
     eprintln!("weft: {line}; `--help` shows what is possible");
     ExitCode::from(2)

@@ -42,11 +42,17 @@ fn failure_is_one_line_and_a_status() {
 
 #[test]
 fn unknown_flag_is_a_usage_error() {
-    for mistake in [&["status", "--no-such-flag"][..], &["hub", "--vni", "x"], &["frobnicate"]] {
+    for mistake in [
+        &["status", "--no-such-flag"][..],
+        &["hub", "--vni", "x"],
+        &["plugin", "load", "", "module.wasm"],
+        &["frobnicate"],
+    ] {
         let output = weft(mistake);
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(2));
         assert!(stderr.starts_with("weft: error: ") && stderr.lines().count() == 1, "{stderr}");
+        assert_eq!(stderr.matches("--help").count(), 1, "{stderr}");
     }
 }
 
@@ -74,6 +80,24 @@ fn settings_that_cannot_work_are_one_line_and_make_nothing() {
         assert_eq!(error.len(), 1, "{flags:?}: {stderr}");
         assert!(error[0].contains(says), "{flags:?}: {stderr}");
     }
+}
+
+#[test]
+fn certificate_of_an_operator_is_renewed_in_place_and_only_beside_a_hub() {
+    let dir = tempfile::tempdir().unwrap();
+    let [state, out] = ["state", "out/ann"].map(|d| dir.path().join(d).display().to_string());
+    let issue = || weft(&["token", "admin", "ann", "--state-dir", &state, "--out", &out]);
+    let stderr = String::from_utf8(issue().stderr).unwrap();
+    assert!(stderr.contains("--state-dir") && stderr.lines().count() == 1, "{stderr}");
+    assert!(weft(&["token", "show", "--state-dir", &state]).status.success());
+    for _ in 0..2 {
+        let output = issue();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let mut files: Vec<_> =
+        std::fs::read_dir(&out).unwrap().map(|e| e.unwrap().file_name()).collect();
+    files.sort();
+    assert_eq!(files, ["admin.key", "admin.pem", "ca.pem"]);
 }
 
 #[test]

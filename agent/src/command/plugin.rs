@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use clap::{Args, Subcommand, ValueEnum};
 use tonic::transport::Channel;
+use weft_control::MODULE_MAX;
 use weft_proto::v1::control_client::ControlClient;
 use weft_proto::v1::plugin_status::State;
 use weft_proto::v1::{
@@ -18,15 +19,19 @@ use crate::output::{print, row, short_digest, table};
 
 /// How long a change of plugins may take until every connected node has applied it.
 const IN_FORCE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The hub has waited for the nodes already.
+const JUDGED: Duration = Duration::from_millis(500);
 /// Pause between looks at how far the nodes are.
 const IN_FORCE_PAUSE: Duration = Duration::from_millis(20);
+const NO_CONFIG: &str = "no configuration given: pass --config or --config-file";
 
 /// Wasm plugins of the fabric.
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Adds a plugin to every node.
     Load(Load),
-    /// Puts a new module in the place of a running plugin; no packet is lost.
+    /// Puts a new module in the place of a running plugin; no packet is lost. What is not given
+    /// stays as it was.
     Replace(Load),
     /// Shows every plugin, and how it does on each node.
     List(HubArguments),
@@ -52,14 +57,15 @@ pub(crate) enum Command {
 #[derive(Args)]
 pub(crate) struct Load {
     /// Name in the fabric: a DNS label.
+    #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
     name: String,
     /// The Wasm module.
     module: PathBuf,
     #[command(flatten)]
     config: Configuration,
-    /// Order among plugins of one position: lower first.
-    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
-    priority: i32,
+    /// Order among plugins of one position: lower first; 0 unless set.
+    #[arg(long, allow_negative_numbers = true)]
+    priority: Option<i32>,
     /// Where in the packet's way; what the module declares unless set.
     #[arg(long)]
     position: Option<PositionArgument>,
@@ -108,14 +114,17 @@ impl Command {
                 let request = UnloadPluginRequest { name: name.clone() };
                 let mut client = hub.client().await?;
                 let answer = client.unload_plugin(request).await.map_err(refused)?.into_inner();
-                let where_from = in_force(&mut client, answer.generation, None).await?;
+                let where_from = in_force(&mut client, answer.generation, IN_FORCE_TIMEOUT).await?;
                 print(&format!("unloaded {name} {where_from}\n"))
             }
             Self::Config { name, config, hub } => {
-                let request = ConfigurePluginRequest { name: name.clone(), config: config.read()? };
+                let request = ConfigurePluginRequest {
+                    name: name.clone(),
+                    config: config.read()?.context(NO_CONFIG)?,
+                };
                 let mut client = hub.client().await?;
                 let answer = client.configure_plugin(request).await.map_err(refused)?.into_inner();
-                let where_to = in_force(&mut client, answer.generation, Some(&name)).await?;
+                let where_to = in_force(&mut client, answer.generation, JUDGED).await?;
                 print(&format!("configured {name} {where_to}\n"))
             }
         }
@@ -137,7 +146,7 @@ impl Load {
         };
         let request = LoadPluginRequest {
             name: self.name.clone(),
-            module: read(&self.module)?,
+            module: read_module(&self.module)?,
             config: self.config.read()?,
             priority: self.priority,
             position: position.into(),
@@ -148,7 +157,7 @@ impl Load {
         let mut client = self.hub.client().await?;
         let generation =
             client.load_plugin(request).await.map_err(refused)?.into_inner().generation;
-        let where_to = in_force(&mut client, generation, Some(&self.name)).await?;
+        let where_to = in_force(&mut client, generation, JUDGED).await?;
         print(&format!(
             "{} {} {where_to}\n",
             if replace { "replaced" } else { "loaded" },
@@ -158,13 +167,24 @@ impl Load {
 }
 
 impl Configuration {
-    fn read(&self) -> anyhow::Result<Vec<u8>> {
+    fn read(&self) -> anyhow::Result<Option<Vec<u8>>> {
         match (&self.config, &self.config_file) {
-            (Some(text), _) => Ok(text.clone().into_bytes()),
-            (None, Some(path)) => read(path),
-            (None, None) => Ok(Vec::new()),
+            (Some(text), _) => Ok(Some(text.clone().into_bytes())),
+            (None, Some(path)) => read(path).map(Some),
+            (None, None) => Ok(None),
         }
     }
+}
+
+/// A module that is too long is not even sent.
+fn read_module(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let length = std::fs::metadata(path).map_or(0, |m| m.len());
+    ensure!(
+        length <= u64::try_from(MODULE_MAX).unwrap_or(u64::MAX),
+        "{} has {length} bytes, a plugin has {MODULE_MAX} at most: build it in release mode",
+        path.display()
+    );
+    read(path)
 }
 
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
@@ -176,21 +196,19 @@ fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
 async fn in_force(
     client: &mut ControlClient<Channel>,
     generation: u64,
-    plugin: Option<&str>,
+    patience: Duration,
 ) -> anyhow::Result<String> {
-    let until = Instant::now() + IN_FORCE_TIMEOUT;
+    let until = Instant::now() + patience;
     loop {
         let status = client.get_status(GetStatusRequest {}).await.map_err(refused)?.into_inner();
         let nodes = status.nodes.iter().filter(|n| !n.static_peer);
         let (there, away): (Vec<_>, Vec<_>) = nodes.partition(|n| n.connected);
         let applied = there.iter().filter(|n| n.applied_generation >= generation).count();
         if applied == there.len() {
-            if let Some(name) = plugin {
-                check_accepted(client, name).await?;
-            }
             let rest =
                 if away.is_empty() { String::new() } else { format!(", {} away", away.len()) };
-            return Ok(format!("on {applied} nodes{rest}"));
+            let unjudged = if there.is_empty() { "; no node is there to judge it" } else { "" };
+            return Ok(format!("on {applied} nodes{rest}{unjudged}"));
         }
         ensure!(
             Instant::now() < until,
@@ -199,17 +217,6 @@ async fn in_force(
         );
         tokio::time::sleep(IN_FORCE_PAUSE).await;
     }
-}
-
-/// Fails with the first node's reason if a node refused the plugin.
-async fn check_accepted(client: &mut ControlClient<Channel>, name: &str) -> anyhow::Result<()> {
-    let answer = client.list_plugins(ListPluginsRequest {}).await.map_err(refused)?.into_inner();
-    let of_name = |p: &&PluginInFabric| p.spec.as_ref().is_some_and(|s| s.name == name);
-    for node in answer.plugins.iter().filter(of_name).flat_map(|p| &p.nodes) {
-        let status = node.status.clone().unwrap_or_default();
-        ensure!(status.state() != State::Refused, "{} refused it: {}", node.node, status.message);
-    }
-    Ok(())
 }
 
 async fn list(hub: &HubArguments) -> anyhow::Result<()> {

@@ -1,6 +1,8 @@
 //! `weft token`.
 
-use std::path::PathBuf;
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -23,7 +25,7 @@ pub(crate) enum Command {
     Admin {
         /// Whose it is; stands in the certificate.
         name: String,
-        /// Directory to write to.
+        /// Directory to write to; made if missing. What an earlier run wrote there is replaced.
         #[arg(long, default_value = ".")]
         out: PathBuf,
         /// Days that it is valid.
@@ -42,6 +44,7 @@ impl Command {
             Self::Admin { name, out, days, state_dir } => {
                 let ttl = Duration::from_secs(days * 24 * 3600);
                 let (identity, ca) = weft_hub::issue_admin(&state_dir, &name, ttl)?;
+                make_directory(&out)?;
                 write(&out.join(CA), &ca)?;
                 write(&out.join(CERTIFICATE), &identity.certificate)?;
                 write(&out.join(KEY), &identity.key)
@@ -50,12 +53,17 @@ impl Command {
     }
 }
 
-/// Writes a file that only its owner can read.
-fn write(path: &std::path::Path, text: &str) -> anyhow::Result<()> {
-    use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
+fn make_directory(path: &Path) -> anyhow::Result<()> {
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.with_context(|| format!("cannot make {}", path.display()))
+}
+
+/// Writes a file that only its owner can read, whole or not at all.
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    let unready = path.with_extension("new");
     let mut options = std::fs::OpenOptions::new();
-    let file = options.write(true).create_new(true).mode(0o600).open(path);
+    let file = options.write(true).create(true).truncate(true).mode(0o600).open(&unready);
     file.and_then(|mut f| f.write_all(text.as_bytes()))
+        .and_then(|()| std::fs::rename(&unready, path))
         .with_context(|| format!("cannot write {}", path.display()))
 }

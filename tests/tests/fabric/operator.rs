@@ -20,7 +20,6 @@ fn weft(machine: &Outsider, certificates: &Path, words: &[&str]) -> Result<Comma
 
 /// Writes the certificate of an operator of the hub whose state that is.
 fn issue(state: &Path, out: &Path) -> Result<()> {
-    std::fs::create_dir(out)?;
     let mut command = Command::new(binaries()?.join("weft"));
     command.args(["token", "admin", "ann", "--state-dir"]).arg(state).arg("--out").arg(out);
     let output = command.output()?;
@@ -52,7 +51,12 @@ async fn an_operator_far_away_operates_the_fabric_with_a_certificate() -> Result
     let missing = refused(weft(&machine, &dir.path().join("none"), &["status"])?)?;
     ensure!(missing.contains("weft token admin"), "{missing}");
     let other = dir.path().join("other");
-    issue(&dir.path().join("other-hub"), &other)?;
+    let other_hub = dir.path().join("other-hub");
+    Command::new(binaries()?.join("weft"))
+        .args(["token", "show", "--state-dir"])
+        .arg(&other_hub)
+        .output()?;
+    issue(&other_hub, &other)?;
     let foreign = refused(weft(&machine, &other, &["status"])?)?;
     ensure!(foreign.contains("certificate") && foreign.contains(HUB), "{foreign}");
     let node = dir.path().join("node");

@@ -25,6 +25,8 @@ use x509_parser::pem::Pem;
 pub(crate) const SKEW_MAX: Duration = Duration::from_secs(300);
 /// The CA itself is valid from this long before it was made.
 const CA_BACKDATE: Duration = Duration::from_secs(24 * 3600);
+/// Longest common name of a certificate. Source: RFC 5280, ub-common-name.
+const ADMIN_NAME_MAX: usize = 64;
 const CA_VALIDITY: Duration = Duration::from_secs(3650 * 24 * 3600);
 
 /// Which joining of a node a certificate belongs to: the first bytes of its serial number. A
@@ -46,6 +48,12 @@ pub enum CaError {
     /// Not what was written.
     #[error("{} is damaged: restore it, or remove it to start anew (every node has to join again)", .0.display())]
     Damaged(PathBuf),
+    /// No hub has been here.
+    #[error("{} is no state directory of a hub: give the one that `weft hub` runs with as --state-dir", .0.display())]
+    NoHub(PathBuf),
+    /// Not for a certificate.
+    #[error("`{0}` is no name of an operator: use 1 to 64 letters, digits, `-`, `_`, `.` and `@`")]
+    AdminName(String),
     /// rcgen failed.
     #[error("a certificate cannot be made: {0}")]
     Crypto(#[from] rcgen::Error),
@@ -182,6 +190,14 @@ pub fn issue_admin(
     name: &str,
     ttl: Duration,
 ) -> Result<(TlsIdentity, String), CaError> {
+    let legal = |c: char| c.is_ascii_alphanumeric() || "-_.@".contains(c);
+    if name.is_empty() || name.len() > ADMIN_NAME_MAX || !name.chars().all(legal) {
+        return Err(CaError::AdminName(name.to_owned()));
+    }
+    // A certificate of an authority made here and now would open nothing.
+    if !state.join("ca.pem").exists() {
+        return Err(CaError::NoHub(state.to_owned()));
+    }
     let now = OffsetDateTime::now_utc();
     let ca = Ca::open(state, now)?;
     Ok((ca.admin_identity(name, now, ttl)?, ca.pem.clone()))
@@ -329,6 +345,19 @@ mod tests {
         assert!(!ca.admits(
             &JoinToken::try_new([0; 32], ca.token.ca_der().to_vec()).unwrap().secret_text()
         ));
+    }
+
+    #[test]
+    fn operator_needs_a_good_name_and_a_hub_that_has_been_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let issue = |name: &str| issue_admin(dir.path(), name, Duration::from_secs(60));
+        assert!(matches!(issue("ann"), Err(CaError::NoHub(_))));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        show_token(dir.path()).unwrap();
+        assert!(issue("ann@example.org").is_ok());
+        for name in ["", "a b", "a\nb", &"a".repeat(65)] {
+            assert!(matches!(issue(name), Err(CaError::AdminName(_))), "{name:?}");
+        }
     }
 
     #[test]

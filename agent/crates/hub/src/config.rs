@@ -48,6 +48,19 @@ pub const CERTIFICATE_TTL: Duration = Duration::from_secs(24 * 3600);
 /// in practice, and than agents need to learn of it.
 pub const QUARANTINE: Duration = Duration::from_secs(600);
 
+/// What is no unicast address of a host. Sources: RFC 6890, RFC 4291, RFC 1112.
+const RESERVED: [&str; 9] = [
+    "0.0.0.0/8",
+    "127.0.0.0/8",
+    "169.254.0.0/16",
+    "224.0.0.0/4",
+    "240.0.0.0/4",
+    "::/128",
+    "::1/128",
+    "fe80::/10",
+    "ff00::/8",
+];
+
 const CERTIFICATE_TTL_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Settings that cannot work; each is one line that says what to change.
@@ -70,9 +83,16 @@ pub enum ConfigError {
     /// Two ranges of one family.
     #[error("pod CIDRs {0} and {1} are of one family: give at most one for IPv4 and one for IPv6")]
     SameFamily(IpNet, IpNet),
-    /// Loopback, multicast or unspecified.
-    #[error("pod CIDR {0} is not usable for pods: choose a private range such as 10.42.0.0/16")]
-    Unusable(IpNet),
+    /// Not addresses that one host sends to another.
+    #[error(
+        "pod CIDR {cidr} overlaps {reserved}, which is not for hosts: choose a private range such as 10.42.0.0/16"
+    )]
+    Unusable {
+        /// As given.
+        cidr: IpNet,
+        /// What it shares addresses with.
+        reserved: IpNet,
+    },
     /// The hub's own address is inside.
     #[error(
         "pod CIDR {cidr} contains the address {listen} that the hub listens on: choose another range"
@@ -196,9 +216,9 @@ impl HubConfig {
         if cidr.trunc() != cidr {
             return Err(ConfigError::HostBits { given: cidr, meant: cidr.trunc() });
         }
-        let address = cidr.addr();
-        if address.is_loopback() || address.is_multicast() || address.is_unspecified() {
-            return Err(ConfigError::Unusable(cidr));
+        let reserved = RESERVED.iter().filter_map(|r| r.parse::<IpNet>().ok());
+        if let Some(reserved) = reserved.into_iter().find(|r| overlap(r, &cidr)) {
+            return Err(ConfigError::Unusable { cidr, reserved });
         }
         if cidr.contains(&self.listen.ip()) {
             return Err(ConfigError::ContainsListen { cidr, listen: self.listen.ip() });
@@ -213,8 +233,13 @@ impl HubConfig {
     }
 }
 
+/// Whether two ranges share addresses.
+pub(crate) fn overlap(a: &IpNet, b: &IpNet) -> bool {
+    a.contains(b) || b.contains(a)
+}
+
 fn check_pair(a: IpNet, b: IpNet) -> Result<(), ConfigError> {
-    if a.contains(&b) || b.contains(&a) {
+    if overlap(&a, &b) {
         return Err(ConfigError::Overlap(a, b));
     }
     if a.addr().is_ipv4() == b.addr().is_ipv4() {
@@ -243,7 +268,19 @@ mod tests {
         assert!(matches!(refused(&["10.1.0.1/16"]), ConfigError::HostBits { .. }));
         assert!(matches!(refused(&["10.0.0.0/8", "10.1.0.0/16"]), ConfigError::Overlap(..)));
         assert!(matches!(refused(&["10.1.0.0/16", "10.2.0.0/16"]), ConfigError::SameFamily(..)));
-        assert!(matches!(refused(&["127.0.0.0/8"]), ConfigError::Unusable(_)));
+        for unusable in [
+            "127.0.0.0/8",
+            "169.254.0.0/17",
+            "224.0.0.0/8",
+            "240.0.0.0/4",
+            "255.0.0.0/8",
+            "0.0.0.0/0",
+            "fe80::/48",
+            "ff00::/8",
+            "::/64",
+        ] {
+            assert!(matches!(refused(&[unusable]), ConfigError::Unusable { .. }), "{unusable}");
+        }
         assert!(matches!(refused(&["192.0.2.0/24"]), ConfigError::ContainsListen { .. }));
         assert!(matches!(refused(&["10.1.0.0/25"]), ConfigError::Prefix { .. }));
     }

@@ -8,13 +8,16 @@ mod plugins;
 mod report;
 mod state;
 mod status;
+mod trial;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ipnet::IpNet;
 use time::OffsetDateTime;
+use tokio::sync::Notify;
 use weft_model::{Cluster, Generation, NodeName, Snapshot};
 
 pub(crate) use error::FabricError;
@@ -42,6 +45,10 @@ pub(crate) struct Fabric {
     leases: Allocator<Arc<Store>>,
     history: History,
     state: Mutex<State>,
+    /// Held by who changes plugins: one change at a time is put to the nodes.
+    changing: tokio::sync::Mutex<()>,
+    /// A node has reported or left.
+    heard: Notify,
 }
 
 /// Why the hub cannot take up its state.
@@ -55,14 +62,23 @@ pub(crate) enum OpenError {
         "node {node} holds {subnet}, which is in none of the pod CIDRs: start with the --pod-cidr it is from, and take such nodes out before you change it (`weft node remove`)"
     )]
     Stray { node: NodeName, subnet: IpNet },
+    #[error("pod CIDR {cidr} contains address {address} of node {node}: choose another range")]
+    OfNode { cidr: IpNet, address: IpAddr, node: NodeName },
 }
 
-/// Pods of a node whose subnet is in no CIDR would be cut off from the others' tables.
+/// Pods of a node whose subnet is in no CIDR would be cut off from the others' tables, and a node whose
+/// own address is in one from everybody.
 fn check_ranges(state: &State, ranges: &[IpNet]) -> Result<(), OpenError> {
     for (node, joined) in &state.nodes {
         let stray = joined.subnets.iter().find(|s| !ranges.iter().any(|r| r.contains(*s)));
         if let Some(subnet) = stray {
             return Err(OpenError::Stray { node: node.clone(), subnet: *subnet });
+        }
+        for address in &joined.reported.addresses {
+            if let Some(cidr) = ranges.iter().find(|r| r.contains(address)) {
+                let (cidr, address, node) = (*cidr, *address, node.clone());
+                return Err(OpenError::OfNode { cidr, address, node });
+            }
         }
     }
     Ok(())
@@ -78,6 +94,8 @@ impl Fabric {
         let leases = Allocator::new(store.clone(), ranges, config.quarantine);
         let mut state = State::load(&store, &leases)?;
         check_ranges(&state, &cluster.pod_cidrs)?;
+        let listen = config.listen.ip();
+        state.own_addresses.extend((!listen.is_unspecified()).then_some(listen));
         let reserved = read_bound(&store)?;
         state.generation_bound = reserved;
         let mut snapshot = Snapshot::empty(cluster.clone());
@@ -90,6 +108,8 @@ impl Fabric {
             leases,
             history: History::new(snapshot, rand::random()),
             state: Mutex::new(state),
+            changing: tokio::sync::Mutex::new(()),
+            heard: Notify::new(),
         };
         fabric.publish(&mut fabric.state())?;
         Ok(fabric)
@@ -103,6 +123,15 @@ impl Fabric {
     /// Where snapshots come from.
     pub(crate) fn history(&self) -> &History {
         &self.history
+    }
+
+    /// Takes note of an address that a node has reached the hub at.
+    pub(crate) fn reached_at(&self, address: IpAddr) -> Result<(), StoreError> {
+        let mut state = self.state();
+        if state.own_addresses.insert(address) {
+            self.publish(&mut state)?;
+        }
+        Ok(())
     }
 
     /// Takes what the source says now.

@@ -46,6 +46,18 @@ pub enum LeaseError {
         /// The length asked for.
         prefix: u8,
     },
+    /// All taken, some by nobody.
+    #[error(
+        "every subnet of /{prefix} in {cidr} is held or was given up a short while ago: one is free again in {seconds} s"
+    )]
+    Resting {
+        /// The range.
+        cidr: IpNet,
+        /// The length asked for.
+        prefix: u8,
+        /// Until one has rested.
+        seconds: i64,
+    },
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -127,8 +139,13 @@ impl<S: LeaseStore> Allocator<S> {
             }
             let held = leases.iter().filter(|l| !l.is_free(now)).map(|l| l.subnet);
             let taken: Vec<_> = held.chain(reserved.iter().copied()).collect();
-            let subnet =
-                first_free(cidr, prefix, &taken).ok_or(LeaseError::Exhausted { cidr, prefix })?;
+            let Some(subnet) = first_free(cidr, prefix, &taken) else {
+                let inside = leases.iter().filter(|l| cidr.contains(&l.subnet));
+                let soonest = inside.filter_map(Lease::rests_until).min();
+                return Err(soonest.map_or(LeaseError::Exhausted { cidr, prefix }, |until| {
+                    LeaseError::Resting { cidr, prefix, seconds: until.saturating_sub(now) }
+                }));
+            };
             let rested = leases.iter().find(|l| l.subnet == subnet).map(|l| &l.holder);
             let holder = Holder::Node(uid.to_owned());
             if self.store.compare_and_swap(subnet, rested, Some(&holder))? {
@@ -141,6 +158,13 @@ impl<S: LeaseStore> Allocator<S> {
 impl Lease {
     fn is_of(&self, uid: &str) -> bool {
         matches!(&self.holder, Holder::Node(holder) if holder == uid)
+    }
+
+    fn rests_until(&self) -> Option<i64> {
+        match self.holder {
+            Holder::QuarantinedUntil(until) => Some(until),
+            Holder::Node(_) => None,
+        }
     }
 
     fn is_free(&self, now: i64) -> bool {

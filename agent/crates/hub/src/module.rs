@@ -17,8 +17,11 @@ pub enum ModuleError {
     #[error("it has {0} bytes, a plugin has {MODULE_MAX} at most: build it in release mode")]
     TooLarge(usize),
     /// Not Wasm.
-    #[error("it is no valid WebAssembly module ({0})")]
+    #[error("it is no valid WebAssembly module ({})", one_line(.0))]
     Wasm(#[from] wasmparser::BinaryReaderError),
+    /// Does not even begin like it.
+    #[error("it is no valid WebAssembly module (it does not begin like one): pass the .wasm file")]
+    NotWasm,
     /// No section of that name.
     #[error(
         "it has no section `weft.manifest`: is it built with the policy SDK's `export_plugin!`?"
@@ -42,6 +45,13 @@ pub enum ModuleError {
     Export(&'static str),
 }
 
+/// What every module begins with.
+const MAGIC: &[u8] = b"\0asm";
+
+fn one_line(error: &wasmparser::BinaryReaderError) -> String {
+    error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 /// Checks a module and returns the name in its manifest.
 ///
 /// # Errors
@@ -49,6 +59,9 @@ pub enum ModuleError {
 pub fn check_module(bytes: &[u8]) -> Result<String, ModuleError> {
     if bytes.len() > MODULE_MAX {
         return Err(ModuleError::TooLarge(bytes.len()));
+    }
+    if !bytes.starts_with(MAGIC) {
+        return Err(ModuleError::NotWasm);
     }
     Validator::new().validate_all(bytes)?;
     let mut name = None;
@@ -136,7 +149,10 @@ pub(crate) mod tests {
     #[test]
     fn what_is_no_plugin_is_refused_with_the_reason() {
         let refused = |bytes: &[u8]| check_module(bytes).unwrap_err();
-        assert!(matches!(refused(b"not wasm"), ModuleError::Wasm(_)));
+        assert!(matches!(refused(b"not wasm"), ModuleError::NotWasm));
+        let cut = refused(b"\0asm, it says");
+        assert!(matches!(cut, ModuleError::Wasm(_)));
+        assert_eq!(cut.to_string().lines().count(), 1, "{cut}");
         assert!(matches!(refused(&vec![0; MODULE_MAX + 1]), ModuleError::TooLarge(_)));
         let bare = wat::parse_str("(module)").unwrap();
         assert!(matches!(refused(&bare), ModuleError::NoManifest));

@@ -3,6 +3,7 @@
 //! [`files`] reads the directory, [`document`] cuts a file into documents, [`object`] reads one,
 //! and [`index`] holds what is good of all of them: synchronous, without a clock or a file system.
 
+mod check;
 pub(crate) mod document;
 pub(crate) mod files;
 pub(crate) mod index;

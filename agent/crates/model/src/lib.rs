@@ -17,7 +17,7 @@ pub use drop_reason::DropReason;
 pub use ids::{Generation, IdError, MacAddr, NodeName, PeerId, PodName, PublicKey, Vni};
 pub use mtu::{Encapsulation, Mtu, MtuError, overhead};
 pub use snapshot::{
-    Cluster, Delta, DeltaError, HookPosition, Node, OnFault, PluginMode, PluginSpec, Pod, Snapshot,
-    changed,
+    Cluster, Delta, DeltaError, HookPosition, Node, OnFault, PLUGINS_MAX, PluginMode, PluginSpec,
+    Pod, Snapshot, changed,
 };
 pub use time::Timestamp;

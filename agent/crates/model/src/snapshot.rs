@@ -91,6 +91,9 @@ pub enum PluginMode {
     Flow,
 }
 
+/// Plugins that a fabric runs at most: each has its slot in every flow of a datapath.
+pub const PLUGINS_MAX: usize = 8;
+
 /// A Wasm module to run, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PluginSpec {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use weft_model::NodeName;
+use weft_model::{Mtu, NodeName};
 
 /// Standard CNI plugin that wires a pod.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,6 +122,28 @@ impl AgentConfig {
         }
     }
 
+    /// Checks what can be told without looking at the machine.
+    ///
+    /// # Errors
+    /// One line that says what to change.
+    pub(crate) fn check(&self) -> anyhow::Result<()> {
+        let length = self.interface.len();
+        let odd = |c: char| c == '/' || c.is_whitespace() || c.is_control();
+        anyhow::ensure!(
+            (1..=INTERFACE_MAX).contains(&length) && !self.interface.contains(odd),
+            "`{}` is no name of an interface: use 1 to {INTERFACE_MAX} characters without `/` and spaces",
+            self.interface
+        );
+        if let Some(mtu) = self.mtu {
+            let least = Mtu::IPV4_MIN;
+            anyhow::ensure!(
+                mtu >= least,
+                "pod MTU {mtu} is too small: at least {least} bytes are needed"
+            );
+        }
+        Ok(())
+    }
+
     pub(crate) fn state(&self, name: &str) -> PathBuf {
         self.state_dir.join(name)
     }
@@ -141,6 +163,9 @@ impl AgentConfig {
     }
 }
 
+/// `IFNAMSIZ` without the closing zero. Source: linux/if.h.
+const INTERFACE_MAX: usize = 15;
+
 /// A `unix(7)` socket path holds at most 107 bytes.
 pub(crate) const SOCKET_PATH_MAX: usize = 107;
 
@@ -152,4 +177,25 @@ pub(crate) fn check_socket_path(path: &Path) -> anyhow::Result<()> {
         path.display()
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_that_cannot_work_are_refused() {
+        let with = |change: fn(&mut AgentConfig)| {
+            let mut config = AgentConfig::new("a".parse().unwrap(), "hub:7443");
+            change(&mut config);
+            config.check()
+        };
+        assert!(with(|_| {}).is_ok());
+        assert!(with(|c| c.mtu = Some(100)).unwrap_err().to_string().contains("100"));
+        for name in ["", "a-name-too-long0", "a/b", "a b"] {
+            let mut config = AgentConfig::new("a".parse().unwrap(), "hub:7443");
+            config.interface = name.to_owned();
+            assert!(config.check().is_err(), "{name:?}");
+        }
+    }
 }

@@ -21,6 +21,7 @@ use crate::config::AgentConfig;
 use crate::durable;
 use crate::keys::KeyFile;
 use crate::tables::{Local, PeerIds, Tables};
+use crate::uninstall::BRIDGE;
 
 /// The interface that carries the mesh, and what is on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +34,8 @@ pub(crate) struct UnderlayState {
     pub address: IpAddr,
     /// Every global address of the interface, that one first.
     pub addresses: Vec<IpAddr>,
+    /// What is reached on its link: a prefix for each of those addresses.
+    pub prefixes: Vec<IpNet>,
 }
 
 /// Tables with the numbers that belong to them.
@@ -71,6 +74,8 @@ pub(crate) struct State {
     pub looked: bool,
     /// The mesh's interface.
     pub underlay: Option<UnderlayState>,
+    /// Where the hub is.
+    pub hub: Option<IpAddr>,
     /// The host's addresses on any interface.
     pub host_addresses: BTreeSet<IpAddr>,
     /// WireGuard keys in use, the one to prefer first.
@@ -324,9 +329,36 @@ impl State {
         Some(Mtu::inside(cluster.encapsulation, underlay.mtu, ipv6, pods_ipv6).map(Mtu::get))
     }
 
+    /// Why the fabric's pod CIDRs must not be put in force here: what the node itself is reached by
+    /// would be sent to pods. `None` if they may.
+    pub(crate) fn overlap(&self) -> Option<String> {
+        let cidrs = &self.snapshot.as_ref()?.cluster.pod_cidrs;
+        let find = |net: &IpNet| cidrs.iter().find(|c| c.contains(net) || net.contains(*c));
+        let what = |net: &IpNet, whose: &str| {
+            let cidr = find(net)?;
+            Some(format!(
+                "pod CIDR {cidr} overlaps {net}, {whose}: nothing of the fabric is put in force here; start the hub with another --pod-cidr"
+            ))
+        };
+        let underlay = self.underlay.iter().filter(|u| !self.is_of_pods(&u.interface));
+        let on_link = underlay.flat_map(|u| u.prefixes.iter().map(move |p| (p, &u.interface)));
+        let mut of_node =
+            on_link.filter_map(|(p, name)| what(p, &format!("the network of interface {name}")));
+        let of_hub = || what(&self.hub?.into(), "the hub's address");
+        of_node.next().or_else(of_hub)
+    }
+
+    /// The host's side of pods, which has a gateway's address, may pass for an underlay while the
+    /// real one is gone.
+    fn is_of_pods(&self, interface: &str) -> bool {
+        let mut ports = self.attachments.values().map(|r| &r.wiring.host_interface);
+        interface == BRIDGE || ports.any(|p| p == interface)
+    }
+
     fn ready(&self, config: &AgentConfig) -> Option<(&Snapshot, u16)> {
         let snapshot = self.snapshot.as_ref()?;
-        if !self.looked || self.subnets(config).is_empty() || self.keys.is_empty() {
+        let known = self.looked && !self.subnets(config).is_empty() && !self.keys.is_empty();
+        if !known || self.overlap().is_some() {
             return None;
         }
         Some((snapshot, self.mtu(config)?.ok()?))

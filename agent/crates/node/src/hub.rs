@@ -26,7 +26,7 @@ use crate::snapshot_file::SnapshotFile;
 /// First pause after a failure; doubles up to [`BACKOFF_MAX`].
 const BACKOFF_MIN: Duration = Duration::from_millis(250);
 /// Longest pause between two attempts.
-const BACKOFF_MAX: Duration = Duration::from_secs(15);
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
 const WHO: &str = "hub";
 
@@ -75,8 +75,25 @@ impl HubTask {
                 End::Renewed => continue,
                 End::Retry(line) => self.core.set_problems(WHO, vec![line]),
             }
-            sleep(jitter(pause)).await;
+            tokio::select! {
+                () = sleep(jitter(pause)) => {}
+                // As when the node's network is back: most likely the hub is as well.
+                () = self.network_changed() => {}
+            }
             pause = (pause * 2).min(BACKOFF_MAX);
+        }
+    }
+}
+
+impl HubTask {
+    /// Returns when the node has got other addresses.
+    async fn network_changed(&self) {
+        let mut changes = self.core.changes();
+        let before = self.core.read(|s| s.host_addresses.clone());
+        while changes.changed().await.is_ok() {
+            if self.core.read(|s| s.host_addresses != before) {
+                return;
+            }
         }
     }
 }

@@ -56,6 +56,7 @@ type Running = Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>>;
 /// # Errors
 /// As [`run`].
 pub async fn run_until(config: AgentConfig, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    config.check()?;
     preflight(&config).await?;
     let state_dir = config.state_dir.clone();
     durable::private_dir(&state_dir)

@@ -16,7 +16,7 @@ use crate::network::{NFT_TABLE, OldSysctls, look, perform, plan_removal};
 use crate::run::{SYSCTLS, only_agent};
 
 /// The bridge that `weft-cni` has the delegate `bridge` make.
-const BRIDGE: &str = "weft-br0";
+pub(crate) const BRIDGE: &str = "weft-br0";
 
 /// What `weft-cni` keeps in the directory of attachments: a file for each, and reserved addresses.
 const DELEGATES: &str = "delegates";

@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
+use ipnet::IpNet;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tonic::Status;
 use weft_control::ConvertError;
-use weft_model::NodeName;
+use weft_model::{NodeName, PLUGINS_MAX};
 
 use crate::ca::RequestError;
 use crate::lease::LeaseError;
@@ -39,7 +40,9 @@ pub(crate) enum FabricError {
     RemovedUid,
     #[error("the uid of a node has 1 to 128 printable ASCII characters")]
     Uid,
-    #[error("node {0} is not part of the fabric, or has joined anew: join with the token")]
+    #[error(
+        "node {0} is not part of the fabric any more: run `weft uninstall` on it, then it can join as a new node"
+    )]
     NotMember(NodeName),
     #[error("there is no node {0}: see `weft status`")]
     NoNode(String),
@@ -47,6 +50,10 @@ pub(crate) enum FabricError {
     StaticPeer(NodeName),
     #[error("address {address} belongs to node {owner} already: two nodes cannot have one address")]
     AddressTaken { address: std::net::IpAddr, owner: NodeName },
+    #[error(
+        "address {address} of this node is in pod CIDR {cidr}: start the hub with another --pod-cidr"
+    )]
+    AddressOfPods { address: std::net::IpAddr, cidr: IpNet },
     #[error("address {0} is not one that other nodes can reach: report another")]
     AddressUnusable(std::net::IpAddr),
     #[error("WireGuard key belongs to node {0} already: every node needs its own")]
@@ -55,6 +62,12 @@ pub(crate) enum FabricError {
     NoPlugin(String),
     #[error("plugin {0} is loaded already: use `weft plugin replace`")]
     PluginExists(String),
+    #[error(
+        "{PLUGINS_MAX} plugins are there already, more cannot run: unload one first (`weft plugin list`)"
+    )]
+    TooManyPlugins,
+    #[error("{node} refused it: {reason}; everything is as before")]
+    PluginRefused { node: NodeName, reason: String },
     #[error("plugin {name} is declared in {}: change it there", .file.display())]
     PluginDeclared { name: String, file: PathBuf },
     #[error("`{0}` is no plugin name: use up to 63 lower-case letters, digits and `-`")]
@@ -63,6 +76,8 @@ pub(crate) enum FabricError {
     Module(#[from] ModuleError),
     #[error("the configuration has {0} bytes, 1 MiB at most are taken")]
     ConfigTooLarge(usize),
+    #[error("the hub failed on this request; see its log")]
+    Broken,
     #[error("no plugin has a module of this digest")]
     NoModule,
     #[error(transparent)]
@@ -99,13 +114,19 @@ impl From<FabricError> for Status {
             E::NoNode(_) | E::NoPlugin(_) | E::NoModule => Self::not_found(text),
             E::Uid
             | E::AddressUnusable(_)
+            | E::AddressOfPods { .. }
             | E::PluginName(_)
+            | E::PluginRefused { .. }
             | E::Module(_)
             | E::ConfigTooLarge(_)
             | E::Convert(_)
             | E::Request(_) => Self::invalid_argument(text),
-            E::Lease(LeaseError::Exhausted { .. }) => Self::resource_exhausted(text),
-            E::Lease(LeaseError::Store(_)) | E::Store(_) => Self::internal(text),
+            E::TooManyPlugins | E::Lease(LeaseError::Exhausted { .. }) => {
+                Self::resource_exhausted(text)
+            }
+            // Waiting helps.
+            E::Lease(LeaseError::Resting { .. }) => Self::unavailable(text),
+            E::Broken | E::Lease(LeaseError::Store(_)) | E::Store(_) => Self::internal(text),
         }
     }
 }

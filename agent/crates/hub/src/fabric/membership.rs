@@ -86,6 +86,7 @@ impl Fabric {
         if let Some(node) = self.state().nodes.get_mut(name) {
             node.streams = node.streams.saturating_sub(1);
         }
+        self.heard.notify_one();
     }
 
     /// Takes a node out for good.

@@ -1,10 +1,11 @@
 //! Everything the hub knows, made into what a snapshot says. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::Path;
 
 use ipnet::IpNet;
-use weft_model::{Cluster, Encapsulation, Node, NodeName, PluginSpec, Pod, PodName};
+use weft_model::{Cluster, Encapsulation, Node, NodeName, PLUGINS_MAX, PluginSpec, Pod, PodName};
 
 use super::state::{Joined, State};
 use crate::source::Problem;
@@ -29,6 +30,9 @@ pub(crate) fn merge(cluster: &Cluster, state: &State) -> Merged {
         merged.nodes.insert(name.clone(), node_of(name, joined));
     }
     merged.plugins.clone_from(&state.plugins);
+    if let Some(trial) = &state.trial {
+        merged.plugins.insert(trial.spec.name.clone(), trial.spec.clone());
+    }
     for defined in state.source.objects.values() {
         merged.take(cluster, state, defined);
     }
@@ -66,13 +70,15 @@ impl Merged {
                     node.labels.clone_from(labels);
                 }
             }
-            Object::StaticPeer(peer) => match self.check_peer(cluster, peer) {
-                Ok(()) => {
-                    self.static_peers.insert(peer.name.clone());
-                    self.nodes.insert(peer.name.clone(), peer.clone());
+            Object::StaticPeer(peer) => {
+                match self.check_peer(cluster, &state.own_addresses, peer) {
+                    Ok(()) => {
+                        self.static_peers.insert(peer.name.clone());
+                        self.nodes.insert(peer.name.clone(), peer.clone());
+                    }
+                    Err(reason) => self.misfit(defined, reason),
                 }
-                Err(reason) => self.misfit(defined, reason),
-            },
+            }
             Object::Pod(pod) => drop(self.pods.insert(pod.name.clone(), pod.clone())),
             Object::PacketFilter(filter) => self.take_filter(state, defined, filter),
             // Read and checked; nothing in the snapshot speaks of them.
@@ -83,7 +89,12 @@ impl Merged {
         }
     }
 
-    fn check_peer(&self, cluster: &Cluster, peer: &Node) -> Result<(), String> {
+    fn check_peer(
+        &self,
+        cluster: &Cluster,
+        own: &BTreeSet<IpAddr>,
+        peer: &Node,
+    ) -> Result<(), String> {
         if self.nodes.contains_key(&peer.name) {
             return Err(format!("a node named {} has joined: rename this static peer", peer.name));
         }
@@ -111,11 +122,36 @@ impl Merged {
                 return Err(format!("{subnet} is held by node {} already", holder.name));
             }
         }
+        self.check_peer_addresses(cluster, own, peer)?;
         let keys = |n: &&Node| n.keys.iter().any(|k| peer.keys.contains(k));
         match self.nodes.values().find(keys) {
             Some(owner) => Err(format!("its public key is node {}'s already", owner.name)),
             None => Ok(()),
         }
+    }
+
+    /// What is sent to one of its addresses goes to the peer: it cannot be somebody else's.
+    fn check_peer_addresses(
+        &self,
+        cluster: &Cluster,
+        own: &BTreeSet<IpAddr>,
+        peer: &Node,
+    ) -> Result<(), String> {
+        for address in &peer.addresses {
+            if let Some(owner) = self.nodes.values().find(|n| n.addresses.contains(address)) {
+                return Err(format!("address {address} is node {}'s already", owner.name));
+            }
+            if own.contains(address) {
+                return Err(format!("address {address} is the hub's own"));
+            }
+            if address.is_loopback() || address.is_unspecified() || address.is_multicast() {
+                return Err(format!("address {address} is not one that nodes can reach"));
+            }
+            if let Some(cidr) = cluster.pod_cidrs.iter().find(|c| c.contains(address)) {
+                return Err(format!("address {address} is in pod CIDR {cidr}"));
+            }
+        }
+        Ok(())
     }
 
     fn take_filter(&mut self, state: &State, defined: &Defined, filter: &PacketFilter) {
@@ -124,6 +160,10 @@ impl Merged {
                 "plugin {0} was loaded by command: unload it (`weft plugin unload {0}`) first",
                 filter.name
             );
+            return self.misfit(defined, reason);
+        }
+        if self.plugins.len() >= PLUGINS_MAX {
+            let reason = format!("{PLUGINS_MAX} plugins are there already, more cannot run");
             return self.misfit(defined, reason);
         }
         // A module that cannot be read has been reported by the source.

@@ -5,75 +5,81 @@ use std::sync::Arc;
 
 use prost::Message as _;
 use weft_control::{FromProto as _, ToProto as _};
-use weft_model::{Generation, PluginSpec};
+use weft_model::{Generation, PLUGINS_MAX, PluginSpec};
 use weft_proto::v1;
 
-use super::state::State;
+use super::state::{State, Trial};
 use super::{Fabric, FabricError};
 use crate::module::check_module;
 use crate::source::files::Module;
-use crate::source::object::Object;
+use crate::source::object::{Object, is_label};
 use crate::store::{Change, Table};
 
 const CONFIG_MAX: usize = 1 << 20;
 
 impl Fabric {
-    /// Loads or replaces a plugin.
-    pub(crate) fn load_plugin(
-        &self,
-        request: v1::LoadPluginRequest,
-    ) -> Result<Generation, FabricError> {
+    /// Checks what can be told here of a plugin to load, or to put in another's place.
+    pub(super) fn candidate(&self, request: v1::LoadPluginRequest) -> Result<Trial, FabricError> {
         let declared_name = check_module(&request.module)?;
         let name = if request.name.is_empty() { declared_name } else { request.name };
         check_name(&name)?;
-        check_config(&request.config)?;
         let module = Module::new(request.module);
-        let spec = PluginSpec::from_proto(v1::PluginSpec {
-            name: name.clone(),
-            digest: module.digest.to_vec(),
-            config: request.config,
-            priority: request.priority,
-            position: request.position,
-            on_fault: request.on_fault,
-            deadline_us: request.deadline_us,
-        })?;
         let mut state = self.state();
         if let Some(file) = declared_in(&state, &name) {
             return Err(FabricError::PluginDeclared { name, file });
         }
-        match (state.plugins.contains_key(&name), request.replace) {
-            (true, false) => return Err(FabricError::PluginExists(name)),
-            (false, true) => return Err(FabricError::NoPlugin(name)),
-            (true, true) | (false, false) => {}
+        let before = match (state.plugins.get(&name), request.replace) {
+            (Some(_), false) => return Err(FabricError::PluginExists(name)),
+            (None, true) => return Err(FabricError::NoPlugin(name)),
+            (before, _) => before.map(|b| b.to_proto()),
+        };
+        if before.is_none() && self.history.newest().snapshot.plugins.len() >= PLUGINS_MAX {
+            return Err(FabricError::TooManyPlugins);
         }
-        let before = state.plugins.insert(name, spec.clone());
-        let unused = before.map(|b| b.digest).filter(|d| !in_use(&state, d)).map(|d| hex(&d));
-        let (key, bytes) = (hex(&spec.digest), spec.to_proto().encode_to_vec());
-        let mut changes = vec![
-            Change::Put(Table::Modules, &key, &module.bytes),
-            Change::Put(Table::Plugins, &spec.name, &bytes),
-        ];
-        changes.extend(unused.as_deref().map(|d| Change::Remove(Table::Modules, d)));
-        self.commit(&mut state, &changes)
+        // What is not said stays as it was.
+        let before = before.unwrap_or_default();
+        let said = |value: i32, before: i32| if value == 0 { before } else { value };
+        let spec = PluginSpec::from_proto(v1::PluginSpec {
+            name,
+            digest: module.digest.to_vec(),
+            config: request.config.unwrap_or(before.config),
+            priority: request.priority.unwrap_or(before.priority),
+            position: said(request.position, before.position),
+            on_fault: said(request.on_fault, before.on_fault),
+            deadline_us: request.deadline_us.or(before.deadline_us),
+        })?;
+        check_config(&spec.config)?;
+        let trial = Trial { spec, module: Some(Arc::new(module)) };
+        state.trial = Some(trial.clone());
+        Ok(trial)
     }
 
-    /// Gives a plugin another configuration.
-    pub(crate) fn configure_plugin(
-        &self,
-        name: &str,
-        config: Vec<u8>,
-    ) -> Result<Generation, FabricError> {
+    /// As [`Fabric::candidate`], of another configuration.
+    pub(super) fn reconfigured(&self, name: &str, config: Vec<u8>) -> Result<Trial, FabricError> {
         check_config(&config)?;
         let mut state = self.state();
-        let mut spec = loaded(&state, name)?;
-        spec.config = config;
-        let bytes = spec.to_proto().encode_to_vec();
-        state.plugins.insert(name.to_owned(), spec);
-        self.commit(&mut state, &[Change::Put(Table::Plugins, name, &bytes)])
+        let spec = PluginSpec { config, ..loaded(&state, name)? };
+        let trial = Trial { spec, module: None };
+        state.trial = Some(trial.clone());
+        Ok(trial)
+    }
+
+    /// Takes a plugin for good.
+    pub(super) fn keep(&self, trial: &Trial) -> Result<(), FabricError> {
+        let mut state = self.state();
+        state.trial = None;
+        let spec = &trial.spec;
+        let before = state.plugins.insert(spec.name.clone(), spec.clone());
+        let unused = before.map(|b| b.digest).filter(|d| !in_use(&state, d)).map(|d| hex(&d));
+        let (key, bytes) = (hex(&spec.digest), spec.to_proto().encode_to_vec());
+        let mut changes = vec![Change::Put(Table::Plugins, &spec.name, &bytes)];
+        changes.extend(trial.module.iter().map(|m| Change::Put(Table::Modules, &key, &m.bytes)));
+        changes.extend(unused.as_deref().map(|d| Change::Remove(Table::Modules, d)));
+        self.commit(&mut state, &changes).map(drop)
     }
 
     /// Takes a plugin out.
-    pub(crate) fn unload_plugin(&self, name: &str) -> Result<Generation, FabricError> {
+    pub(super) fn take_out(&self, name: &str) -> Result<Generation, FabricError> {
         let mut state = self.state();
         let spec = loaded(&state, name)?;
         state.plugins.remove(name);
@@ -87,7 +93,8 @@ impl Fabric {
     pub(crate) fn module(&self, digest: &[u8; 32]) -> Result<Arc<Module>, FabricError> {
         let declared = {
             let state = self.state();
-            let mut modules = state.source.modules.values();
+            let tried = state.trial.iter().filter_map(|t| t.module.as_ref());
+            let mut modules = state.source.modules.values().chain(tried);
             modules.find(|m| m.digest == *digest).cloned()
         };
         if let Some(module) = declared {
@@ -124,6 +131,7 @@ impl Fabric {
     fn commit(&self, state: &mut State, changes: &[Change<'_>]) -> Result<Generation, FabricError> {
         if let Err(error) = self.store.write(changes) {
             state.plugins = State::load(&self.store, &self.leases)?.plugins;
+            self.publish(state)?;
             return Err(error.into());
         }
         self.publish(state)?;
@@ -155,10 +163,9 @@ fn check_config(config: &[u8]) -> Result<(), FabricError> {
     Ok(())
 }
 
-/// A DNS-1123 label: a node name without dots and no longer than one label.
+/// A DNS-1123 label.
 fn check_name(name: &str) -> Result<(), FabricError> {
-    let label = !name.contains('.') && weft_model::NodeName::try_new(name).is_ok();
-    if label { Ok(()) } else { Err(FabricError::PluginName(name.to_owned())) }
+    if is_label(name) { Ok(()) } else { Err(FabricError::PluginName(name.to_owned())) }
 }
 
 fn hex(digest: &[u8; 32]) -> String {

@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use weft_model::NodeName;
 use weft_proto::v1;
 
@@ -11,12 +12,21 @@ use super::{Fabric, FabricError};
 use crate::store::{Change, Table};
 
 impl Fabric {
-    /// Takes a report; on disk before it is published, if it says anything new.
+    /// Takes a report; on disk before it is published, if it says anything new. What is refused shows
+    /// in the status until the node says something better.
     pub(crate) fn report(
         &self,
         name: &NodeName,
         message: v1::ReportRequest,
     ) -> Result<(), FabricError> {
+        let taken = self.take_report(name, message);
+        if let Some(node) = self.state().nodes.get_mut(name) {
+            node.complaint = taken.as_ref().err().map(ToString::to_string);
+        }
+        taken
+    }
+
+    fn take_report(&self, name: &NodeName, message: v1::ReportRequest) -> Result<(), FabricError> {
         let mut reported = Reported::from_message(&message)?;
         let mut state = self.state();
         let Some(own) = state.nodes.get(name) else {
@@ -24,7 +34,7 @@ impl Fabric {
         };
         let subnets = own.subnets.clone();
         let changed = own.reported.clone();
-        check_addresses(&reported.addresses)?;
+        check_addresses(&reported.addresses, &self.cluster.pod_cidrs)?;
         for pod in &mut reported.pods {
             pod.node = Some(name.clone());
             let (pod_name, subnets) = (&pod.name, &subnets);
@@ -50,6 +60,7 @@ impl Fabric {
             node.plugins = message.plugins;
         }
         self.publish(&mut state)?;
+        self.heard.notify_one();
         Ok(())
     }
 
@@ -73,7 +84,12 @@ impl Fabric {
     }
 }
 
-fn check_addresses(addresses: &[IpAddr]) -> Result<(), FabricError> {
+fn check_addresses(addresses: &[IpAddr], pods: &[IpNet]) -> Result<(), FabricError> {
+    for address in addresses {
+        if let Some(cidr) = pods.iter().find(|c| c.contains(address)) {
+            return Err(FabricError::AddressOfPods { address: *address, cidr: *cidr });
+        }
+    }
     let unusable = |a: &&IpAddr| a.is_loopback() || a.is_unspecified() || a.is_multicast();
     match addresses.iter().find(unusable) {
         Some(address) => Err(FabricError::AddressUnusable(*address)),

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use prost::Message as _;
@@ -13,7 +14,7 @@ use weft_proto::v1;
 use crate::ca::Incarnation;
 use crate::lease::{Allocator, LeaseStore};
 use crate::source::Problem;
-use crate::source::files::Objects;
+use crate::source::files::{Module, Objects};
 use crate::store::{Change, Store, StoreError, Table};
 
 /// What is on disk of a node that joined.
@@ -46,6 +47,16 @@ pub(crate) struct Joined {
     pub(crate) applied_generation: u64,
     pub(crate) last_report_unix: i64,
     pub(crate) plugins: Vec<v1::PluginStatus>,
+    /// Why its last report was refused.
+    pub(crate) complaint: Option<String>,
+}
+
+/// A plugin that is published and not yet agreed to.
+#[derive(Clone)]
+pub(crate) struct Trial {
+    pub(crate) spec: PluginSpec,
+    /// `None` if it is one that is in use already.
+    pub(crate) module: Option<Arc<Module>>,
 }
 
 /// Everything behind the fabric's lock.
@@ -54,12 +65,17 @@ pub(crate) struct State {
     pub(crate) nodes: BTreeMap<NodeName, Joined>,
     /// Uids that may not join.
     pub(crate) removed: BTreeSet<String>,
-    /// Loaded by the API.
+    /// Loaded by the API, as it is on disk.
     pub(crate) plugins: BTreeMap<String, PluginSpec>,
+    /// What nodes are being asked about; not on disk, so that a hub that is killed meanwhile starts
+    /// with what was good before.
+    pub(crate) trial: Option<Trial>,
     pub(crate) source: Objects,
     /// Objects that are good in themselves and do not fit the others.
     pub(crate) misfits: Vec<Problem>,
     pub(crate) static_peers: BTreeSet<NodeName>,
+    /// Addresses of the hub's own machine, as far as they are known.
+    pub(crate) own_addresses: BTreeSet<IpAddr>,
     /// Generations below this may be given without writing it down.
     pub(crate) generation_bound: u64,
 }
@@ -74,6 +90,7 @@ impl Joined {
             applied_generation: 0,
             last_report_unix: 0,
             plugins: Vec::new(),
+            complaint: None,
         }
     }
 }

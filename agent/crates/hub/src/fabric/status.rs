@@ -18,11 +18,15 @@ impl Fabric {
         };
         let nodes = snapshot.nodes.values().map(|n| node_status(&state, n, pods_on(n)));
         let problems = state.source.problems.iter().chain(&state.misfits);
+        let complaints = state.nodes.iter().filter_map(|(name, node)| {
+            let reason = node.complaint.clone()?;
+            Some(v1::SourceProblem { file: format!("node {name}"), line: 0, reason })
+        });
         v1::FabricStatus {
             generation: snapshot.generation.0,
             cluster: Some(snapshot.cluster.to_proto()),
             nodes: nodes.collect(),
-            problems: problems.map(problem).collect(),
+            problems: problems.map(problem).chain(complaints).collect(),
             pods: count(snapshot.pods.len()),
         }
     }

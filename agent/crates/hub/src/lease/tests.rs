@@ -59,7 +59,8 @@ fn freed_subnet_rests_before_it_is_given_again() {
     let a = allocator(store, &[("10.1.0.0/24", 24)]);
     a.acquire("a", &[], 1000).unwrap();
     a.release("a", 1000).unwrap();
-    assert!(a.acquire("b", &[], 1599).is_err());
+    let resting = a.acquire("b", &[], 1599).unwrap_err();
+    assert!(resting.to_string().contains("free again in 1 s"), "{resting}");
     assert_eq!(a.acquire("b", &[], 1600).unwrap(), [net("10.1.0.0/24")]);
 }
 

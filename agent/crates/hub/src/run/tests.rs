@@ -18,6 +18,8 @@ use weft_proto::v1;
 use weft_proto::v1::control_client::ControlClient;
 use weft_proto::v1::hub_client::HubClient;
 
+mod plugins;
+
 use super::*;
 use crate::module::tests::{EXPORTS, module};
 use crate::{issue_admin, show_token};
@@ -41,6 +43,20 @@ impl Bench {
         let hub = start(config).await.unwrap();
         let token = show_token(&dir.path().join("state")).unwrap();
         Self { dir, hub, token }
+    }
+
+    /// A hub with what a killed one leaves: its files at this moment, without a closing write.
+    async fn after_a_kill(&self) -> Self {
+        let after = tempfile::tempdir().unwrap();
+        for sub in ["state", "manifests"] {
+            fs::create_dir(after.path().join(sub)).unwrap();
+        }
+        for entry in fs::read_dir(self.dir.path().join("state")).unwrap() {
+            let entry = entry.unwrap();
+            fs::copy(entry.path(), after.path().join("state").join(entry.file_name())).unwrap();
+        }
+        let hub = start(config(after.path())).await.unwrap();
+        Self { dir: after, hub, token: self.token.clone() }
     }
 
     fn address(&self) -> String {
@@ -400,6 +416,60 @@ async fn manifests_are_followed() {
 }
 
 #[tokio::test]
+async fn static_peer_cannot_have_the_address_of_a_node_or_of_the_hub() {
+    let bench = Bench::new().await;
+    let a = bench.join("node-a").await;
+    let mut client = bench.node(&a).await;
+    let report =
+        v1::ReportRequest { addresses: vec!["192.0.2.7".into()], ..v1::ReportRequest::default() };
+    client.report(report).await.unwrap();
+    let peer = |name: &str, subnet: u8, address: &str| {
+        format!(
+            "apiVersion: v1\nkind: Node\nmetadata:\n  name: {name}\n  annotations:\n    weft.dev/static-peer: \"true\"\n    weft.dev/public-key: {key}\nspec: {{podCIDRs: [10.42.{subnet}.0/24]}}\nstatus: {{addresses: [{{type: InternalIP, address: {address}}}]}}\n---\n",
+            key = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, [subnet; 32])
+        )
+    };
+    let mut stream = watch_from(&mut client, vec![]).await;
+    let (mut snapshot, _) = first(&mut stream).await;
+    let all = peer("of-node", 11, "192.0.2.7")
+        + &peer("of-hub", 12, "127.0.0.1")
+        + &peer("of-pods", 13, "10.42.13.1")
+        + &peer("own", 14, "192.0.2.8");
+    fs::write(bench.manifest("peers.yaml"), all).unwrap();
+    until(&mut stream, &mut snapshot, |s| s.nodes.len() == 2).await;
+    assert!(snapshot.nodes.keys().any(|n| n.as_str() == "own"));
+    let status = bench.control().await.get_status(v1::GetStatusRequest {}).await.unwrap();
+    let reasons: Vec<_> = status.into_inner().problems.into_iter().map(|p| p.reason).collect();
+    assert!(
+        reasons.iter().any(|r| r == "address 192.0.2.7 is node node-a's already"),
+        "{reasons:?}"
+    );
+    assert!(reasons.iter().any(|r| r == "address 127.0.0.1 is the hub's own"), "{reasons:?}");
+    assert!(reasons.iter().any(|r| r.contains("in pod CIDR 10.42.0.0/16")), "{reasons:?}");
+}
+
+#[tokio::test]
+async fn node_whose_address_is_in_the_pod_cidr_is_told_and_so_is_the_operator() {
+    let bench = Bench::new().await;
+    let a = bench.join("node-a").await;
+    let mut client = bench.node(&a).await;
+    let report = |address: &str| v1::ReportRequest {
+        addresses: vec![address.into()],
+        ..v1::ReportRequest::default()
+    };
+    let status = client.report(report("10.42.9.9")).await.unwrap_err();
+    assert!(status.message().contains("10.42.9.9"), "{status:?}");
+    assert!(status.message().contains("10.42.0.0/16"), "{status:?}");
+    let problems = async || {
+        let status = bench.control().await.get_status(v1::GetStatusRequest {}).await.unwrap();
+        status.into_inner().problems
+    };
+    assert_eq!(problems().await[0].file, "node node-a");
+    client.report(report("192.0.2.1")).await.unwrap();
+    assert_eq!(problems().await, []);
+}
+
+#[tokio::test]
 async fn everything_promised_survives_a_kill() {
     let bench = Bench::new().await;
     let a = bench.join("node-a").await;
@@ -416,17 +486,7 @@ async fn everything_promised_survives_a_kill() {
     control.rotate_keys(v1::RotateKeysRequest::default()).await.unwrap();
     let mut stream = watch_from(&mut client, vec![]).await;
     let (before, resume) = first(&mut stream).await;
-    // What a killed hub leaves: its files at this moment, without a closing write.
-    let after = tempfile::tempdir().unwrap();
-    for sub in ["state", "manifests"] {
-        fs::create_dir(after.path().join(sub)).unwrap();
-    }
-    for entry in fs::read_dir(bench.dir.path().join("state")).unwrap() {
-        let entry = entry.unwrap();
-        fs::copy(entry.path(), after.path().join("state").join(entry.file_name())).unwrap();
-    }
-    let hub = start(config(after.path())).await.unwrap();
-    let second = Bench { dir: after, hub, token: bench.token.clone() };
+    let second = bench.after_a_kill().await;
     let mut client = second.node(&a).await;
     let mut stream = watch_from(&mut client, resume).await;
     let update = next(&mut stream).await;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 use weft_control::convert::texts;
+use weft_model::Generation;
 use weft_proto::v1;
 use weft_proto::v1::control_server::Control;
 
@@ -52,35 +53,32 @@ impl Control for ControlService {
         request: Request<v1::LoadPluginRequest>,
     ) -> Result<Response<v1::LoadPluginResponse>, Status> {
         let request = self.admit(request)?;
-        let load = move |fabric: &Fabric| {
-            let generation = fabric.load_plugin(request)?.0;
-            Ok::<_, FabricError>(v1::LoadPluginResponse { generation })
-        };
-        blocking(&self.fabric, load).await
+        let fabric = self.fabric.clone();
+        let load = async move { fabric.load_plugin(request).await };
+        let generation = to_the_end(load).await?;
+        Ok(Response::new(v1::LoadPluginResponse { generation }))
     }
 
     async fn configure_plugin(
         &self,
         request: Request<v1::ConfigurePluginRequest>,
     ) -> Result<Response<v1::ConfigurePluginResponse>, Status> {
-        let request = self.admit(request)?;
-        let configure = move |fabric: &Fabric| {
-            let generation = fabric.configure_plugin(&request.name, request.config)?.0;
-            Ok::<_, FabricError>(v1::ConfigurePluginResponse { generation })
-        };
-        blocking(&self.fabric, configure).await
+        let v1::ConfigurePluginRequest { name, config } = self.admit(request)?;
+        let fabric = self.fabric.clone();
+        let configure = async move { fabric.configure_plugin(name, config).await };
+        let generation = to_the_end(configure).await?;
+        Ok(Response::new(v1::ConfigurePluginResponse { generation }))
     }
 
     async fn unload_plugin(
         &self,
         request: Request<v1::UnloadPluginRequest>,
     ) -> Result<Response<v1::UnloadPluginResponse>, Status> {
-        let request = self.admit(request)?;
-        let unload = move |fabric: &Fabric| {
-            let generation = fabric.unload_plugin(&request.name)?.0;
-            Ok::<_, FabricError>(v1::UnloadPluginResponse { generation })
-        };
-        blocking(&self.fabric, unload).await
+        let name = self.admit(request)?.name;
+        let fabric = self.fabric.clone();
+        let unload = async move { fabric.unload_plugin(name).await };
+        let generation = to_the_end(unload).await?;
+        Ok(Response::new(v1::UnloadPluginResponse { generation }))
     }
 
     async fn list_plugins(
@@ -116,4 +114,12 @@ impl Control for ControlService {
         };
         blocking(&self.fabric, remove).await
     }
+}
+
+/// A change of plugins goes on when the caller has gone: nothing is left on trial.
+async fn to_the_end(
+    change: impl Future<Output = Result<Generation, FabricError>> + Send + 'static,
+) -> Result<u64, Status> {
+    let done = tokio::spawn(change).await.unwrap_or(Err(FabricError::Broken));
+    Ok(done?.0)
 }

@@ -63,6 +63,10 @@ impl Hub for HubService {
         request: Request<v1::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let (name, expires_unix) = access::node(&self.fabric, &request)?;
+        if let Some(own) = request.local_addr().map(|a| a.ip().to_canonical()) {
+            let note = move |fabric: &Fabric| fabric.reached_at(own).map_err(FabricError::from);
+            blocking(&self.fabric, note).await?;
+        }
         let cursor = self.fabric.history().cursor(&request.into_inner().resume);
         let (sender, receiver) = mpsc::channel(1);
         let watcher = Watcher {

@@ -12,11 +12,12 @@ use std::time::Duration;
 use notify::{RecursiveMode, Watcher as _};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
+use weft_control::MODULE_MAX;
 
 use super::Problem;
 use super::index::{Defined, Index};
 use super::object::{Key, Object, PacketFilter};
-use crate::module::check_module;
+use crate::module::{ModuleError, check_module};
 
 /// Changes that come within this time of each other are read at once.
 const DEBOUNCE: Duration = Duration::from_millis(150);
@@ -94,7 +95,7 @@ impl Directory {
                     self.index.set(&path, &text);
                     self.stamps.insert(path, stamp);
                 }
-                Err(error) => self.index.set_unreadable(&path, error),
+                Err((line, reason)) => self.index.set_unreadable(&path, line, reason),
             }
         }
         let (objects, mut problems) = self.index.objects();
@@ -140,17 +141,32 @@ impl Directory {
 }
 
 fn read_module(path: &Path) -> Result<Arc<Module>, String> {
-    let bytes = fs::read(path).map_err(|e| format!("module {}: {e}", path.display()))?;
+    let failed = |e: io::Error| format!("module {}: {e}", path.display());
+    let length = fs::metadata(path).map_err(failed)?.len();
+    if let Ok(length) = usize::try_from(length)
+        && length > MODULE_MAX
+    {
+        let error = ModuleError::TooLarge(length);
+        return Err(format!("module {}: {error}", path.display()));
+    }
+    let bytes = fs::read(path).map_err(failed)?;
     check_module(&bytes).map_err(|e| format!("module {}: {e}", path.display()))?;
     Ok(Arc::new(Module::new(bytes)))
 }
 
-fn read(path: &Path, max: u64) -> Result<String, String> {
-    let length = fs::metadata(path).map_err(|e| e.to_string())?.len();
+/// The text of a file, or the line of what is wrong with it (0: all of it) and what that is.
+fn read(path: &Path, max: u64) -> Result<String, (usize, String)> {
+    let failed = |e: io::Error| (0, e.to_string());
+    let length = fs::metadata(path).map_err(failed)?.len();
     if length > max {
-        return Err(format!("{length} bytes are too many, {max} at most are read: split the file"));
+        let reason = format!("{length} bytes are too many, {max} at most are read: split the file");
+        return Err((0, reason));
     }
-    fs::read_to_string(path).map_err(|e| e.to_string())
+    String::from_utf8(fs::read(path).map_err(failed)?).map_err(|error| {
+        let good = error.as_bytes().iter().take(error.utf8_error().valid_up_to());
+        let line = 1 + good.filter(|b| **b == b'\n').count();
+        (line, "this is not UTF-8: save the file in that encoding".to_owned())
+    })
 }
 
 fn stamp(metadata: &fs::Metadata) -> Stamp {
@@ -226,4 +242,19 @@ async fn settle(changes: &mut mpsc::Receiver<()>) {
         async { while let Ok(Some(())) = tokio::time::timeout(DEBOUNCE, changes.recv()).await {} };
     // Out of patience: read what there is.
     let _ = tokio::time::timeout(DEBOUNCE_MAX, quiet).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_that_is_not_utf8_is_reported_with_its_line() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("a.yaml"), b"# one\n# two\n# \xff\n").unwrap();
+        let problems = Directory::new(dir.path().to_owned()).scan().problems;
+        assert_eq!(problems.len(), 1);
+        assert_eq!(problems[0].line, 3);
+        assert!(problems[0].reason.contains("UTF-8"), "{problems:?}");
+    }
 }

@@ -38,7 +38,8 @@ impl Index {
     /// not there now are kept: the file may be half-written.
     pub(crate) fn set(&mut self, path: &Path, text: &str) {
         let mut file = File::default();
-        for document in split(text) {
+        // Some editors put a byte order mark before everything.
+        for document in split(text.trim_start_matches('\u{feff}')) {
             file.take(path, document);
         }
         let before = self.files.remove(path).unwrap_or_default();
@@ -51,9 +52,9 @@ impl Index {
     }
 
     /// The file cannot be read: its objects stay, the problem shows.
-    pub(crate) fn set_unreadable(&mut self, path: &Path, reason: String) {
+    pub(crate) fn set_unreadable(&mut self, path: &Path, line: usize, reason: String) {
         let file = self.files.entry(path.to_owned()).or_default();
-        file.problems = vec![Problem { file: path.to_owned(), line: 0, reason }];
+        file.problems = vec![Problem { file: path.to_owned(), line, reason }];
     }
 
     /// The file is gone.
@@ -97,7 +98,10 @@ impl Index {
 impl File {
     fn take(&mut self, path: &Path, document: Document<'_>) {
         let line = document.line;
-        match object::read(document.text) {
+        // A map, unlike the readers of objects, notices a key that is there twice.
+        let unique = serde_yaml_ng::from_str::<serde_yaml_ng::Value>(document.text);
+        let read = unique.map_err(ObjectError::from).and_then(|_| object::read(document.text));
+        match read {
             Ok(Read::List(items)) => {
                 for (i, item) in items.iter().enumerate() {
                     self.take_item(path, line, i, item);

@@ -13,6 +13,8 @@ use serde::de::DeserializeOwned;
 use serde_yaml_ng::Value;
 use weft_model::{HookPosition, MacAddr, NodeName, OnFault, PodName, PublicKey};
 
+use super::check;
+
 const STATIC_PEER: &str = "weft.dev/static-peer";
 const ENDPOINT: &str = "weft.dev/endpoint";
 const PUBLIC_KEY: &str = "weft.dev/public-key";
@@ -167,14 +169,17 @@ pub(crate) fn read<D: Parse + ?Sized>(document: &D) -> Result<Read, ObjectError>
         }
         ("v1", "Service") => {
             let o: Service = document.parse()?;
+            check::service(&o)?;
             (key(&kind, &o.metadata)?, Object::Service(Box::new(o)))
         }
         ("discovery.k8s.io/v1", "EndpointSlice") => {
             let o: EndpointSlice = document.parse()?;
+            check::slice(&o)?;
             (key(&kind, &o.metadata)?, Object::EndpointSlice(Box::new(o)))
         }
         ("networking.k8s.io/v1", "NetworkPolicy") => {
             let o: NetworkPolicy = document.parse()?;
+            check::policy(&o)?;
             (key(&kind, &o.metadata)?, Object::NetworkPolicy(Box::new(o)))
         }
         ("weft.dev/v1alpha1", "PacketFilter") => packet_filter(document.parse()?)?,
@@ -196,18 +201,43 @@ fn name_of(metadata: &ObjectMeta) -> Result<String, ObjectError> {
     name.ok_or(ObjectError::Missing("metadata.name"))
 }
 
+/// The name, as Kubernetes would take it: a DNS subdomain, for some kinds a label.
+fn legal_name(kind: &str, metadata: &ObjectMeta) -> Result<String, ObjectError> {
+    let name = name_of(metadata)?;
+    let label = matches!(kind, "Namespace" | "Service" | "PacketFilter");
+    let legal = if label { is_label(&name) } else { NodeName::try_new(name.as_str()).is_ok() };
+    let expected = if label {
+        "name: up to 63 lower-case letters, digits and `-`"
+    } else {
+        "name: up to 253 lower-case letters, digits, `-` and `.`"
+    };
+    if legal {
+        return Ok(name);
+    }
+    Err(ObjectError::Value { field: "metadata.name", value: name, expected })
+}
+
+/// A DNS-1123 label.
+pub(crate) fn is_label(name: &str) -> bool {
+    name.len() <= 63 && !name.contains('.') && NodeName::try_new(name).is_ok()
+}
+
 fn key(kind: &str, metadata: &ObjectMeta) -> Result<Key, ObjectError> {
     let namespace = metadata.namespace.clone().filter(|n| !n.is_empty());
     let namespace = namespace.unwrap_or_else(|| "default".to_owned());
-    Ok(Key { kind: kind.to_owned(), namespace, name: name_of(metadata)? })
+    if !is_label(&namespace) {
+        let expected = "namespace: up to 63 lower-case letters, digits and `-`";
+        return Err(ObjectError::Value { field: "metadata.namespace", value: namespace, expected });
+    }
+    Ok(Key { kind: kind.to_owned(), namespace, name: legal_name(kind, metadata)? })
 }
 
 fn cluster_key(kind: &str, metadata: &ObjectMeta) -> Result<Key, ObjectError> {
-    let name = name_of(metadata)?;
+    let name = legal_name(kind, metadata)?;
     Ok(Key { kind: kind.to_owned(), namespace: String::new(), name })
 }
 
-fn value<T: std::str::FromStr>(
+pub(super) fn value<T: std::str::FromStr>(
     field: &'static str,
     text: &str,
     expected: &'static str,

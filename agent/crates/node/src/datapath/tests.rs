@@ -140,6 +140,7 @@ pub(crate) fn joined_core(dir: &Path) -> Arc<Core> {
             mtu: 1500,
             address: "192.0.2.1".parse().unwrap(),
             addresses: vec!["192.0.2.1".parse().unwrap()],
+            prefixes: vec!["192.0.2.0/24".parse().unwrap()],
         });
     });
     Arc::new(core)

@@ -45,27 +45,30 @@ pub(crate) struct Desired {
 }
 
 impl Desired {
-    /// From what is known; `None` until the node has a subnet.
+    /// From what is known; `None` until the node has a subnet. Nothing but the ports if the fabric
+    /// must not be put in force here.
     pub(crate) fn new(config: &AgentConfig, state: &State) -> Option<Self> {
         let cluster = &state.snapshot.as_ref()?.cluster;
         let addresses = state.gateways(config);
         if addresses.is_empty() {
             return None;
         }
+        let overlap = state.overlap().is_some();
+        let addresses = if overlap { Vec::new() } else { addresses };
         let underlay = state.underlay.as_ref();
         let source = |family: Family| {
             let own = underlay.into_iter().flat_map(|u| &u.addresses).copied();
             let gateways = addresses.iter().map(IpNet::addr);
             own.chain(gateways).find(|a| Family::of(&IpNet::from(*a)) == family)
         };
-        let cidrs = &cluster.pod_cidrs;
+        let cidrs: &[IpNet] = if overlap { &[] } else { &cluster.pod_cidrs };
         let ipv6 = cidrs.iter().any(|c| matches!(c, IpNet::V6(_)));
         let interface = config.interface.clone();
         Some(Self {
             routes: cidrs.iter().map(|c| (c.trunc(), source(Family::of(c)))).collect(),
             rules: rules(&interface, cidrs),
             interface_sysctls: interface_sysctls(&interface, ipv6),
-            node_sysctls: node_sysctls(ipv6),
+            node_sysctls: if overlap { Vec::new() } else { node_sysctls(ipv6) },
             ruleset: ruleset(&interface, cidrs, config.masquerade),
             ports: state
                 .attachments

@@ -153,7 +153,9 @@ impl NetworkTask {
         let mut problems = Vec::new();
         problems.extend(self.learn(&actual).await);
         let config = &self.core.config;
-        let (desired, mtu) = self.core.read(|s| (Desired::new(config, s), s.mtu(config)));
+        let (desired, mtu, overlap) =
+            self.core.read(|s| (Desired::new(config, s), s.mtu(config), s.overlap()));
+        problems.extend(overlap);
         let mtu = match mtu {
             Some(Err(error)) => {
                 problems.push(error.to_string());
@@ -202,13 +204,18 @@ impl NetworkTask {
             Ok(found) => (Some(found), None),
             Err(line) => (None, Some(line)),
         };
+        let hub = self.hub.map(|h| h.ip());
         let same = self.core.read(|s| {
-            s.looked && s.host_addresses == hosts && (found.is_none() || s.underlay == found)
+            s.looked
+                && s.host_addresses == hosts
+                && s.hub == hub
+                && (found.is_none() || s.underlay == found)
         });
         if !same {
             self.core.update(|s| {
                 s.looked = true;
                 s.host_addresses = hosts;
+                s.hub = hub;
                 if found.is_some() {
                     s.underlay = found;
                 }

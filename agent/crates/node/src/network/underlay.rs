@@ -66,14 +66,16 @@ pub(crate) fn find(
     let link = actual.links.iter().find(|l| l.index == chosen.index);
     let link = link.ok_or_else(|| "the underlay interface just vanished".to_owned())?;
     let address = chosen.net.addr();
-    let others = actual.addresses.iter().filter(|a| a.index == link.index).map(|a| a.net.addr());
+    let on_link = || actual.addresses.iter().filter(|a| a.index == link.index).map(|a| a.net);
+    let on_link = || on_link().filter(|net| is_global(&net.addr()));
     let mut addresses = vec![address];
-    addresses.extend(others.filter(|a| *a != address && is_global(a)));
+    addresses.extend(on_link().map(|net| net.addr()).filter(|a| *a != address));
     Ok(UnderlayState {
         interface: link.name.clone(),
         mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),
         address,
         addresses,
+        prefixes: on_link().map(|net| net.trunc()).collect(),
     })
 }
 

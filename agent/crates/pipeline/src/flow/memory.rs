@@ -3,9 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
-
-/// Plugins that may have a slot at one time.
-pub const PLUGINS_MAX: usize = 8;
+pub use weft_model::PLUGINS_MAX;
 
 /// Bytes of a plugin's slot in each flow.
 pub const SLOT_LEN: usize = 16;

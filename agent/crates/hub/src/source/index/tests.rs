@@ -120,3 +120,30 @@ fn static_peer_is_read_from_its_annotations() {
     let bad = index(&[("a.yaml", &text.replace("51820", "x"))]);
     assert!(problems(&bad)[0].2.contains("weft.dev/endpoint"));
 }
+
+#[test]
+fn what_kubernetes_would_not_take_is_reported() {
+    let policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p}\nspec: {podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 10.0.0.1/8x}}]}]}";
+    for (text, says) in [
+        ("apiVersion: v1\nkind: Pod\nmetadata: {name: Web_1}", "metadata.name"),
+        ("apiVersion: v1\nkind: Service\nmetadata: {name: a.b}", "metadata.name"),
+        ("apiVersion: v1\nkind: Pod\nmetadata: {name: web, namespace: A}", "metadata.namespace"),
+        ("apiVersion: v1\nkind: Pod\nmetadata: {name: a, name: b}", "duplicate"),
+        (
+            "apiVersion: v1\nkind: Service\nmetadata: {name: s}\nspec: {ports: [{port: 70000}]}",
+            "70000",
+        ),
+        (policy, "ipBlock.cidr"),
+    ] {
+        let index = index(&[("a.yaml", text)]);
+        assert_eq!(names(&index), [""; 0], "{text}");
+        let found = problems(&index);
+        assert!(found.len() == 1 && found[0].2.contains(says), "{text}: {found:?}");
+    }
+}
+
+#[test]
+fn byte_order_mark_is_no_part_of_the_text() {
+    let index = index(&[("a.yaml", &format!("\u{feff}{NAMESPACE}"))]);
+    assert_eq!((names(&index), problems(&index)), (vec!["Namespace a".to_owned()], vec![]));
+}

@@ -9,6 +9,10 @@ fn config() -> AgentConfig {
 }
 
 fn desired() -> Desired {
+    Desired::new(&config(), &state()).unwrap()
+}
+
+fn state() -> State {
     let mut state = State::default();
     state.snapshot = Some(snapshot(1, &[1, 2]));
     state.looked = true;
@@ -17,8 +21,9 @@ fn desired() -> Desired {
         mtu: 1500,
         address: "192.0.2.1".parse().unwrap(),
         addresses: vec!["192.0.2.1".parse().unwrap()],
+        prefixes: vec!["192.0.2.0/24".parse().unwrap()],
     });
-    Desired::new(&config(), &state).unwrap()
+    state
 }
 
 fn link(index: u32) -> Link {
@@ -77,6 +82,39 @@ fn host_sends_from_its_own_address_or_else_from_the_gateway() {
     let sources: Vec<String> =
         desired().routes.iter().map(|(_, source)| source.unwrap().to_string()).collect();
     assert_eq!(sources, ["192.0.2.1", "fd42:0:0:1::1"]);
+}
+
+#[test]
+fn pod_cidr_that_the_node_itself_lives_in_is_not_put_in_force_and_what_was_goes() {
+    let overlaps = |change: fn(&mut State)| {
+        let mut state = state();
+        change(&mut state);
+        let line = state.overlap().unwrap();
+        assert!(line.contains("10.42.0.0/16"), "{line}");
+        assert!(state.delegation(&config()).is_none());
+        let desired = Desired::new(&config(), &state).unwrap();
+        assert!(!desired.ruleset.contains("10.42"), "{}", desired.ruleset);
+        let left = done(settled(7), 7, &plan(&desired, &settled(7)));
+        assert!(left.rules.is_empty() && left.routes.is_empty() && left.addresses.is_empty());
+        line
+    };
+    fn on_link(state: &mut State, prefix: &str) {
+        state.underlay.as_mut().unwrap().prefixes.push(prefix.parse().unwrap());
+    }
+    assert!(overlaps(|s| on_link(s, "10.42.3.0/24")).contains("interface eth0"));
+    assert!(overlaps(|s| on_link(s, "10.0.0.0/8")).contains("10.0.0.0/8"));
+    let hub = overlaps(|s| s.hub = Some("10.42.0.9".parse().unwrap()));
+    assert!(hub.contains("10.42.0.9/32, the hub's address"), "{hub}");
+    assert_eq!(state().overlap(), None);
+}
+
+#[test]
+fn hosts_side_of_pods_does_not_count_as_the_nodes_own_network() {
+    let mut state = state();
+    let underlay = state.underlay.as_mut().unwrap();
+    underlay.interface = "weft-br0".into();
+    underlay.prefixes = vec!["10.42.1.0/24".parse().unwrap()];
+    assert_eq!(state.overlap(), None);
 }
 
 #[test]
