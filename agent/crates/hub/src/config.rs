@@ -216,8 +216,8 @@ impl HubConfig {
         if cidr.trunc() != cidr {
             return Err(ConfigError::HostBits { given: cidr, meant: cidr.trunc() });
         }
-        let reserved = RESERVED.iter().filter_map(|r| r.parse::<IpNet>().ok());
-        if let Some(reserved) = reserved.into_iter().find(|r| overlap(r, &cidr)) {
+        let mut reserved = RESERVED.iter().filter_map(|r| r.parse::<IpNet>().ok());
+        if let Some(reserved) = reserved.find(|r| overlap(r, &cidr)) {
             return Err(ConfigError::Unusable { cidr, reserved });
         }
         if cidr.contains(&self.listen.ip()) {

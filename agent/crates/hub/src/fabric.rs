@@ -155,6 +155,8 @@ impl Fabric {
 
     /// Publishes the state if it says anything new.
     fn publish(&self, state: &mut State) -> Result<(), StoreError> {
+        // First: who is removed gets nothing more.
+        self.history.set_members(members(state));
         let merged = merge(&self.cluster, state);
         merged.misfits.iter().filter(|p| !state.misfits.contains(p)).for_each(warn);
         state.misfits = merged.misfits;
@@ -175,7 +177,6 @@ impl Fabric {
             tracing::debug!(generation = next.generation.0, "snapshot");
             self.history.publish(next, delta);
         }
-        self.history.set_members(members(state));
         Ok(())
     }
 

@@ -38,7 +38,7 @@ impl HubTask {
 
     /// The token; `None` if none was given. A file that is not there is fine for a node that has
     /// joined.
-    fn token(&self) -> Result<Option<JoinToken>, End> {
+    pub(super) fn token(&self) -> Result<Option<JoinToken>, End> {
         let text = match &self.core.config.token {
             TokenSource::None => return Ok(None),
             TokenSource::Text(text) => text.clone(),

@@ -15,7 +15,6 @@ use weft_proto::v1::{self, RenewRequest, WatchRequest};
 
 use super::join::connect_end;
 use super::{End, HubTask, WHO};
-use crate::config::TokenSource;
 use crate::identity::{CertificateRequest, Credentials, Validity, unix_now};
 
 /// Changes that come together are reported together.
@@ -241,7 +240,7 @@ impl HubTask {
                 Err(error) => End::io(error),
             },
             // A hub that lost its nodes takes the token; one that removed this node says so.
-            Code::PermissionDenied if self.core.config.token != TokenSource::None => {
+            Code::PermissionDenied if matches!(self.token(), Ok(Some(_))) => {
                 match self.identity.forget() {
                     Ok(()) => End::Retry(format!("the hub does not admit this node: {text}")),
                     Err(error) => End::io(error),
