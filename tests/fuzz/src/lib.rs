@@ -4,6 +4,7 @@
 //! a corpus with [`mutate`], as many as [`iterations`] says, and holds a [`Report`] while one is
 //! looked at.
 #![forbid(unsafe_code)]
+#![allow(clippy::expect_used, clippy::print_stderr, reason = "used by tests only")]
 
 use std::fmt::Write as _;
 

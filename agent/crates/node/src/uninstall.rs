@@ -18,6 +18,9 @@ use crate::run::{SYSCTLS, only_agent};
 /// The bridge that `weft-cni` has the delegate `bridge` make.
 pub(crate) const BRIDGE: &str = "weft-br0";
 
+/// Where a hub on the same machine keeps its state, in the agent's state directory, by default.
+const HUB_STATE: &str = "hub";
+
 /// What `weft-cni` keeps in the directory of attachments: a file for each, and reserved addresses.
 const DELEGATES: &str = "delegates";
 const ADDRESSES: &str = "addresses";
@@ -52,10 +55,11 @@ pub async fn uninstall(config: AgentConfig) -> anyhow::Result<usize> {
     ];
     if done.iter().all(|(_, result)| result.is_ok()) {
         // What is left to be done stands in there.
-        done.push(("run directory", remove_dir(&config.run_dir)));
+        done.push(("run directory", remove_ours(&config.run_dir, &config.socket(socket::HUB))));
         if attached == 0 {
             done.push(("CNI plugin", remove(&config.cni_bin_dir.join(BINARY))));
-            done.push(("state directory", remove_dir(&config.state_dir)));
+            let hub = config.state(HUB_STATE);
+            done.push(("state directory", remove_ours(&config.state_dir, &hub)));
         } else {
             done.push(("state directory", keep_for_del(&config)));
         }
@@ -83,8 +87,13 @@ fn attached(attachments: &Path) -> anyhow::Result<usize> {
 /// Empties the state directory but for what DEL needs.
 fn keep_for_del(config: &AgentConfig) -> anyhow::Result<()> {
     let attachments = config.attachments_dir();
-    remove_all_but(&config.state_dir, &[&attachments])?;
+    remove_all_but(&config.state_dir, &[&attachments, &config.state(HUB_STATE)])?;
     remove_all_but(&attachments, &[&attachments.join(DELEGATES), &attachments.join(ADDRESSES)])
+}
+
+/// Removes a directory, unless the hub of this machine has its part of it there.
+fn remove_ours(directory: &Path, of_hub: &Path) -> anyhow::Result<()> {
+    if of_hub.exists() { remove_all_but(directory, &[of_hub]) } else { remove_dir(directory) }
 }
 
 fn remove_all_but(directory: &Path, kept: &[&Path]) -> anyhow::Result<()> {

@@ -202,7 +202,14 @@ fn whatever_is_deleted_comes_back_and_uninstall_leaves_the_node_as_it_was() {
         assert!(refused.contains("stop that one"), "{refused}");
         assert!(all_there(), "nothing is touched under an agent that runs");
         drop(other);
+        let of_hub = [config.state("hub"), config.socket(socket::HUB)];
+        of_hub.iter().for_each(|path| std::fs::write(path, "").unwrap());
         uninstall(config.clone()).await.unwrap();
+        for (directory, path) in [&config.state_dir, &config.run_dir].into_iter().zip(&of_hub) {
+            let left = std::fs::read_dir(directory).unwrap().map(|e| e.unwrap().path());
+            assert_eq!(&left.collect::<Vec<_>>(), std::slice::from_ref(path));
+            std::fs::remove_file(path).unwrap();
+        }
         uninstall(config.clone()).await.unwrap();
         // The runtime's DEL would take the port away.
         sh("ip route del 10.42.1.2 && ip -4 addr flush dev veth-a");
