@@ -330,10 +330,10 @@ impl State {
     }
 
     /// Why the fabric's pod CIDRs must not be put in force here: what the node itself is reached by
-    /// would be sent to pods. `None` if they may.
+    /// would be sent to pods. `None` if they may; also in a wide network, most of which is elsewhere.
     pub(crate) fn overlap(&self) -> Option<String> {
         let cidrs = &self.snapshot.as_ref()?.cluster.pod_cidrs;
-        let find = |net: &IpNet| cidrs.iter().find(|c| c.contains(net) || net.contains(*c));
+        let find = |net: &IpNet| cidrs.iter().find(|c| c.contains(net));
         let what = |net: &IpNet, whose: &str| {
             let cidr = find(net)?;
             Some(format!(
@@ -341,9 +341,11 @@ impl State {
             ))
         };
         let underlay = self.underlay.iter().filter(|u| !self.is_of_pods(&u.interface));
-        let on_link = underlay.flat_map(|u| u.prefixes.iter().map(move |p| (p, &u.interface)));
-        let mut of_node =
-            on_link.filter_map(|(p, name)| what(p, &format!("the network of interface {name}")));
+        let mut of_node = underlay.flat_map(|u| {
+            let addresses = u.addresses.iter().map(|a| IpNet::from(*a));
+            let nets = u.prefixes.iter().copied().chain(addresses);
+            nets.filter_map(|net| what(&net, &format!("of interface {}", u.interface)))
+        });
         let of_hub = || what(&self.hub?.into(), "the hub's address");
         of_node.next().or_else(of_hub)
     }

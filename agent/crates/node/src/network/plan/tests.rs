@@ -102,7 +102,15 @@ fn pod_cidr_that_the_node_itself_lives_in_is_not_put_in_force_and_what_was_goes(
         state.underlay.as_mut().unwrap().prefixes.push(prefix.parse().unwrap());
     }
     assert!(overlaps(|s| on_link(s, "10.42.3.0/24")).contains("interface eth0"));
-    assert!(overlaps(|s| on_link(s, "10.0.0.0/8")).contains("10.0.0.0/8"));
+    fn address(state: &mut State, address: &str) {
+        on_link(state, "10.0.0.0/8");
+        state.underlay.as_mut().unwrap().addresses.push(address.parse().unwrap());
+    }
+    let own = overlaps(|s| address(s, "10.42.0.7"));
+    assert!(own.contains("10.42.0.7/32, of interface eth0"), "{own}");
+    let mut elsewhere = state();
+    address(&mut elsewhere, "10.9.0.7");
+    assert_eq!(elsewhere.overlap(), None, "a wide network may have room for pods");
     let hub = overlaps(|s| s.hub = Some("10.42.0.9".parse().unwrap()));
     assert!(hub.contains("10.42.0.9/32, the hub's address"), "{hub}");
     assert_eq!(state().overlap(), None);
