@@ -159,10 +159,12 @@ impl Up {
             ..Options::default()
         };
         let name = &self.lab.name;
+        // Before anything is made.
+        let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
         let lab = tokio::select! {
             lab = Lab::up(name, options) => lab?,
-            _ = tokio::signal::ctrl_c() => return interrupted(name).await,
+            _ = interrupt.recv() => return interrupted(name).await,
             _ = terminate.recv() => return interrupted(name).await,
         };
         status(&lab).await?;

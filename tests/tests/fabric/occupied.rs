@@ -57,10 +57,8 @@ async fn a_second_process_in_one_place_is_refused_and_the_first_goes_on() -> Res
     refused_for(&spare, uninstall, &["agent.sock", "stop that one first"])?;
     second_hubs(&lab, &spare)?;
     let mut up = Command::new(binaries()?.join("weft"));
-    let underlay = lab.underlay_namespace();
-    let name = underlay.strip_suffix("-net").context("another name")?;
-    up.args(["lab", "up", "--name", name]);
-    refused_for(&spare, up, &[name, "weft lab down"])?;
+    up.args(["lab", "up", "--name", lab.name()]);
+    refused_for(&spare, up, &[lab.name(), "weft lab down"])?;
     let changed = differences(&before, &picture(&first.namespace)?);
     ensure!(changed.is_empty(), "{changed:#?}");
     lab.wait_ready().await?;
