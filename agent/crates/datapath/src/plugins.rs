@@ -201,6 +201,7 @@ impl Plugins {
         let fault = status.and_then(|s| s.last_fault).unwrap_or_default();
         let message = match cut_off {
             0 => fault,
+            1 => format!("not asked for a minute about 1 conversation it faults on: {fault}"),
             n => format!("not asked for a minute about {n} conversations it faults on: {fault}"),
         };
         PluginStatus {

@@ -5,11 +5,10 @@ mod support;
 
 use std::sync::Arc;
 
-use weft_abi::Descriptor;
 use weft_pipeline::{Plugin, PluginFault, Verdict};
 use weft_wasm_host::{Engine, LoadError, Module, PluginInstance, Settings, SharedState};
 
-use support::{EXPORTS, MANIFEST, module};
+use support::{EXPORTS, MANIFEST, module, told};
 
 fn engine() -> Engine {
     Engine::with_instances(8).unwrap()
@@ -31,15 +30,7 @@ fn ask(plugin: &mut PluginInstance) -> Result<Verdict<'_>, PluginFault> {
 
 /// A packet to or from this port.
 fn ask_about(plugin: &mut PluginInstance, port: u16) -> Result<Verdict<'_>, PluginFault> {
-    let (source_port, destination_port) = (port, 50_000);
-    let descriptor = Descriptor {
-        ip_version: 4,
-        now: 5,
-        source_port,
-        destination_port,
-        ..Descriptor::default()
-    };
-    plugin.on_packet(&descriptor, &[0x45; 60]).map(|outcome| outcome.verdict)
+    plugin.on_packet(&told(port), &[0x45; 60]).map(|outcome| outcome.verdict)
 }
 
 #[test]

@@ -11,7 +11,7 @@ use weft_wasm_host::{
 };
 
 use ConfigureKind::{Delta, Full};
-use support::{EXCHANGE, MANIFEST, module};
+use support::{EXCHANGE, MANIFEST, module, told};
 
 const REFUSE: u8 = 255;
 const TRAP: u8 = 254;
@@ -75,15 +75,7 @@ fn ask_about(
     first: u8,
     port: u16,
 ) -> Result<Verdict<'_>, PluginFault> {
-    let (source_port, destination_port) = (port, 50_000);
-    let descriptor = Descriptor {
-        ip_version: 4,
-        now: 5,
-        source_port,
-        destination_port,
-        ..Descriptor::default()
-    };
-    plugin.on_packet(&descriptor, &[first; 60]).map(|outcome| outcome.verdict)
+    plugin.on_packet(&told(port), &[first; 60]).map(|outcome| outcome.verdict)
 }
 
 #[test]

@@ -59,9 +59,11 @@ impl Fabric {
         let _only = self.changing.lock().await;
         let begin = move |fabric: &Self| Ok((prepare(fabric)?, fabric.begin()?));
         let (trial, generation) = self.on_disk(begin).await?;
-        match self.judgement(&trial.spec.name, generation).await {
+        match self.judgement(Some(&trial.spec.name), generation).await {
             Judgement::Refused { node, reason } => {
-                self.on_disk(Self::withdraw).await?;
+                let generation = self.on_disk(Self::withdraw).await?;
+                // Who reads of the refusal finds everything as before.
+                self.judgement(None, generation).await;
                 Err(FabricError::PluginRefused { node, reason })
             }
             Judgement::Agreed | Judgement::Open => {
@@ -82,13 +84,15 @@ impl Fabric {
     }
 
     /// Publishes what was there before.
-    fn withdraw(&self) -> Result<(), FabricError> {
+    fn withdraw(&self) -> Result<Generation, FabricError> {
         let mut state = self.state();
         state.trial = None;
-        Ok(self.publish(&mut state)?)
+        self.publish(&mut state)?;
+        Ok(self.history.newest().snapshot.generation)
     }
 
-    async fn judgement(&self, plugin: &str, generation: Generation) -> Judgement {
+    /// Waits until every node that is there has applied `generation`, or one refuses `plugin`.
+    async fn judgement(&self, plugin: Option<&str>, generation: Generation) -> Judgement {
         let until = Instant::now() + JUDGE_TIMEOUT;
         loop {
             let so_far = judge(&self.state(), plugin, generation);
@@ -110,10 +114,10 @@ impl Fabric {
     }
 }
 
-fn judge(state: &State, plugin: &str, generation: Generation) -> Judgement {
+fn judge(state: &State, plugin: Option<&str>, generation: Generation) -> Judgement {
     let judged = |node: &Joined| node.applied_generation >= generation.0;
     for (name, node) in state.nodes.iter().filter(|(_, node)| judged(node)) {
-        let said = node.plugins.iter().find(|p| p.name == plugin);
+        let said = node.plugins.iter().find(|p| Some(p.name.as_str()) == plugin);
         if let Some(status) = said.filter(|p| p.state() == v1::plugin_status::State::Refused) {
             let reason = status.message.replace("; the version before stays", "");
             return Judgement::Refused { node: name.clone(), reason };

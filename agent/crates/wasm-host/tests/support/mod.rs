@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use weft_abi::{Manifest, capability, hooks, protocols};
+use weft_abi::{Descriptor, Manifest, capability, hooks, protocols};
 
 /// The manifest of the modules that are made here.
 pub(crate) const MANIFEST: Manifest<'static> = Manifest {
@@ -36,6 +36,12 @@ pub(crate) fn module(manifest: &[u8], imports: &str, exports: &str, body: &str) 
             (@custom "weft.manifest" "{manifest}"))"#
     ))
     .unwrap()
+}
+
+/// What a plugin is told of a packet to or from this port.
+pub(crate) fn told(port: u16) -> Descriptor {
+    let (source_port, destination_port) = (port, 50_000);
+    Descriptor { ip_version: 4, now: 5, source_port, destination_port, ..Descriptor::default() }
 }
 
 /// A built plugin of this repository; `WEFT_WASM_DIR` says where, or they are in `target/wasm`.
