@@ -29,6 +29,11 @@ const COOKIE_REPLY_LEN: usize = 64;
 const HANDSHAKES_PER_SECOND: u64 = 1000;
 /// How long an initiation waits for its answer. Source: WireGuard paper, section 6.1.
 pub(crate) const REKEY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the first of a row does; each after it twice as long, up to `REKEY_TIMEOUT`. A node that
+/// was restarted under load may find its socket full of what it cannot read, and the answer lost;
+/// five seconds are an outage then. Peers bear an initiation each 20 ms, and an answer to the one
+/// before the last still counts.
+const FIRST_RETRY: Duration = Duration::from_millis(250);
 /// How long to try before giving up. Source: WireGuard paper, section 6.1.
 pub(crate) const REKEY_ATTEMPT_TIME: Duration = Duration::from_secs(90);
 /// How often boringtun's timers are to be asked; they are this exact.
@@ -150,6 +155,8 @@ pub(crate) struct Tunnel {
     index: u32,
     live: bool,
     last_initiation: Option<Timestamp>,
+    /// Initiations of ours since the last session.
+    unanswered: u32,
     /// Our index of the session we offered last and that the peer has not used yet. It must not
     /// be sent on: an initiation may be a replay, and only a packet shows that the peer has keys.
     unconfirmed: Option<u32>,
@@ -167,6 +174,7 @@ impl Tunnel {
             index,
             live: false,
             last_initiation: None,
+            unanswered: 0,
             unconfirmed: None,
         }
     }
@@ -251,6 +259,9 @@ impl Tunnel {
             }
             Message::Data { .. } | Message::Cookie { .. } => None,
         };
+        if established.is_some() {
+            self.unanswered = 0;
+        }
         if established.is_some() || !self.live {
             self.live = self.has_session();
         }
@@ -259,12 +270,17 @@ impl Tunnel {
 
     /// True if no initiation is under way that still may be answered.
     pub(crate) fn may_initiate(&self, now: Timestamp) -> bool {
-        self.last_initiation.is_none_or(|last| now.since(last) >= REKEY_TIMEOUT)
+        let patience = match self.unanswered {
+            0 => REKEY_TIMEOUT,
+            n => (FIRST_RETRY * (1 << (n - 1).min(8))).min(REKEY_TIMEOUT),
+        };
+        self.last_initiation.is_none_or(|last| now.since(last) >= patience)
     }
 
     /// Makes an initiation, a new one if there was one before.
     pub(crate) fn initiate(&mut self, now: Timestamp) -> Option<Vec<u8>> {
         self.last_initiation = Some(now);
+        self.unanswered = self.unanswered.saturating_add(1);
         let mut buffer = [0; INITIATION_LEN];
         match self.tunn.format_handshake_initiation(&mut buffer, true) {
             TunnResult::WriteToNetwork(initiation) => Some(initiation.to_vec()),
