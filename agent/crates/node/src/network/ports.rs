@@ -46,7 +46,7 @@ impl KernelPorts {
         for device in [Some(port), bridge].into_iter().flatten() {
             // CNI-047: the pod's gateway answers at once; on a bridge that is the bridge.
             addr::settle(&self.netlink, &device.name).await?;
-            for (key, error) in ensure_settings(&device.name, record) {
+            for (key, error) in ensure_settings(&device.name, has_ipv6(record)) {
                 tracing::warn!(key, %error, "setting of a pod's port not made");
             }
         }
@@ -89,7 +89,11 @@ impl KernelPorts {
     }
 }
 
-fn port_and_bridge<'a>(
+/// The port of an attachment, and the bridge that it is on if it is on one.
+///
+/// # Errors
+/// [`NetlinkError::NoInterface`] if the port is not there.
+pub(crate) fn port_and_bridge<'a>(
     links: &'a [Link],
     record: &Record,
 ) -> Result<(&'a Link, Option<&'a Link>), NetlinkError> {
@@ -106,16 +110,20 @@ async fn mac_in_pod(record: &Record) -> Option<MacAddr> {
     link::get(&netlink, &record.attachment.ifname).await.ok()??.mac
 }
 
+pub(crate) fn has_ipv6(record: &Record) -> bool {
+    record.addresses().iter().any(IpAddr::is_ipv6)
+}
+
 /// Sets what the host's end of a pod needs; returns what could not be set. A setting that does not
 /// exist is of an interface that vanished, or of IPv6 where there is none.
-pub(crate) fn ensure_settings(device: &str, record: &Record) -> Vec<(String, io::Error)> {
+pub(crate) fn ensure_settings(device: &str, ipv6: bool) -> Vec<(String, io::Error)> {
     // CNI-002: the way to the pod leads through the fabric's interface, so a strict check of the way
     // back would refuse the pod's ARP. The larger value of `all` and this one holds.
     let mut settings = vec![
         (format!("net/ipv4/conf/{device}/rp_filter"), "2"),
         (format!("net/ipv4/conf/{device}/forwarding"), "1"),
     ];
-    if record.addresses().iter().any(IpAddr::is_ipv6) {
+    if ipv6 {
         settings.push((format!("net/ipv6/conf/{device}/forwarding"), "1"));
     }
     let ensured = settings.into_iter().map(|(key, value)| {

@@ -1,7 +1,7 @@
 //! The loop that looks and puts right: at each announcement of the kernel, at each change of what
 //! is wanted, and from time to time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +14,7 @@ use weft_netio::nft::{self, NftError};
 use weft_netio::{Netlink, addr, link, route, rule, sysctl, tc};
 
 use super::plan::{Action, Actual, Desired, NFT_TABLE, plan, plan_ports, unbridged};
-use super::ports::{KernelPorts, ensure_settings};
+use super::ports::{KernelPorts, ensure_settings, has_ipv6, port_and_bridge};
 use super::sysctls::OldSysctls;
 use super::underlay::{self, source_anywhere, source_towards};
 use crate::cni::Record;
@@ -252,13 +252,16 @@ impl NetworkTask {
         for (key, value) in &desired.node_sysctls {
             note(key, self.sysctls.ensure(key, value));
         }
-        for (name, record) in &desired.ports {
-            let Some(port) = actual.link(name) else { continue };
-            let bridge = actual.links.iter().find(|l| port.master == Some(l.index));
-            for device in [Some(port), bridge].into_iter().flatten() {
-                for (key, error) in ensure_settings(&device.name, record) {
-                    note(&key, Err(error));
-                }
+        // A bridge is that of many pods.
+        let mut devices = BTreeSet::new();
+        for record in desired.ports.values() {
+            let Ok((port, bridge)) = port_and_bridge(&actual.links, record) else { continue };
+            let ipv6 = has_ipv6(record);
+            devices.extend([Some(port), bridge].into_iter().flatten().map(|d| (&d.name, ipv6)));
+        }
+        for (device, ipv6) in devices {
+            for (key, error) in ensure_settings(device, ipv6) {
+                note(&key, Err(error));
             }
         }
         if actual.link(&desired.interface).is_some() {
