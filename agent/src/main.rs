@@ -92,8 +92,7 @@ fn refuse(error: &clap::Error) -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    // boringtun calls it an error that a peer does not answer; our own lines tell of peers.
-    let filter = EnvFilter::try_new(format!("boringtun=off,{}", arguments.log))
+    let filter = EnvFilter::try_new(&arguments.log)
         .map_err(|e| anyhow::anyhow!("--log {}: {e}", arguments.log))?;
     let ansi = std::io::stderr().is_terminal();
     tracing_subscriber::fmt()

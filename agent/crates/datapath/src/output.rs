@@ -5,7 +5,7 @@
 use std::io::IoSlice;
 use std::sync::Arc;
 
-use weft_mesh::{Encapsulated, Mesh};
+use weft_mesh::{Encapsulated, Mesh, Packets};
 use weft_model::{DropReason, PeerId, Timestamp};
 use weft_netio::{QueueError, TunQueue, UdpSocket};
 use weft_packet::{Headers, Meta, Segments, fragment_ipv4};
@@ -104,10 +104,10 @@ impl Output {
     }
 
     fn send_to_peer(&mut self, peer: PeerId, packet: &[u8], meta: &Meta, now: Timestamp) {
-        if *meta == Meta::default() {
-            return self.encapsulate(peer, packet, now);
-        }
-        self.each_segment(packet, meta, |output, segment| output.encapsulate(peer, segment, now));
+        let Some(segments) = segments(packet, meta) else {
+            return self.counters.dropped(DropReason::Malformed, 1);
+        };
+        self.encapsulate(peer, &segments, now);
     }
 
     /// IPv4 without DF, larger than the tunnel carries: rare, so that a second parse is fine.
@@ -121,7 +121,7 @@ impl Output {
         self.each_segment(packet, meta, |output, segment| {
             let complete = Meta::default();
             let mut scratch = std::mem::take(&mut output.fragment);
-            let mut emit = |fragment: &[u8]| output.encapsulate(peer, fragment, now);
+            let mut emit = |fragment: &[u8]| output.encapsulate(peer, &fragment, now);
             let cut = Headers::parse(segment, &complete).is_ok_and(|headers| {
                 fragment_ipv4(segment, &complete, &headers, mtu, &mut scratch, &mut emit).is_ok()
             });
@@ -132,11 +132,8 @@ impl Output {
         });
     }
 
-    /// A super-packet is cut into its segments only here, on its way out.
     fn each_segment(&mut self, packet: &[u8], meta: &Meta, mut emit: impl FnMut(&mut Self, &[u8])) {
-        let headers = Headers::parse(packet, meta);
-        let segments = headers.ok().and_then(|h| Segments::new(packet, meta, &h).ok());
-        let Some(segments) = segments else {
+        let Some(segments) = segments(packet, meta) else {
             return self.counters.dropped(DropReason::Malformed, 1);
         };
         let mut buffer = std::mem::take(&mut self.segment);
@@ -147,16 +144,24 @@ impl Output {
         self.segment = buffer;
     }
 
-    fn encapsulate(&mut self, peer: PeerId, packet: &[u8], now: Timestamp) {
+    /// Packets are cut and sealed in the outbox itself: this is the only copy on their way out.
+    fn encapsulate(&mut self, peer: PeerId, packets: &impl Packets, now: Timestamp) {
         let Self { outbox, udp, mesh, counters, .. } = self;
-        match mesh.encapsulate(peer, packet, outbox.buffer(), now) {
-            Encapsulated::Datagram { to, len } => {
-                outbox.added(to, len, &mut |run| send(udp.as_ref(), &run, counters));
+        let room = outbox.room(Mesh::room_for(packets));
+        match mesh.encapsulate(peer, packets, room, now) {
+            Encapsulated::Datagrams { to, len, size } => {
+                outbox.added(to, (len, size), &mut |run| send(udp.as_ref(), &run, counters));
             }
             // The mesh counts what it drops itself.
             Encapsulated::Queued | Encapsulated::Dropped(_) => {}
         }
     }
+}
+
+/// What a packet stands for, as the packets that leave.
+fn segments<'a>(packet: &'a [u8], meta: &Meta) -> Option<Segments<'a>> {
+    let headers = Headers::parse(packet, meta).ok()?;
+    Segments::new(packet, meta, &headers).ok()
 }
 
 /// Counts what the kernel took; what it did not take, because its buffer is full or the network

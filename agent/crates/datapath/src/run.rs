@@ -102,7 +102,8 @@ fn start(
     let count = config.worker_count();
     let instances = u32::try_from(count * INSTANCES_PER_WORKER).unwrap_or(u32::MAX);
     let engine = Engine::with_instances(instances)?;
-    let shared = Arc::new(Shared { mesh: Arc::new(Mesh::new(seed[1])), flows });
+    let mesh = Arc::new(Mesh::new(seed[1], clock::epoch()));
+    let shared = Arc::new(Shared { mesh, flows });
     let counters: Vec<Arc<Counters>> = (0..count).map(|_| Arc::default()).collect();
     let workers = counters.iter().enumerate().map(|(index, counters)| {
         start_worker(index, Arc::clone(&shared), Arc::clone(counters), events.clone())

@@ -49,10 +49,8 @@ pub(crate) struct Worker {
     device: u64,
     /// When the interface was last reported to be down.
     reported: Timestamp,
-    /// What was read from the TUN, or received.
+    /// What was read from the TUN, or received and decrypted in place.
     buffer: Vec<u8>,
-    /// What one datagram decrypts to.
-    plain: Vec<u8>,
 }
 
 impl Worker {
@@ -73,7 +71,6 @@ impl Worker {
             reported: Timestamp::ZERO,
             output: Output::new(Arc::clone(&shared.mesh), Arc::clone(&counters)),
             buffer: vec![0; BUFFER_LEN],
-            plain: vec![0; BUFFER_LEN],
             counters,
             shared,
         }
@@ -137,6 +134,8 @@ impl Worker {
     fn read_network(&mut self, now: Timestamp) {
         let mut merging = None;
         let mut buffer = std::mem::take(&mut self.buffer);
+        let shared = Arc::clone(&self.shared);
+        let mut reception = shared.mesh.reception(now);
         for _ in 0..UDP_BATCH {
             let Some(udp) = &self.output.udp else { break };
             let received = match udp.recv(&mut buffer) {
@@ -151,20 +150,20 @@ impl Worker {
             let datagrams = received.len.div_ceil(received.segment_size.max(1));
             self.counters.mesh_in.add(datagrams, received.len);
             for datagram in received.split(&mut buffer) {
-                let mesh = &self.shared.mesh;
-                match mesh.handle_network_input(received.from, datagram, &mut self.plain, now) {
+                match reception.open(received.from, datagram) {
                     Received::Packet { peer, range } => {
                         if merging.is_some_and(|other| other != peer) {
                             self.deliver(merging, now);
                         }
                         merging = Some(peer);
-                        self.merger.push(self.plain.get(range).unwrap_or_default());
+                        self.merger.push(datagram.get(range).unwrap_or_default());
                     }
                     // The mesh counts what it drops itself.
                     Received::Nothing | Received::Dropped(_) => {}
                 }
             }
         }
+        drop(reception);
         self.buffer = buffer;
         self.deliver(merging, now);
         self.output.flush();

@@ -2,9 +2,8 @@
 //!
 //! The datapath's workers share one [`Mesh`] behind an `Arc`. Time comes in as `now`, datagrams
 //! and packets as slices; what has to be sent comes out of [`Mesh::encapsulate`] and
-//! [`Mesh::poll_transmit`]. No socket, no thread, no clock is touched here, with one exception:
-//! boringtun reads `CLOCK_BOOTTIME` itself, and the wall clock once for each tunnel, which is
-//! confined to the module `wireguard`.
+//! [`Mesh::poll_transmit`]. No socket, no thread, no clock is touched here; randomness for keys is
+//! asked of the system.
 //!
 //! The WireGuard mode is strict: a packet for a peer without a session waits in a bounded queue
 //! until the handshake is done, or is dropped and counted. It is never sent in clear.
@@ -17,6 +16,7 @@ mod config;
 mod ip;
 mod mesh;
 mod outbox;
+mod packets;
 mod peer;
 mod queue;
 mod receive;
@@ -26,6 +26,8 @@ mod vxlan;
 mod wireguard;
 
 pub use config::{Applied, ConfigError, Conflict, MeshConfig, PeerConfig, SecretKey};
-pub use mesh::{Encapsulated, Mesh, RECEIVE_BUFFER_LEN, Received};
+pub use mesh::{Encapsulated, Mesh, Received};
 pub use outbox::{Event, Transmit};
+pub use packets::Packets;
+pub use receive::Reception;
 pub use status::PeerStatus;

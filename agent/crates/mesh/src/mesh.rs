@@ -3,35 +3,37 @@
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use weft_model::{DropReason, PeerId, Timestamp, overhead};
+use weft_model::{DropReason, PeerId, Timestamp};
 
 use crate::config::{Applied, ConfigError, MeshConfig};
 use crate::outbox::{Event, Outbox, Transmit};
-use crate::peer::{Peer, Sealed};
+use crate::packets::Packets;
+use crate::peer::{Outbound, Peer};
+use crate::receive::Reception;
 use crate::status::PeerStatus;
-use crate::tables::{Carrier, Indices, Tables};
+use crate::tables::{Carrier, Indices, Tables, VxlanTables};
 use crate::vxlan;
-use crate::wireguard::TICK_INTERVAL;
+use crate::wireguard::{DATA_HEADER_LEN, OVERHEAD, Session, TICK_INTERVAL};
 
-/// Length of the buffer that [`Mesh::handle_network_input`] needs: no datagram is longer.
-pub const RECEIVE_BUFFER_LEN: usize = 65_535;
-
-/// What became of a packet given to [`Mesh::encapsulate`].
+/// What became of packets given to [`Mesh::encapsulate`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encapsulated {
-    /// One datagram was appended.
-    Datagram {
-        /// Where to send it.
+    /// A datagram for each of them lies at the start of the buffer, one behind the other.
+    Datagrams {
+        /// Where to send them.
         to: SocketAddr,
-        /// Its length in bytes, at the end of the buffer.
+        /// Length of all in bytes.
         len: usize,
+        /// Length of each but the last, which may be shorter.
+        size: usize,
     },
-    /// It waits for a handshake, up to 10 s, and will come out of [`Mesh::poll_transmit`].
+    /// They wait for a handshake, up to 10 s, and will come out of [`Mesh::poll_transmit`].
     Queued,
-    /// It is gone.
+    /// They are gone.
     Dropped(DropReason),
 }
 
@@ -42,7 +44,7 @@ pub enum Received {
     Packet {
         /// Who sent it.
         peer: PeerId,
-        /// Where in the output buffer it is.
+        /// Where in the datagram's buffer it is.
         range: Range<usize>,
     },
     /// Nothing for the pipeline: a handshake, a keepalive.
@@ -53,30 +55,30 @@ pub enum Received {
 
 /// All peers of a node.
 ///
-/// Shared by workers behind an `Arc`. Each peer's state has its own lock, held for the time of
-/// one packet; packets of different peers never wait for each other.
+/// Shared by workers behind an `Arc`. Packets are sealed and opened without a lock, by as many
+/// workers as like; each peer's state has a lock that is taken when something changes.
 pub struct Mesh {
     pub(crate) tables: ArcSwap<Tables>,
     /// Held while tables are built, so that configurations follow each other.
     indices: Mutex<Indices>,
     pub(crate) outbox: Outbox,
+    /// Unix time at the zero of timestamps.
+    epoch: Duration,
     next_tick: AtomicU64,
     drops: Vec<AtomicU64>,
 }
 
 impl Mesh {
-    /// Bytes that encapsulation puts before a packet at most.
-    pub const HEADROOM: usize = vxlan::HEADER_LEN;
-    /// Bytes that encapsulation puts behind a packet at most: the WireGuard tag.
-    pub const TAILROOM: usize = 16;
-
     /// A mesh without peers. `seed` sets where receiver indices start; it should be random.
+    /// `epoch` is the Unix time at [`Timestamp::ZERO`]; peers refuse handshakes that are not later
+    /// than those they had, so that a clock set back costs the sessions with them.
     #[must_use]
-    pub fn new(seed: u64) -> Self {
+    pub fn new(seed: u64, epoch: Duration) -> Self {
         Self {
             tables: ArcSwap::from_pointee(Tables::empty()),
             indices: Mutex::new(Indices::new(seed)),
             outbox: Outbox::new(),
+            epoch,
             next_tick: AtomicU64::new(0),
             drops: DropReason::ALL.iter().map(|_| AtomicU64::new(0)).collect(),
         }
@@ -93,7 +95,7 @@ impl Mesh {
     /// [`ConfigError`] if the configuration cannot run; nothing is changed then.
     pub fn apply(&self, config: &MeshConfig, now: Timestamp) -> Result<Applied, ConfigError> {
         let mut indices = self.indices.lock();
-        let (tables, applied) = self.tables.load().next(config, &mut indices)?;
+        let (tables, applied) = self.tables.load().next(config, &mut indices, self.epoch)?;
         let wireguard = tables.wireguard().is_some();
         let peers: Vec<_> = tables.peers.values().cloned().collect();
         self.tables.store(tables.into());
@@ -109,73 +111,86 @@ impl Mesh {
     #[must_use]
     pub fn overhead(&self) -> usize {
         match &self.tables.load().carrier {
-            Carrier::None | Carrier::WireGuard(_) => usize::from(overhead::WIREGUARD),
+            Carrier::None | Carrier::WireGuard(_) => OVERHEAD,
             Carrier::Vxlan(_) => vxlan::HEADER_LEN,
         }
     }
 
-    /// Appends the datagram that carries one inner IP packet to `out`.
+    /// Length of the buffer that [`Mesh::encapsulate`] needs for `packets`.
+    #[must_use]
+    pub fn room_for(packets: &impl Packets) -> usize {
+        (0..packets.count()).map(|k| OVERHEAD.max(vxlan::HEADER_LEN) + packets.len_of(k)).sum()
+    }
+
+    /// Writes packets of one flow for a peer to `out`, each in a datagram, and seals them there.
     ///
-    /// Packets of equal length give datagrams of equal length, so that a run of calls fills a
-    /// buffer for one segmented send. Allocates nothing if `out` has room for the packet, the
-    /// overhead and 148 bytes. [`Mesh::poll_transmit`] must be polled after it.
+    /// Their datagrams have equal lengths but for the last, so that one segmented send takes them.
+    /// `out` has [`Mesh::room_for`] them. Allocates nothing while there is a session.
+    /// [`Mesh::poll_transmit`] must be polled after it.
     pub fn encapsulate(
         &self,
         peer: PeerId,
-        inner: &[u8],
-        out: &mut Vec<u8>,
+        packets: &impl Packets,
+        out: &mut [u8],
         now: Timestamp,
     ) -> Encapsulated {
         let tables = self.tables.load();
-        let Some(peer) = tables.peers.get(&peer) else {
-            return self.not_sent(DropReason::UnknownPeer);
+        let count = packets.count();
+        let done = match (tables.peers.get(&peer), &tables.carrier) {
+            (None, _) => Err(DropReason::UnknownPeer),
+            (Some(_), Carrier::None) => Err(DropReason::NotReady),
+            (Some(_), _) if packets.len_of(0) == 0 => Err(DropReason::Malformed),
+            (Some(peer), Carrier::WireGuard(_)) => self.seal(peer, packets, out, now),
+            (Some(peer), Carrier::Vxlan(vtep)) => frame(vtep, peer, packets, out),
         };
-        if inner.is_empty() {
-            return self.not_sent(DropReason::Malformed);
-        }
-        match &tables.carrier {
-            Carrier::None => self.not_sent(DropReason::NotReady),
-            Carrier::WireGuard(_) => match peer.lock().seal(inner, out, &self.outbox, now) {
-                Sealed::Datagram { to, len } => Encapsulated::Datagram { to, len },
-                Sealed::Queued { dropped } => {
-                    self.count(DropReason::NoSession, dropped);
-                    Encapsulated::Queued
-                }
-                Sealed::NoEndpoint => self.not_sent(DropReason::NoPeerEndpoint),
-            },
-            Carrier::Vxlan(vtep) => {
-                let mut state = peer.lock();
-                let (Some(to), Some(remote)) = (state.endpoint, state.vtep_mac) else {
-                    return self.not_sent(DropReason::NoPeerEndpoint);
-                };
-                let len = vxlan::emit(vtep.vni, vtep.mac, remote, inner, out);
-                state.count_sent(inner.len(), len.is_some());
-                len.map_or_else(
-                    || self.not_sent(DropReason::Malformed),
-                    |len| Encapsulated::Datagram { to, len },
-                )
-            }
-        }
+        done.unwrap_or_else(|reason| {
+            self.count(reason, count);
+            Encapsulated::Dropped(reason)
+        })
     }
 
-    /// Takes one datagram that came from `from` and writes the packet in it to `out`, which has
-    /// [`RECEIVE_BUFFER_LEN`] bytes.
-    ///
-    /// The packet's source is checked against the AllowedIPs of the peer. A WireGuard peer is
-    /// known by its keys; a VXLAN peer by inner source address, outer address and VTEP address.
-    /// [`Mesh::poll_transmit`] and [`Mesh::poll_event`] must be polled after it.
+    fn seal(
+        &self,
+        peer: &Peer,
+        packets: &impl Packets,
+        out: &mut [u8],
+        now: Timestamp,
+    ) -> Result<Encapsulated, DropReason> {
+        let outbound = peer.lane.outbound.load();
+        if let Some(Outbound { to, session: Some(session), preferred, .. }) = outbound.as_deref()
+            && let Some(done) = seal_with(session, *to, peer, packets, out, now)?
+        {
+            if !preferred {
+                peer.lock().want_session(&self.outbox, now);
+            }
+            return Ok(done);
+        }
+        drop(outbound);
+        let mut state = peer.lock();
+        // Another worker may have been faster, or another pair of keys may do.
+        if let Some((session, to)) = state.next_session(now)
+            && let Some(done) = seal_with(&session, to, peer, packets, out, now)?
+        {
+            return Ok(done);
+        }
+        let dropped = state.queue(packets, &self.outbox, now)?;
+        self.count(DropReason::NoSession, dropped);
+        Ok(Encapsulated::Queued)
+    }
+
+    /// Begins to take in a batch of datagrams; see [`Reception::open`].
+    pub fn reception(&self, now: Timestamp) -> Reception<'_> {
+        Reception::new(self, now)
+    }
+
+    /// Takes one datagram that came from `from`: a [`Mesh::reception`] of one.
     pub fn handle_network_input(
         &self,
         from: SocketAddr,
-        datagram: &[u8],
-        out: &mut [u8],
+        datagram: &mut [u8],
         now: Timestamp,
     ) -> Received {
-        let received = self.receive(from, datagram, out, now);
-        if let Received::Dropped(reason) = received {
-            self.count(reason, 1);
-        }
-        received
+        self.reception(now).open(from, datagram)
     }
 
     /// Moves timers: repeats handshakes, begins those for new keys, sends keepalives, drops
@@ -193,8 +208,9 @@ impl Mesh {
             return;
         }
         let tables = self.tables.load();
-        let Some(wireguard) = tables.wireguard() else { return };
-        wireguard.identities.iter().for_each(|i| i.handle_timeout());
+        if tables.wireguard().is_none() {
+            return;
+        }
         for peer in tables.peers.values() {
             let dropped = peer.lock().handle_timeout(peer.id, &self.outbox, now);
             self.count(DropReason::NoSession, dropped);
@@ -240,16 +256,70 @@ impl Mesh {
         DropReason::ALL.iter().copied().zip(counts).filter(|(_, count)| *count > 0).collect()
     }
 
-    fn not_sent(&self, reason: DropReason) -> Encapsulated {
-        self.count(reason, 1);
-        Encapsulated::Dropped(reason)
-    }
-
-    fn count(&self, reason: DropReason, packets: usize) {
+    pub(crate) fn count(&self, reason: DropReason, packets: usize) {
         if let Some(count) = self.drops.get(reason as usize) {
             count.fetch_add(packets as u64, Ordering::Relaxed);
         }
     }
+}
+
+/// `None` if the session has come to its end.
+fn seal_with(
+    session: &Session,
+    to: SocketAddr,
+    peer: &Peer,
+    packets: &impl Packets,
+    out: &mut [u8],
+    now: Timestamp,
+) -> Result<Option<Encapsulated>, DropReason> {
+    let Some(first) = session.reserve(packets.count(), now) else { return Ok(None) };
+    let behind = OVERHEAD - DATA_HEADER_LEN;
+    let done = lay_out(packets, out, (DATA_HEADER_LEN, behind), |k, datagram| {
+        session.seal(first + k as u64, datagram)
+    });
+    let (len, size) = done.ok_or(DropReason::Malformed)?;
+    session.activity.sent(true, now);
+    peer.lane.sent.add(packets.count(), len - packets.count() * OVERHEAD);
+    Ok(Some(Encapsulated::Datagrams { to, len, size }))
+}
+
+fn frame(
+    vtep: &VxlanTables,
+    peer: &Peer,
+    packets: &impl Packets,
+    out: &mut [u8],
+) -> Result<Encapsulated, DropReason> {
+    let outbound = peer.lane.outbound.load();
+    let Some(Outbound { to, vtep_mac: Some(remote), .. }) = outbound.as_deref() else {
+        return Err(DropReason::NoPeerEndpoint);
+    };
+    let done = lay_out(packets, out, (vxlan::HEADER_LEN, 0), |_, datagram| {
+        vxlan::put_header(vtep.vni, vtep.mac, *remote, datagram)
+    });
+    let (len, size) = done.ok_or(DropReason::Malformed)?;
+    peer.lane.sent.add(packets.count(), len - packets.count() * vxlan::HEADER_LEN);
+    Ok(Encapsulated::Datagrams { to: *to, len, size })
+}
+
+/// Writes each packet with room before and behind it, and has it finished there. Returns the length
+/// of all and that of the first.
+fn lay_out(
+    packets: &impl Packets,
+    out: &mut [u8],
+    (before, behind): (usize, usize),
+    mut finish: impl FnMut(usize, &mut [u8]) -> bool,
+) -> Option<(usize, usize)> {
+    let (mut at, mut size) = (0, 0);
+    for k in 0..packets.count() {
+        let len = packets.len_of(k);
+        let datagram = out.get_mut(at..at + before + len + behind)?;
+        if !packets.write(k, datagram.get_mut(before..before + len)?) || !finish(k, datagram) {
+            return None;
+        }
+        size = size.max(datagram.len());
+        at += datagram.len();
+    }
+    Some((at, size))
 }
 
 impl std::fmt::Debug for Mesh {

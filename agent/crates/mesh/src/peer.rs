@@ -1,42 +1,75 @@
 //! One peer: its tunnels, its endpoint, what waits for it. Each has its own short lock.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use arc_swap::ArcSwapOption;
 use parking_lot::{Mutex, MutexGuard};
-use weft_model::{MacAddr, PeerId, PublicKey, Timestamp};
+use weft_model::{DropReason, MacAddr, PeerId, PublicKey, Timestamp};
 
 use crate::outbox::{Event, Outbox};
+use crate::packets::Packets;
 use crate::queue::PacketQueue;
 use crate::status::PeerStatus;
-use crate::wireguard::{REKEY_ATTEMPT_TIME, Tunnel};
+use crate::wireguard::{DATA_HEADER_LEN, OVERHEAD, REKEY_ATTEMPT_TIME, Session, Tunnel};
 
 /// A peer as the tables and the workers share it.
 pub(crate) struct Peer {
     pub(crate) id: PeerId,
     pub(crate) name: String,
+    pub(crate) lane: Arc<Lane>,
     state: Mutex<PeerState>,
 }
 
-/// What becomes of a packet for a peer.
-pub(crate) enum Sealed {
-    /// A datagram of this length was appended.
-    Datagram {
-        to: SocketAddr,
-        len: usize,
-    },
-    /// It waits, and that many older packets had to go.
-    Queued {
-        dropped: usize,
-    },
-    NoEndpoint,
+/// What workers read and count of a peer without its lock.
+#[derive(Default)]
+pub(crate) struct Lane {
+    /// How packets go out; `None` while nobody knows where to.
+    pub(crate) outbound: ArcSwapOption<Outbound>,
+    pub(crate) sent: Traffic,
+    pub(crate) received: Traffic,
+    pub(crate) not_allowed: AtomicU64,
 }
 
-/// What changes with packets and configuration.
+/// The way to a peer.
+pub(crate) struct Outbound {
+    pub(crate) to: SocketAddr,
+    pub(crate) vtep_mac: Option<MacAddr>,
+    pub(crate) session: Option<Arc<Session>>,
+    /// The session is under the keys to be preferred.
+    pub(crate) preferred: bool,
+}
+
+/// Inner packets and their bytes.
+#[derive(Default)]
+pub(crate) struct Traffic {
+    packets: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Traffic {
+    pub(crate) fn add(&self, packets: usize, bytes: usize) {
+        self.packets.fetch_add(packets as u64, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    fn packets(&self) -> u64 {
+        self.packets.load(Ordering::Relaxed)
+    }
+
+    fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
+/// What changes with configuration, handshakes and time.
 #[derive(Default)]
 pub(crate) struct PeerState {
+    lane: Arc<Lane>,
     configured: Option<SocketAddr>,
-    pub(crate) endpoint: Option<SocketAddr>,
-    pub(crate) vtep_mac: Option<MacAddr>,
+    endpoint: Option<SocketAddr>,
+    vtep_mac: Option<MacAddr>,
     /// In order of preference.
     pub(crate) tunnels: Vec<Tunnel>,
     /// INVARIANT: the first live tunnel, if any; kept by `refresh` after whatever may change it.
@@ -46,19 +79,14 @@ pub(crate) struct PeerState {
     wanted_until: Option<Timestamp>,
     last_handshake: Option<Timestamp>,
     handshakes: u64,
-    rx_packets: u64,
-    rx_bytes: u64,
-    tx_packets: u64,
-    tx_bytes: u64,
     no_session: u64,
     /// What `no_session` was when there last was one.
     no_session_before: u64,
-    pub(crate) not_allowed: u64,
 }
 
 impl Peer {
     pub(crate) fn new(id: PeerId, name: String, state: PeerState) -> Self {
-        Self { id, name, state: Mutex::new(state) }
+        Self { id, name, lane: Arc::clone(&state.lane), state: Mutex::new(state) }
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, PeerState> {
@@ -68,6 +96,7 @@ impl Peer {
     pub(crate) fn status(&self, wireguard: bool, now: Timestamp) -> PeerStatus {
         let state = self.lock();
         let active = state.active.and_then(|i| state.tunnels.get(i));
+        let Lane { sent, received, not_allowed, .. } = &*self.lane;
         PeerStatus {
             peer: self.id,
             name: self.name.clone(),
@@ -76,21 +105,22 @@ impl Peer {
             last_handshake: state.last_handshake.map(|at| now.since(at)),
             handshakes: state.handshakes,
             keys: active.map(Tunnel::keys),
-            rx_packets: state.rx_packets,
-            rx_bytes: state.rx_bytes,
-            tx_packets: state.tx_packets,
-            tx_bytes: state.tx_bytes,
+            rx_packets: received.packets(),
+            rx_bytes: received.bytes(),
+            tx_packets: sent.packets(),
+            tx_bytes: sent.bytes(),
             queued: state.queue.len(),
             no_session: state.no_session,
-            not_allowed: state.not_allowed,
+            not_allowed: not_allowed.load(Ordering::Relaxed),
         }
     }
 }
 
 impl PeerState {
-    /// Takes over a configured endpoint. One that roaming found stays unless the configured one
-    /// is another than before.
-    pub(crate) fn configure_endpoint(&mut self, configured: Option<SocketAddr>) {
+    /// Takes over a configured endpoint and VTEP. An endpoint that roaming found stays unless the
+    /// configured one is another than before.
+    pub(crate) fn configure(&mut self, configured: Option<SocketAddr>, vtep_mac: Option<MacAddr>) {
+        self.vtep_mac = vtep_mac;
         let configured = configured.map(canonical);
         if configured != self.configured {
             self.configured = configured;
@@ -99,16 +129,21 @@ impl PeerState {
                 self.tunnels.iter_mut().for_each(Tunnel::forget_initiation);
             }
         }
+        self.refresh();
+    }
+
+    pub(crate) fn endpoint(&self) -> Option<SocketAddr> {
+        self.endpoint
     }
 
     /// Forgets sessions, what waits for one, and where roaming led.
     pub(crate) fn leave_wireguard(&mut self) {
         self.tunnels.clear();
-        self.refresh();
         self.no_session += self.queue.clear() as u64;
         self.wanted_until = None;
         self.last_handshake = None;
         self.endpoint = self.configured;
+        self.refresh();
     }
 
     pub(crate) fn tunnel(&mut self, index: u32) -> Option<&mut Tunnel> {
@@ -123,52 +158,50 @@ impl PeerState {
         self.tunnels.iter_mut().find(|t| t.keys() == (local, remote))
     }
 
-    /// Finds the tunnel to send on.
+    /// Finds the tunnel to send on, and lets workers know.
     pub(crate) fn refresh(&mut self) {
         self.active = self.tunnels.iter().position(Tunnel::is_live);
+        let session = self.active.and_then(|at| self.tunnels.get(at)?.current());
+        let outbound = self.endpoint.map(|to| Outbound {
+            to,
+            vtep_mac: self.vtep_mac,
+            session: session.cloned(),
+            preferred: self.active == Some(0),
+        });
+        if !same(self.lane.outbound.load().as_deref(), outbound.as_ref()) {
+            self.lane.outbound.store(outbound.map(Arc::new));
+        }
     }
 
-    /// Encapsulates a packet, or lets it wait and begins a handshake.
-    pub(crate) fn seal(
+    /// A session that has not expired, and where its datagrams go.
+    pub(crate) fn next_session(&mut self, now: Timestamp) -> Option<(Arc<Session>, SocketAddr)> {
+        self.tunnels.iter_mut().for_each(|tunnel| tunnel.expire(now));
+        self.refresh();
+        let session = self.tunnels.get(self.active?)?.current()?;
+        Some((Arc::clone(session), self.endpoint?))
+    }
+
+    /// Lets packets wait and begins a handshake. Returns how many older ones had to go.
+    pub(crate) fn queue(
         &mut self,
-        inner: &[u8],
-        out: &mut Vec<u8>,
+        packets: &impl Packets,
         outbox: &Outbox,
         now: Timestamp,
-    ) -> Sealed {
-        let Some(to) = self.endpoint else { return Sealed::NoEndpoint };
-        if let Some(len) = self.seal_now(inner, out) {
-            if self.active != Some(0) {
-                self.want_session(outbox, now);
-            }
-            return Sealed::Datagram { to, len };
+    ) -> Result<usize, DropReason> {
+        if self.endpoint.is_none() {
+            return Err(DropReason::NoPeerEndpoint);
         }
-        let dropped = self.queue.push(inner, now);
+        let mut dropped = 0;
+        for k in 0..packets.count() {
+            let mut packet = vec![0; packets.len_of(k)];
+            if !packets.write(k, &mut packet) {
+                return Err(DropReason::Malformed);
+            }
+            dropped += self.queue.push(packet, now);
+        }
         self.no_session += dropped as u64;
         self.want_session(outbox, now);
-        Sealed::Queued { dropped }
-    }
-
-    fn seal_now(&mut self, inner: &[u8], out: &mut Vec<u8>) -> Option<usize> {
-        let tunnel = self.active.and_then(|i| self.tunnels.get_mut(i))?;
-        let len = tunnel.seal(inner, out);
-        if len.is_none() {
-            self.refresh();
-        }
-        self.count_sent(inner.len(), len.is_some());
-        len
-    }
-
-    pub(crate) fn count_sent(&mut self, bytes: usize, sent: bool) {
-        if sent {
-            self.tx_packets += 1;
-            self.tx_bytes += bytes as u64;
-        }
-    }
-
-    pub(crate) fn count_received(&mut self, bytes: usize) {
-        self.rx_packets += 1;
-        self.rx_bytes += bytes as u64;
+        Ok(dropped)
     }
 
     /// A configuration was taken over: makes new tunnels live at once.
@@ -204,6 +237,7 @@ impl PeerState {
         if self.endpoint != Some(from) {
             let event = Event::EndpointChanged { peer, from: self.endpoint, to: from };
             self.endpoint = Some(from);
+            self.refresh();
             outbox.tell(event);
         }
     }
@@ -220,21 +254,27 @@ impl PeerState {
         self.last_handshake = Some(now);
         self.refresh();
         outbox.tell(Event::HandshakeCompleted { peer, initiator });
-        self.flush(outbox);
+        self.flush(outbox, now);
         self.no_session_before = self.no_session;
         if self.active == Some(0) {
             self.wanted_until = None;
         }
     }
 
-    fn flush(&mut self, outbox: &Outbox) {
-        let Some(to) = self.endpoint else { return };
-        while self.active.is_some()
+    fn flush(&mut self, outbox: &Outbox, now: Timestamp) {
+        while self.queue.len() > 0
+            && let Some((session, to)) = self.next_session(now)
             && let Some(packet) = self.queue.pop()
         {
-            let mut datagram = Vec::new();
-            let sent = self.seal_now(&packet, &mut datagram).is_some();
-            if !sent || !outbox.send(to, datagram) {
+            let mut datagram = vec![0; DATA_HEADER_LEN];
+            datagram.extend_from_slice(&packet);
+            datagram.resize(OVERHEAD + packet.len(), 0);
+            let counter = session.reserve(1, now);
+            let sealed = counter.is_some_and(|counter| session.seal(counter, &mut datagram));
+            if sealed && outbox.send(to, datagram) {
+                session.activity.sent(true, now);
+                self.lane.sent.add(1, packet.len());
+            } else {
                 self.no_session += 1;
             }
         }
@@ -272,6 +312,12 @@ impl PeerState {
             outbox.tell(Event::HandshakeTimedOut { peer, dropped });
         }
     }
+}
+
+fn same(a: Option<&Outbound>, b: Option<&Outbound>) -> bool {
+    let session = |o: &Outbound| o.session.as_ref().map(Arc::as_ptr);
+    let key = |o: &Outbound| (o.to, o.vtep_mac, session(o), o.preferred);
+    a.map(key) == b.map(key)
 }
 
 /// The address without the IPv6-mapped form that a dual-stack socket reports for IPv4.

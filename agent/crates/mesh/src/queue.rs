@@ -22,10 +22,10 @@ pub(crate) struct PacketQueue {
 }
 
 impl PacketQueue {
-    /// Keeps a copy; how many older packets had to go for it.
-    pub(crate) fn push(&mut self, packet: &[u8], now: Timestamp) -> usize {
+    /// Keeps a packet; how many older ones had to go for it.
+    pub(crate) fn push(&mut self, packet: Vec<u8>, now: Timestamp) -> usize {
         self.bytes += packet.len();
-        self.packets.push_back((now, packet.to_vec()));
+        self.packets.push_back((now, packet));
         self.drop_while(|queue, _| queue.packets.len() > PACKETS_MAX || queue.bytes > BYTES_MAX)
     }
 
@@ -71,11 +71,11 @@ mod tests {
     #[test]
     fn queue_is_bounded_in_packets_and_in_bytes_and_keeps_the_newest() {
         let mut queue = PacketQueue::default();
-        let dropped: usize = (0..1000).map(|_| queue.push(&[0; 100], NOW)).sum();
+        let dropped: usize = (0..1000).map(|_| queue.push(vec![0; 100], NOW)).sum();
         assert_eq!((dropped, queue.len()), (1000 - PACKETS_MAX, PACKETS_MAX));
         assert_eq!(queue.clear(), PACKETS_MAX);
         for length in 0..1000 {
-            queue.push(&vec![0; 64_001 + length], NOW);
+            queue.push(vec![0; 64_001 + length], NOW);
         }
         assert_eq!(queue.len(), BYTES_MAX / 65_000);
         assert_eq!(std::iter::from_fn(|| queue.pop()).last().unwrap().len(), 65_000);
@@ -85,8 +85,8 @@ mod tests {
     #[test]
     fn packets_do_not_wait_for_ever() {
         let mut queue = PacketQueue::default();
-        queue.push(&[1], NOW);
-        queue.push(&[2], NOW + Duration::from_secs(5));
+        queue.push(vec![1], NOW);
+        queue.push(vec![2], NOW + Duration::from_secs(5));
         assert_eq!(queue.handle_timeout(NOW + Duration::from_secs(9)), 0);
         assert_eq!(queue.handle_timeout(NOW + Duration::from_secs(10)), 1);
         assert_eq!(queue.pop(), Some(vec![2]));

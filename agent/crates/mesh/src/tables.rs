@@ -1,21 +1,23 @@
 //! The tables that workers read, built anew by each configuration and swapped whole.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use hashbrown::HashMap;
 use ipnet::IpNet;
 use prefix_trie::joint::JointPrefixMap;
 use weft_model::{Encapsulation, MacAddr, PeerId, PublicKey, Vni};
 
 use crate::config::{Applied, ConfigError, Conflict, MeshConfig, PeerConfig};
 use crate::peer::{Peer, PeerState};
-use crate::wireguard::{Identity, Tunnel};
+use crate::wireguard::{Identity, Inbound, Tunnel};
 
 /// Who a receiver index belongs to.
 pub(crate) struct Receiver {
     pub(crate) peer: Arc<Peer>,
     pub(crate) identity: Arc<Identity>,
+    pub(crate) inbound: Arc<Inbound>,
 }
 
 /// How packets travel, with what only that way needs.
@@ -37,6 +39,8 @@ pub(crate) struct VxlanTables {
 /// Who is who on the encrypted side.
 #[derive(Default)]
 pub(crate) struct WireGuardTables {
+    /// Unix time at the zero of timestamps.
+    epoch: Duration,
     pub(crate) identities: Vec<Arc<Identity>>,
     /// By the upper 24 bits of the receiver index.
     pub(crate) receivers: HashMap<u32, Receiver>,
@@ -94,8 +98,9 @@ impl Tables {
         &self,
         config: &MeshConfig,
         indices: &mut Indices,
+        epoch: Duration,
     ) -> Result<(Self, Applied), ConfigError> {
-        let mut carrier = self.next_carrier(config)?;
+        let mut carrier = self.next_carrier(config, epoch)?;
         check_ids(&config.peers)?;
         let mut applied = Applied::default();
         let mut peers = HashMap::new();
@@ -106,8 +111,7 @@ impl Tables {
                 Carrier::None | Carrier::Vxlan(_) => Vec::new(),
             };
             let shared = self.take_over(peer);
-            shared.lock().configure_endpoint(peer.endpoint);
-            shared.lock().vtep_mac = peer.vtep_mac;
+            shared.lock().configure(peer.endpoint, peer.vtep_mac);
             match &mut carrier {
                 Carrier::WireGuard(tables) => {
                     tables.add(&shared, &keys, self.wireguard(), indices);
@@ -121,7 +125,7 @@ impl Tables {
         Ok((Self { carrier, peers, allowed }, applied))
     }
 
-    fn next_carrier(&self, config: &MeshConfig) -> Result<Carrier, ConfigError> {
+    fn next_carrier(&self, config: &MeshConfig, epoch: Duration) -> Result<Carrier, ConfigError> {
         match config.encapsulation {
             Encapsulation::Vxlan => {
                 let mac = config.vtep_mac.ok_or(ConfigError::NoVtepMac)?;
@@ -139,7 +143,7 @@ impl Tables {
                     let kept = old.iter().find(|i| i.public_key() == public);
                     identities.push(kept.map_or_else(|| Arc::new(Identity::new(key)), Arc::clone));
                 }
-                Ok(Carrier::WireGuard(WireGuardTables { identities, ..Default::default() }))
+                Ok(Carrier::WireGuard(WireGuardTables { epoch, identities, ..Default::default() }))
             }
         }
     }
@@ -164,7 +168,7 @@ impl VxlanTables {
     fn add(&mut self, peer: &Arc<Peer>) {
         let mut state = peer.lock();
         state.leave_wireguard();
-        let endpoint = state.endpoint;
+        let endpoint = state.endpoint();
         drop(state);
         if let Some(endpoint) = endpoint {
             self.by_address.insert(endpoint.ip(), Arc::clone(peer));
@@ -209,9 +213,13 @@ impl WireGuardTables {
                 while self.receivers.contains_key(&index) {
                     index = indices.next(taken);
                 }
-                Tunnel::new(identity, remote, index)
+                Tunnel::new(identity, remote, index, self.epoch)
             });
-            let receiver = Receiver { peer: Arc::clone(peer), identity: Arc::clone(identity) };
+            let receiver = Receiver {
+                peer: Arc::clone(peer),
+                identity: Arc::clone(identity),
+                inbound: Arc::clone(tunnel.inbound()),
+            };
             self.receivers.insert(tunnel.index(), receiver);
             state.tunnels.push(tunnel);
         }

@@ -3,30 +3,28 @@
 use std::net::IpAddr;
 
 use weft_model::{MacAddr, Vni};
-use weft_packet::{IpVersion, vxlan};
+use weft_packet::vxlan;
 
 use crate::ip::ip_packet;
 
 /// Bytes before the inner IP packet: VXLAN header 8, Ethernet header 14.
 pub(crate) const HEADER_LEN: usize = vxlan::OVERHEAD;
 
-/// Appends one frame with `inner` in it to `out` and returns its length; `None` if `inner` is
-/// neither IPv4 nor IPv6, and `out` is as before.
-pub(crate) fn emit(
+/// Fills the header of a frame whose IP packet is in place; false if that is neither IPv4 nor IPv6.
+pub(crate) fn put_header(
     vni: Vni,
     source: MacAddr,
     destination: MacAddr,
-    inner: &[u8],
-    out: &mut Vec<u8>,
-) -> Option<usize> {
-    let version = match inner.first()? >> 4 {
-        4 => IpVersion::V4,
-        6 => IpVersion::V6,
-        _ => return None,
+    frame: &mut [u8],
+) -> bool {
+    let Some((header, packet)) = frame.split_first_chunk_mut::<HEADER_LEN>() else { return false };
+    let ethertype = match packet.first().map(|byte| byte >> 4) {
+        Some(4) => vxlan::ETHERTYPE_IPV4,
+        Some(6) => vxlan::ETHERTYPE_IPV6,
+        Some(_) | None => return false,
     };
-    let start = out.len();
-    vxlan::emit(vni, source, destination, version, inner, out);
-    Some(out.len() - start)
+    *header = vxlan::header(vni, source, destination, ethertype);
+    true
 }
 
 /// A frame of our VNI, for a VTEP.

@@ -1,5 +1,4 @@
-//! What happens over minutes: rekeying, expiry, keepalives. boringtun's clock is the test's here:
-//! `cargo test --release -p weft-mesh --features virtual-time`.
+//! What happens over minutes: rekeying, expiry, keepalives.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -68,7 +67,7 @@ fn session_beyond_its_life_is_never_used() {
     let mut last_clear = Duration::ZERO;
     let start = wire.now;
     for number in 0..250 {
-        if let Encapsulated::Datagram { .. } = wire.send(0, 1, &packet(0, 1, number)) {
+        if let Encapsulated::Datagrams { .. } = wire.send(0, 1, &packet(0, 1, number)) {
             last_clear = wire.now.since(start);
         }
         wire.run(SECOND);

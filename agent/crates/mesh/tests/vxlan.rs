@@ -20,7 +20,7 @@ fn vxlan(count: usize) -> Wire {
 
 fn frame(wire: &mut Wire, from: usize, to: usize, inner: &[u8]) -> Vec<u8> {
     let sent = wire.send(from, to, inner);
-    assert!(matches!(sent, Encapsulated::Datagram { .. }), "{sent:?}");
+    assert!(matches!(sent, Encapsulated::Datagrams { .. }), "{sent:?}");
     wire.flying.pop().unwrap().bytes
 }
 
@@ -109,7 +109,7 @@ fn source_port_of_a_vtep_may_be_any() {
     let port = "192.0.2.1:49999".parse().unwrap();
     assert!(matches!(wire.deliver(1, port, &good), Received::Packet { .. }));
     let sent = wire.send(1, 0, &packet(1, 0, 1));
-    let Encapsulated::Datagram { to, .. } = sent else { panic!("{sent:?}") };
+    let Encapsulated::Datagrams { to, .. } = sent else { panic!("{sent:?}") };
     assert_eq!(to.port(), 51820, "answers go to the configured port");
 }
 

@@ -10,7 +10,8 @@ use weft_mesh::{
     ConfigError, Conflict, Encapsulated, Event, Mesh, MeshConfig, PeerConfig, Received,
 };
 use weft_model::{DropReason, Encapsulation, PeerId, Vni};
-use wire::{START, Wire, packet, packet6, peer, secret};
+use weft_packet::{Checksum, Gso, GsoKind, Headers, Meta, Segments};
+use wire::{EPOCH, START, Wire, packet, packet6, peer, secret};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -33,19 +34,34 @@ fn packets_of_both_families_cross_unharmed_and_unread() {
 fn datagram_is_packet_and_overhead() {
     let mut wire = Wire::connected(2);
     let inner = packet(0, 1, 1);
-    let Encapsulated::Datagram { len, .. } = wire.send(0, 1, &inner) else { panic!("no session") };
+    let Encapsulated::Datagrams { len, .. } = wire.send(0, 1, &inner) else { panic!("no session") };
     assert_eq!(len, inner.len() + wire.nodes[0].mesh.overhead());
 }
 
 #[test]
-fn datagrams_are_appended_one_behind_the_other() {
-    let wire = Wire::connected(2);
-    let (mut out, inner) = (Vec::new(), packet(0, 1, 1));
-    for _ in 0..3 {
-        wire.nodes[0].mesh.encapsulate(peer(1), &inner, &mut out, wire.now);
+fn datagrams_of_a_super_packet_lie_one_behind_the_other() {
+    let mut wire = Wire::connected(2);
+    let super_packet = super_packet(0, 1, 3 * 1000 + 500);
+    let meta = Meta {
+        checksum: Checksum::Partial { start: 20, offset: 6 },
+        gso: Some(Gso { kind: GsoKind::Udp, segment_size: 1000 }),
+    };
+    let headers = Headers::parse(&super_packet, &meta).unwrap();
+    let segments = Segments::new(&super_packet, &meta, &headers).unwrap();
+    let mut out = vec![0; Mesh::room_for(&segments)];
+    let sent = wire.nodes[0].mesh.encapsulate(peer(1), &segments, &mut out, wire.now);
+    let size = 28 + 1000 + 32;
+    let Encapsulated::Datagrams { len, size: each, .. } = sent else { panic!("{sent:?}") };
+    assert_eq!((len, each), (3 * size + 28 + 500 + 32, size));
+    let from = wire.nodes[0].identity.address;
+    for datagram in out[..len].chunks(each) {
+        wire.deliver(1, from, datagram);
     }
-    assert_eq!(out.len(), 3 * (inner.len() + 32));
-    assert!(out.chunks(inner.len() + 32).all(|datagram| datagram.starts_with(&[4, 0, 0, 0])));
+    let arrived: Vec<_> = wire.nodes[1].inbox.iter().map(|(_, packet)| packet.clone()).collect();
+    let mut expected = vec![vec![0; 1028]; 4];
+    expected[3].truncate(528);
+    (0..4).for_each(|k| assert_eq!(segments.write(k, &mut expected[k]), expected[k].len()));
+    assert_eq!(arrived, expected);
 }
 
 #[test]
@@ -168,7 +184,7 @@ fn peer_may_not_speak_for_another() {
 fn stranger_gets_no_answer() {
     let mut wire = Wire::connected(2);
     wire.nodes[0].identity.keys = vec![secret(77)];
-    wire.nodes[0].mesh = Mesh::new(1);
+    wire.nodes[0].mesh = Mesh::new(1, EPOCH);
     wire.seen.clear();
     wire.apply(0);
     wire.run(10 * MS);
@@ -225,7 +241,7 @@ fn endpoint_follows_the_peer_and_outlives_a_new_configuration() {
     wire.nodes[1].identity.address = configured;
     wire.apply(0);
     assert_eq!(wire.nodes[0].mesh.status(wire.now)[0].endpoint, Some(configured));
-    assert!(matches!(wire.send(0, 1, &packet(0, 1, 2)), Encapsulated::Datagram { .. }));
+    assert!(matches!(wire.send(0, 1, &packet(0, 1, 2)), Encapsulated::Datagrams { .. }));
 }
 
 #[test]
@@ -318,7 +334,7 @@ fn handshake_flood_is_answered_with_cookies_and_a_peer_still_gets_in() {
 
 #[test]
 fn claims_of_two_peers_go_to_the_first() {
-    let mesh = Mesh::new(3);
+    let mesh = Mesh::new(3, EPOCH);
     let wire = Wire::new(3);
     let mut config = wire.config(0, Encapsulation::WireGuard);
     let stolen = config.peers[0].allowed_ips[0];
@@ -350,7 +366,7 @@ fn configuration_that_cannot_run_changes_nothing() {
     for (config, error) in cases {
         assert_eq!(wire.nodes[0].mesh.apply(&config, wire.now), Err(error));
     }
-    assert!(matches!(wire.send(0, 1, &packet(0, 1, 1)), Encapsulated::Datagram { .. }));
+    assert!(matches!(wire.send(0, 1, &packet(0, 1, 1)), Encapsulated::Datagrams { .. }));
 }
 
 #[test]
@@ -373,4 +389,15 @@ fn secret_is_not_shown() {
     let wire = Wire::new(2);
     let shown = format!("{:?}", wire.config(0, Encapsulation::WireGuard));
     assert!(shown.contains("SecretKey(..)") && !shown.contains("SecretKey([1"));
+}
+
+/// A UDP super-packet with `payload` bytes.
+fn super_packet(from: u8, to: u8, payload: u16) -> Vec<u8> {
+    let [l0, l1] = (28 + payload).to_be_bytes();
+    let [u0, u1] = (8 + payload).to_be_bytes();
+    let mut packet = vec![0x45, 0, l0, l1, 0, 7, 0, 0, 64, 17, 0, 0];
+    packet.extend([10, 1, from, 2, 10, 1, to, 2]);
+    packet.extend([0x30, 0x39, 0x30, 0x3a, u0, u1, 0, 0]);
+    packet.extend((0..payload).map(|k| k.to_be_bytes()[1]));
+    packet
 }

@@ -1,5 +1,7 @@
 //! The one place that reads the machine's clock for the sans-IO core.
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use nix::time::{ClockId, clock_gettime};
 use weft_model::Timestamp;
 
@@ -16,6 +18,13 @@ pub fn now() -> Timestamp {
     Timestamp(seconds.saturating_mul(1_000_000_000).saturating_add(nanos))
 }
 
+/// Unix time at [`Timestamp::ZERO`], as the wall clock is set at the moment.
+#[must_use]
+pub fn epoch() -> Duration {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    wall.saturating_sub(now().since(Timestamp::ZERO))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -25,5 +34,12 @@ mod tests {
         let first = now();
         assert!(first > Timestamp::ZERO);
         assert!(now() >= first);
+    }
+
+    #[test]
+    fn epoch_and_now_are_the_wall_clock() {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let ours = epoch() + now().since(Timestamp::ZERO);
+        assert!(ours.abs_diff(wall) < Duration::from_secs(10));
     }
 }

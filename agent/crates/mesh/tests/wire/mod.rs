@@ -1,7 +1,6 @@
 //! A few nodes on a simulated wire: delay, reordering, loss, and somebody who reads along.
 //!
-//! Time is virtual and moves from event to event. With the feature `virtual-time` boringtun's
-//! own timers follow it; without it they see that next to no time passes.
+//! Time is virtual and moves from event to event.
 
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::panic)]
 
@@ -9,13 +8,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use weft_fuzz::Random;
-use weft_mesh::{
-    Encapsulated, Event, Mesh, MeshConfig, PeerConfig, RECEIVE_BUFFER_LEN, Received, SecretKey,
-};
+use weft_mesh::{Encapsulated, Event, Mesh, MeshConfig, PeerConfig, Received, SecretKey};
 use weft_model::{DropReason, Encapsulation, MacAddr, PeerId, Timestamp, Vni};
 
 /// Where virtual time starts; not zero, as on a machine that has been up for a while.
 pub const START: Timestamp = Timestamp(1_000_000_000_000);
+/// Unix time at the zero of timestamps.
+pub const EPOCH: Duration = Duration::from_secs(1_750_000_000);
 /// What nobody but sender and receiver may see.
 pub const MARKER: &[u8] = b"the marker that nobody may read";
 
@@ -96,7 +95,7 @@ impl Wire {
     /// `count` nodes in a full mesh, not yet configured.
     pub fn new(count: usize) -> Self {
         let node = |i: usize| Node {
-            mesh: Mesh::new(i as u64 + 7),
+            mesh: Mesh::new(i as u64 + 7, EPOCH),
             identity: Identity {
                 keys: vec![secret(u8::try_from(i).unwrap() + 1)],
                 address: format!("192.0.2.{}:51820", i + 1).parse().unwrap(),
@@ -160,14 +159,12 @@ impl Wire {
 
     /// Sends an inner packet as the datapath would.
     pub fn send(&mut self, node: usize, to: usize, inner: &[u8]) -> Encapsulated {
-        let mut out = Vec::new();
-        let result = self.nodes[node].mesh.encapsulate(peer(to), inner, &mut out, self.now);
-        match result {
-            Encapsulated::Datagram { to, len } => {
-                assert_eq!(len, out.len());
-                self.fly(self.nodes[node].identity.address, to, out);
-            }
-            Encapsulated::Queued | Encapsulated::Dropped(_) => assert!(out.is_empty()),
+        let mut out = vec![0; Mesh::room_for(&inner)];
+        let result = self.nodes[node].mesh.encapsulate(peer(to), &inner, &mut out, self.now);
+        if let Encapsulated::Datagrams { to, len, size } = result {
+            assert_eq!(len, size);
+            out.truncate(len);
+            self.fly(self.nodes[node].identity.address, to, out);
         }
         self.collect(node);
         result
@@ -187,11 +184,11 @@ impl Wire {
 
     /// Hands a datagram to a node at once.
     pub fn deliver(&mut self, node: usize, from: SocketAddr, bytes: &[u8]) -> Received {
-        let mut out = vec![0; RECEIVE_BUFFER_LEN];
+        let mut datagram = bytes.to_vec();
         let Node { mesh, inbox, .. } = &mut self.nodes[node];
-        let received = mesh.handle_network_input(from, bytes, &mut out, self.now);
+        let received = mesh.handle_network_input(from, &mut datagram, self.now);
         if let Received::Packet { peer, range } = &received {
-            inbox.push((*peer, out[range.clone()].to_vec()));
+            inbox.push((*peer, datagram[range.clone()].to_vec()));
         }
         self.collect(node);
         received
@@ -211,7 +208,7 @@ impl Wire {
         while self.now < end {
             let timers = self.nodes.iter().filter_map(|n| n.mesh.poll_timeout());
             let next = timers.chain(self.flying.iter().map(|f| f.due)).min().unwrap_or(end);
-            self.advance(next.max(self.now).min(end));
+            self.now = next.max(self.now).min(end);
             while let Some(flying) = self.next_due() {
                 let to = |n: &Node| n.identity.address == flying.to;
                 if let Some(node) = self.nodes.iter().position(to) {
@@ -232,15 +229,9 @@ impl Wire {
         Some(self.flying.remove(at))
     }
 
-    fn advance(&mut self, to: Timestamp) {
-        #[cfg(feature = "virtual-time")]
-        mock_instant::MockClock::advance(to.since(self.now));
-        self.now = to;
-    }
-
     /// Starts `node` anew: same keys, no memory.
     pub fn restart(&mut self, node: usize) {
-        self.nodes[node].mesh = Mesh::new(self.now.0 ^ 0xabcd);
+        self.nodes[node].mesh = Mesh::new(self.now.0 ^ 0xabcd, EPOCH);
         self.flying.retain(|f| f.to != self.nodes[node].identity.address);
         self.apply(node);
     }
