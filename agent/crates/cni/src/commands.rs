@@ -66,7 +66,8 @@ fn add(call: &Call, config: &NetworkConfig, attachment: &Attachment) -> Result<S
     let made = Some(Made { netns, interface: None });
     let mut record = Record { delegate, config: delegate_config, made };
     record::create(&config.state_dir, attachment, &record)?;
-    wire(call, config, attachment, &mut record).inspect_err(|_| {
+    let segments_max = delegation.segments_max;
+    wire(call, config, attachment, &mut record, segments_max).inspect_err(|_| {
         // The first failure is what the runtime should hear; its DEL finds what this leaves.
         let _ = undo(call, config, attachment, &record);
     })
@@ -107,6 +108,7 @@ fn wire(
     config: &NetworkConfig,
     attachment: &Attachment,
     record: &mut Record,
+    segments_max: Option<u16>,
 ) -> Result<String, CniError> {
     let stdout = delegate::run(&call.path, "ADD", &record.delegate, &record.config, &call.netns)?;
     let made: Value = serde_json::from_slice(&stdout).map_err(|e| {
@@ -117,6 +119,10 @@ fn wire(
         made.interface = Some(Interface::of(&wiring));
     }
     record::replace(&config.state_dir, attachment, record)?;
+    if let Some(segments) = segments_max {
+        // A pod does without, only slower: a kernel or driver may not let it be set.
+        let _ = interface::limit_segments(&call.netns, &call.ifname, segments);
+    }
     let pod = call.pod.clone();
     agent::ask(&config.socket, &Request::Attach { attachment: attachment.clone(), pod, wiring })?;
     Ok(made.to_string())

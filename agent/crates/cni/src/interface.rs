@@ -9,7 +9,7 @@ use nix::sys::stat::stat;
 use serde::{Deserialize, Serialize};
 use weft_model::MacAddr;
 use weft_model::cni::Wiring;
-use weft_netio::NetNs;
+use weft_netio::{NetNs, segments};
 
 /// An interface in a pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +47,14 @@ pub(crate) fn look(netns: &str, ifname: &str) -> io::Result<Option<Interface>> {
         note(found.get_or_insert_default(), entry);
     }
     Ok(found)
+}
+
+/// Bounds the super-packets that the interface's senders make.
+///
+/// # Errors
+/// If it is no network namespace, may not be entered, or the kernel refuses.
+pub(crate) fn limit_segments(netns: &str, ifname: &str, segments: u16) -> io::Result<()> {
+    NetNs::open_path(Path::new(netns))?.enter(|| segments::limit(ifname, segments))?
 }
 
 fn note(interface: &mut Interface, entry: &InterfaceAddress) {

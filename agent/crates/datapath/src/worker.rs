@@ -24,8 +24,11 @@ use crate::vnet;
 
 /// Super-packets taken from the interface in one turn: at most 2 MiB.
 const TUN_BATCH: usize = 32;
-/// Receives in one turn, each of up to 64 KiB of datagrams; what they bring is merged together.
-const UDP_BATCH: usize = 16;
+/// Receives in one turn: as many single datagrams as a super-packet is made of, where the underlay
+/// does not bring them merged. What one turn brings is merged together.
+const UDP_BATCH: usize = 64;
+/// Bytes after which a turn ends, where it does: few enough to stay in the second-level cache.
+const UDP_BATCH_BYTES: usize = 256 * 1024;
 /// Longest sleep of worker 0, which drives the timers: another worker may have made one earlier.
 const TICK: Duration = Duration::from_millis(100);
 /// Shortest time between two reports that the interface is down.
@@ -136,7 +139,11 @@ impl Worker {
         let mut buffer = std::mem::take(&mut self.buffer);
         let shared = Arc::clone(&self.shared);
         let mut reception = shared.mesh.reception(now);
+        let mut bytes = 0;
         for _ in 0..UDP_BATCH {
+            if bytes >= UDP_BATCH_BYTES {
+                break;
+            }
             let Some(udp) = &self.output.udp else { break };
             let received = match udp.recv(&mut buffer) {
                 Ok(Some(received)) => received,
@@ -149,6 +156,7 @@ impl Worker {
             };
             let datagrams = received.len.div_ceil(received.segment_size.max(1));
             self.counters.mesh_in.add(datagrams, received.len);
+            bytes += received.len;
             for datagram in received.split(&mut buffer) {
                 match reception.open(received.from, datagram) {
                     Received::Packet { peer, range } => {

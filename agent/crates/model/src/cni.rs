@@ -121,6 +121,10 @@ pub enum Response {
 pub struct Delegation {
     /// MTU of the pod's interface in bytes.
     pub mtu: u16,
+    /// Most segments of a super-packet that the pod's interface makes; `None` from an agent that
+    /// knows of no limit.
+    #[serde(default)]
+    pub segments_max: Option<u16>,
     /// Subnets to allocate from, IPv4 first, each with its gateway (the first host address).
     pub ranges: Vec<Range>,
 }

@@ -26,6 +26,7 @@ pub mod nft;
 mod poller;
 pub mod route;
 pub mod rule;
+pub mod segments;
 mod sys;
 pub mod sysctl;
 pub mod tc;

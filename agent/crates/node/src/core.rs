@@ -299,7 +299,9 @@ impl State {
             .subnets(config)
             .into_iter()
             .filter_map(|subnet| gateway(&subnet).map(|g| Range { subnet, gateway: g.addr() }));
-        Some(Delegation { mtu, ranges: ranges.collect() })
+        let encapsulation = self.snapshot.as_ref()?.cluster.encapsulation;
+        let segments_max = Some(encapsulation.segments_max(mtu));
+        Some(Delegation { mtu, segments_max, ranges: ranges.collect() })
     }
 
     /// Subnets leased to this node, IPv4 first.

@@ -17,7 +17,29 @@ pub fn sum(bytes: &[u8]) -> u16 {
     // The sum does not depend on byte order but for a final swap (RFC 1071 section 2 B), and
     // 32-bit words in 64-bit lanes are what the compiler vectorizes.
     let (words, rest) = bytes.as_chunks::<4>();
-    let mut total: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
+    let total: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
+    fold(total, rest)
+}
+
+/// Copies `from` to `to`, which has its length, and returns its sum: one walk over both.
+#[must_use]
+#[inline]
+pub(crate) fn copy(from: &[u8], to: &mut [u8]) -> u16 {
+    let ((words, rest), (to_words, to_rest)) = (from.as_chunks::<4>(), to.as_chunks_mut::<4>());
+    let mut total: u64 = 0;
+    for (to, from) in to_words.iter_mut().zip(words) {
+        *to = *from;
+        total += u64::from(u32::from_ne_bytes(*from));
+    }
+    for (to, from) in to_rest.iter_mut().zip(rest) {
+        *to = *from;
+    }
+    fold(total, rest)
+}
+
+/// The sum of 32-bit words that add up to `total` and fewer than 4 bytes behind them.
+#[inline]
+fn fold(mut total: u64, rest: &[u8]) -> u16 {
     let mut last = [0; 4];
     for (to, from) in last.iter_mut().zip(rest) {
         *to = *from;

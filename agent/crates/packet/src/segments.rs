@@ -116,16 +116,18 @@ impl<'a> Segments<'a> {
             return 0;
         };
         to_headers.copy_from_slice(headers);
-        to_payload.copy_from_slice(self.payload(k));
         let done = if self.meta.gso.is_none() {
+            to_payload.copy_from_slice(self.payload(k));
             complete(out, self.meta.checksum, &self.headers)
         } else {
-            self.finish(k, out)
+            let sum = checksum::copy(self.payload(k), to_payload);
+            self.finish(k, out, sum)
         };
         done.map_or(0, |()| len)
     }
 
-    fn finish(&self, k: usize, out: &mut [u8]) -> Option<()> {
+    /// `payload` is the sum of the segment's payload.
+    fn finish(&self, k: usize, out: &mut [u8], payload: u16) -> Option<()> {
         match self.headers.version {
             IpVersion::V4 => self.finish_v4(k, out)?,
             IpVersion::V6 => {
@@ -139,7 +141,7 @@ impl<'a> Segments<'a> {
         } else {
             bytes::put(segment, 4, bytes::low16(segment.len()).to_be_bytes())?;
         }
-        self.finish_checksum(segment)
+        self.finish_checksum(segment, payload)
     }
 
     fn finish_v4(&self, k: usize, out: &mut [u8]) -> Option<()> {
@@ -166,7 +168,7 @@ impl<'a> Segments<'a> {
         Some(())
     }
 
-    fn finish_checksum(&self, segment: &mut [u8]) -> Option<()> {
+    fn finish_checksum(&self, segment: &mut [u8], payload: u16) -> Option<()> {
         if self.without_checksum {
             return Some(());
         }
@@ -175,7 +177,10 @@ impl<'a> Segments<'a> {
         bytes::put(segment, at, [0, 0])?;
         let (source, destination) = (headers.source, headers.destination);
         let pseudo = checksum::pseudo(source, destination, headers.protocol, segment.len());
-        let value = !checksum::add(pseudo, checksum::sum(segment));
+        // TCP and UDP headers have an even length, so the sums add up as they are.
+        let header_len = headers.payload_offset.checked_sub(headers.transport_offset)?;
+        let header = checksum::sum(segment.get(..usize::from(header_len))?);
+        let value = !checksum::add(pseudo, checksum::add(header, payload));
         let is_udp = headers.protocol == protocol::UDP;
         let value = if is_udp { checksum::udp_field(value) } else { value };
         bytes::put(segment, at, value.to_be_bytes())

@@ -5,6 +5,7 @@ use super::*;
 fn delegation() -> Delegation {
     Delegation {
         mtu: 1420,
+        segments_max: Some(44),
         ranges: vec![
             Range {
                 subnet: "10.42.1.0/24".parse().unwrap(),

@@ -69,7 +69,7 @@ impl Desired {
             rules: rules(&interface, cidrs),
             interface_sysctls: interface_sysctls(&interface, ipv6),
             node_sysctls: if overlap { Vec::new() } else { node_sysctls(ipv6) },
-            ruleset: ruleset(&interface, cidrs, config.masquerade),
+            ruleset: ruleset(&interface, cidrs, config.masquerade, cluster.port),
             ports: state
                 .attachments
                 .values()
@@ -117,9 +117,9 @@ fn node_sysctls(ipv6: bool) -> Vec<(String, &'static str)> {
     sysctls
 }
 
-/// The table as text. What is inside the fabric is not tracked; what leaves it for the world gets
-/// the node's address.
-pub(crate) fn ruleset(interface: &str, cidrs: &[IpNet], masquerade: bool) -> String {
+/// The table as text. What is inside the fabric and what carries it (UDP to `port`) is not tracked;
+/// what leaves it for the world gets the node's address.
+pub(crate) fn ruleset(interface: &str, cidrs: &[IpNet], masquerade: bool, port: u16) -> String {
     let mut sets = String::new();
     let mut raw = String::new();
     let mut nat = String::new();
@@ -138,8 +138,9 @@ pub(crate) fn ruleset(interface: &str, cidrs: &[IpNet], masquerade: bool) -> Str
             "    oifname != \"{interface}\" {word} saddr @{set} {word} daddr != @{set} masquerade\n"
         ));
     }
+    let carrier = format!("    udp dport {port} notrack\n");
     let mut chains = format!(
-        "  chain prerouting {{\n    type filter hook prerouting priority raw; policy accept;\n{raw}  }}\n"
+        "  chain prerouting {{\n    type filter hook prerouting priority raw; policy accept;\n{raw}{carrier}  }}\n  chain output {{\n    type filter hook output priority raw; policy accept;\n{carrier}  }}\n"
     );
     if masquerade {
         chains.push_str(&format!(
