@@ -112,12 +112,16 @@ async fn deleted_sockets_of_hub_and_datapath_are_put_back() -> Result<()> {
 /// `weft uninstall` leaves a node as it was: links, addresses, rules, routes, tables, settings.
 #[tokio::test]
 async fn uninstall_leaves_a_node_as_it_was() -> Result<()> {
-    if !can_run(&["ip", "tc", "nft"]) {
+    if !can_run(&["ip", "tc", "nft", "iptables"]) {
         return Ok(());
     }
     let lab = TestLab::with_pods(Options { nodes: 1, ..Options::default() }, 1).await?;
     let machine = Outsider::join(&lab)?;
     machine.settle().await?;
+    // A firewall into which the agent puts rules.
+    for command in ["iptables -A FORWARD -i docker0 -j DROP", "iptables -P FORWARD DROP"] {
+        machine.tool(command)?;
+    }
     let before = picture(&machine.namespace)?;
     let mut node = Node::at(&machine.namespace)?;
     node.start(&lab)?;
@@ -126,6 +130,8 @@ async fn uninstall_leaves_a_node_as_it_was() -> Result<()> {
         machine.tool(&format!("ping -c 1 -W 1 {}", pod.address)).map(drop)
     })
     .await?;
+    let firewall = machine.tool("iptables -S FORWARD")?;
+    ensure!(firewall.contains("weft0"), "no rules for pods: {firewall}");
     let during = differences(&before, &picture(&machine.namespace)?);
     for changed in ["ip -o link", "ip rule", "ip -6 rule", "nft list ruleset", "ip_forward"] {
         ensure!(

@@ -7,6 +7,7 @@ mod cni;
 mod contained;
 mod encryption;
 mod failures;
+mod firewall;
 mod fragments;
 mod heal;
 mod keys;
