@@ -13,6 +13,7 @@ mod heal;
 mod keys;
 mod lab;
 mod matrix;
+mod membership;
 mod occupied;
 mod offloads;
 mod operator;
