@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
@@ -11,7 +12,7 @@ use nix::unistd::Pid;
 use weft_netio::netns;
 
 use crate::outsider::tool;
-use crate::{TestLab, binaries, command_in};
+use crate::{TestLab, binaries, command_in, eventually};
 
 const DIRECTORIES: [&str; 4] = ["run-dir", "state-dir", "cni-conf-dir", "cni-bin-dir"];
 
@@ -97,6 +98,23 @@ impl Node {
             process.wait()?;
         }
         Ok(())
+    }
+
+    /// Waits until what was started last ends, with a status other than 0, and returns its last line.
+    ///
+    /// # Errors
+    /// If it does not end within 15 seconds, or as if nothing had happened.
+    pub async fn ended_by_itself(&mut self) -> Result<String> {
+        let log = self.path(&format!("{}.log", self.processes.len().saturating_sub(1)));
+        let process = self.processes.last_mut().context("nothing was started")?;
+        let status = eventually(Duration::from_secs(15), async || {
+            process.try_wait()?.context("it runs still")
+        })
+        .await?;
+        self.processes.pop();
+        let said = std::fs::read_to_string(log)?;
+        ensure!(status.code().is_some_and(|c| c > 0), "{status}: {said}");
+        Ok(said.lines().last().unwrap_or_default().to_owned())
     }
 
     /// Everything that could be left behind: of the network, and the files.

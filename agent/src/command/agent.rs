@@ -148,8 +148,10 @@ impl UninstallArguments {
         if attached == 0 {
             return Ok(());
         }
+        let pods =
+            if attached == 1 { "1 pod is".to_owned() } else { format!("{attached} pods are") };
         print(&format!(
-            "{attached} pods are still attached: the plugin weft-cni and {} stay for their removal; run this again after it\n",
+            "{pods} still attached: the plugin weft-cni and {} stay for their removal; run this again after it\n",
             attachments.display()
         ))
     }

@@ -6,10 +6,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::Args;
 use weft_control::connect_unix;
 use weft_proto::v1::agent_client::AgentClient;
-use weft_proto::v1::plugin_status::State;
 use weft_proto::v1::{
     AgentStatus, AgentStatusRequest, DatapathStatus, Encapsulation, FabricStatus, GetStatusRequest,
-    ListPluginsRequest, PluginInFabric, Traffic,
+    Traffic,
 };
 
 use super::control::{HubArguments, refused, whole};
@@ -39,8 +38,7 @@ impl Arguments {
         }
         let mut client = self.hub.client().await?;
         let status = client.get_status(GetStatusRequest {}).await.map_err(refused)?.into_inner();
-        let plugins = client.list_plugins(ListPluginsRequest {}).await.map_err(refused)?;
-        print(&(fabric_text(&status) + &plugin_problems(&plugins.into_inner().plugins)))
+        print(&fabric_text(&status))
     }
 }
 
@@ -85,24 +83,6 @@ fn fabric_text(status: &FabricStatus) -> String {
     for problem in &status.problems {
         let line = if problem.line == 0 { String::new() } else { format!(":{}", problem.line) };
         text.push_str(&format!("problem: {}{line}: {}\n", problem.file, problem.reason));
-    }
-    text
-}
-
-/// A line for each plugin and node that does not run it.
-fn plugin_problems(plugins: &[PluginInFabric]) -> String {
-    let mut text = String::new();
-    for (plugin, node) in plugins.iter().flat_map(|p| p.nodes.iter().map(move |n| (p, n))) {
-        let name = plugin.spec.as_ref().map_or("", |s| s.name.as_str());
-        let Some(status) = &node.status else { continue };
-        let how = match status.state() {
-            State::Refused => "refused",
-            State::TakenOut => "taken out",
-            State::Impaired => "impaired",
-            State::Running | State::Unspecified => continue,
-        };
-        let why = &status.message;
-        text.push_str(&format!("problem: plugin {name} is {how} on {}: {why}\n", node.node));
     }
     text
 }
@@ -188,35 +168,4 @@ fn datapath_text(status: &DatapathStatus) -> String {
     }
     text.push_str(&table(&rows));
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use weft_proto::v1::{PluginOnNode, PluginSpec, PluginStatus};
-
-    use super::*;
-
-    #[test]
-    fn plugin_that_does_not_run_is_a_problem_for_each_node() {
-        let on = |node: &str, state: State, message: &str| PluginOnNode {
-            node: node.to_owned(),
-            status: Some(PluginStatus {
-                state: state.into(),
-                message: message.to_owned(),
-                ..PluginStatus::default()
-            }),
-        };
-        let nodes = vec![
-            on("node-1", State::Running, ""),
-            on("node-2", State::Refused, "no port"),
-            on("node-3", State::TakenOut, "16 faults"),
-        ];
-        let spec = Some(PluginSpec { name: "block".to_owned(), ..PluginSpec::default() });
-        let text = plugin_problems(&[PluginInFabric { spec, nodes }]);
-        assert_eq!(
-            text,
-            "problem: plugin block is refused on node-2: no port\n\
-             problem: plugin block is taken out on node-3: 16 faults\n"
-        );
-    }
 }

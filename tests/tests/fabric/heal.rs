@@ -1,9 +1,16 @@
 //! What somebody deletes under the fabric comes back; what the fabric made goes with it.
 
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use weft_control::{connect_unix, socket};
 use weft_lab::Options;
+use weft_proto::v1::DatapathStatusRequest;
+use weft_proto::v1::datapath_client::DatapathClient;
 use weft_tests::machine::{Node, differences, picture};
 use weft_tests::outsider::{Outsider, tool};
 use weft_tests::talk::{Party, udp_both_ways};
@@ -64,15 +71,57 @@ async fn what_somebody_deletes_is_put_back() -> Result<()> {
     comes_back(&lab, "ip link del weft0", "ip route show table 5100", "weft0").await
 }
 
+/// Deletes a socket, and waits until whoever opens it again is answered.
+async fn socket_comes_back<T>(socket: &Path, ask: impl AsyncFn() -> Result<T>) -> Result<()> {
+    ask().await.with_context(|| format!("before {} is deleted", socket.display()))?;
+    std::fs::remove_file(socket)?;
+    ensure!(ask().await.is_err(), "{} is not what is asked", socket.display());
+    let begun = Instant::now();
+    eventually(BACK_WITHIN, async || ask().await.map(drop)).await?;
+    println!("{}: answered after {:?}", socket.display(), begun.elapsed());
+    let mode = std::fs::metadata(socket)?.permissions().mode();
+    ensure!(mode & 0o777 == 0o600, "{} has mode {mode:o}", socket.display());
+    Ok(())
+}
+
+/// A socket without a file answers nobody new: an agent that starts again, a command.
+#[tokio::test]
+async fn deleted_sockets_of_hub_and_datapath_are_put_back() -> Result<()> {
+    if !can_run(&["nft"]) {
+        return Ok(());
+    }
+    let lab = TestLab::with_pods(Options { nodes: 2, ..Options::default() }, 1).await?;
+    socket_comes_back(&lab.hub_socket(), async || lab.status().await).await?;
+    let socket = lab.node("node-1").run().join(socket::DATAPATH);
+    let ask = async || {
+        let mut datapath = DatapathClient::new(connect_unix(socket.clone()).await?);
+        Ok(datapath.get_status(DatapathStatusRequest {}).await?)
+    };
+    socket_comes_back(&socket, ask).await?;
+    // The agent has to find it, and the pod's tables have to come through it.
+    kill(Pid::from_raw(lab.pid("node-1-agent")?), Signal::SIGKILL)?;
+    eventually(BACK_WITHIN, async || {
+        let agent = lab.agent_status("node-1").await?;
+        ensure!(agent.datapath_connected, "the agent does not reach its datapath");
+        Ok(())
+    })
+    .await?;
+    udp_both_ways(&lab.party("a1", 0)?, &lab.party("b1", 0)?, b"still here")
+}
+
 /// `weft uninstall` leaves a node as it was: links, addresses, rules, routes, tables, settings.
 #[tokio::test]
 async fn uninstall_leaves_a_node_as_it_was() -> Result<()> {
-    if !can_run(&["ip", "tc", "nft"]) {
+    if !can_run(&["ip", "tc", "nft", "iptables"]) {
         return Ok(());
     }
     let lab = TestLab::with_pods(Options { nodes: 1, ..Options::default() }, 1).await?;
     let machine = Outsider::join(&lab)?;
     machine.settle().await?;
+    // A firewall into which the agent puts rules.
+    for command in ["iptables -A FORWARD -i docker0 -j DROP", "iptables -P FORWARD DROP"] {
+        machine.tool(command)?;
+    }
     let before = picture(&machine.namespace)?;
     let mut node = Node::at(&machine.namespace)?;
     node.start(&lab)?;
@@ -81,6 +130,8 @@ async fn uninstall_leaves_a_node_as_it_was() -> Result<()> {
         machine.tool(&format!("ping -c 1 -W 1 {}", pod.address)).map(drop)
     })
     .await?;
+    let firewall = machine.tool("iptables -S FORWARD")?;
+    ensure!(firewall.contains("weft0"), "no rules for pods: {firewall}");
     let during = differences(&before, &picture(&machine.namespace)?);
     for changed in ["ip -o link", "ip rule", "ip -6 rule", "nft list ruleset", "ip_forward"] {
         ensure!(

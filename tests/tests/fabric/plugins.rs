@@ -170,3 +170,46 @@ async fn what_is_no_good_plugin_is_refused_and_the_running_one_stays() -> Result
     runs(&lab, "guard").await?;
     opens(&lab, &port)
 }
+
+/// Declared by a manifest, a plugin with a configuration that it does not take: the status says where
+/// and why, what ran before runs on, and what is written right is taken up.
+#[tokio::test]
+async fn bad_configuration_in_a_manifest_is_named_in_the_status() -> Result<()> {
+    if !can_run(&["nft"]) {
+        return Ok(());
+    }
+    let lab = lab().await?;
+    let port = lab.listen("b1", Family::V4, 5201)?;
+    std::fs::copy(plugin("port-block")?, lab.manifests().join("port-block.wasm"))?;
+    let manifest = lab.manifests().join("ports.yaml");
+    let declare = |config: &str| {
+        let text = format!(
+            "apiVersion: weft.dev/v1alpha1\nkind: PacketFilter\nmetadata: {{name: ports}}\nspec: {{module: port-block.wasm, config: {config}}}\n"
+        );
+        std::fs::write(&manifest, text)
+    };
+    let is_named = async || {
+        eventually(SOON, async || {
+            let status = lab.weft(&["status"])?;
+            for node in ["node-1", "node-2"] {
+                let line = format!("ports.yaml:1: plugin ports is refused on {node}: ");
+                let line = status.lines().find(|l| l.contains(&line));
+                let line = line.with_context(|| format!("not named for {node}: {status}"))?;
+                ensure!(line.contains("`tcp/abc`") && line.contains("1 to 65535"), "{line}");
+            }
+            Ok(())
+        })
+        .await
+    };
+    declare("tcp/abc")?;
+    is_named().await?;
+    opens(&lab, &port)?;
+    declare("tcp/5201")?;
+    runs(&lab, "ports").await?;
+    let status = lab.weft(&["status"])?;
+    ensure!(!status.contains("problem"), "{status}");
+    is_refused(&lab, port.local_addr()?)?;
+    declare("tcp/abc")?;
+    is_named().await?;
+    is_refused(&lab, port.local_addr()?)
+}

@@ -17,7 +17,7 @@ pub mod token;
 pub use client::{ConnectError, connect_hub, connect_unix};
 pub use convert::{ConvertError, FromProto, Reason, ToProto, Update, UpdateBody};
 pub use identity::{IdentityError, PeerIdentity, Role, peer_identity};
-pub use serve::{KeptSocket, ServeError, bind_unix, ensure_free, serve_unix};
+pub use serve::{KeptSocket, ServeError, ensure_free, serve_unix};
 pub use text::operator_text;
 pub use tls::{Distrust, TlsIdentity, distrust, hub_tls, pem_of};
 pub use token::{JoinToken, TokenError};

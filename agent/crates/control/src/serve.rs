@@ -43,12 +43,7 @@ pub enum ServeError {
     },
 }
 
-/// Listens on `path` with mode 0600. A missing directory is made with mode 0700 (those above it
-/// 0755); a socket that nobody listens on any more is replaced.
-///
-/// # Errors
-/// [`ServeError::InUse`], [`ServeError::NotASocket`] or [`ServeError::Io`].
-pub async fn bind_unix(path: &Path) -> Result<UnixListener, ServeError> {
+async fn bind_unix(path: &Path) -> Result<UnixListener, ServeError> {
     let failed = |source| ServeError::Io { path: path.to_owned(), source };
     if let Some(directory) = path.parent().filter(|d| !d.as_os_str().is_empty()) {
         make_directory(directory).map_err(failed)?;
@@ -73,7 +68,7 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// Pause after the kernel refused a connection, as when file descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A socket as [`bind_unix`] makes it, which is made again when somebody removes its file.
+/// A socket of mode 0600, which is made again when somebody removes its file.
 #[derive(Debug)]
 pub struct KeptSocket {
     path: PathBuf,
@@ -84,10 +79,11 @@ pub struct KeptSocket {
 }
 
 impl KeptSocket {
-    /// Listens on `path`.
+    /// Listens on `path`. A missing directory is made with mode 0700 (those above it 0755); a socket
+    /// that nobody listens on any more is replaced.
     ///
     /// # Errors
-    /// As [`bind_unix`].
+    /// [`ServeError::InUse`], [`ServeError::NotASocket`] or [`ServeError::Io`].
     pub async fn bind(path: &Path) -> Result<Self, ServeError> {
         let listener = bind_unix(path).await?;
         let mut ticks = interval(CHECK_INTERVAL);
@@ -140,17 +136,16 @@ fn file_id(path: &Path) -> Option<(u64, u64)> {
     fs::symlink_metadata(path).ok().map(|m| (m.dev(), m.ino()))
 }
 
-/// Serves `router` on `path` until `shutdown` is done, then removes the socket. The socket is made
-/// again when somebody removes its file.
+/// Serves `router` on `socket` until `shutdown` is done, then removes the socket.
 ///
 /// # Errors
-/// As [`bind_unix`], or [`ServeError::Server`].
+/// [`ServeError::Server`].
 pub async fn serve_unix(
-    path: &Path,
+    mut socket: KeptSocket,
     router: Router,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
-    let mut socket = KeptSocket::bind(path).await?;
+    let path = socket.path.clone();
     let (connections, incoming) = mpsc::channel(1);
     let incoming = ReceiverStream::new(incoming);
     let accept = async move {
@@ -161,14 +156,14 @@ pub async fn serve_unix(
         served = router.serve_with_incoming_shutdown(incoming, shutdown) => served,
         never = accept => never,
     };
-    served.map_err(|source| ServeError::Server { path: path.to_owned(), source })
+    served.map_err(|source| ServeError::Server { path, source })
 }
 
-/// Makes sure that [`bind_unix`] would find nobody at `path`, and changes nothing: for a process that
-/// should not even make its files if another one is there.
+/// Makes sure that [`KeptSocket::bind`] would find nobody at `path`, and changes nothing: for a process
+/// that should not even make its files if another one is there.
 ///
 /// # Errors
-/// As [`bind_unix`].
+/// As [`KeptSocket::bind`].
 pub async fn ensure_free(path: &Path) -> Result<(), ServeError> {
     let failed = |source| ServeError::Io { path: path.to_owned(), source };
     match fs::symlink_metadata(path) {

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use parking_lot::Mutex;
-use tokio::net::UnixListener;
 use tokio::runtime::{Builder, Handle};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tonic::transport::Server;
+use weft_control::{KeptSocket, serve_unix};
 use weft_mesh::{Event as MeshEvent, Mesh};
 use weft_netio::{Poller, clock};
 use weft_wasm_host::Engine;
@@ -60,30 +60,24 @@ async fn serve(config: DatapathConfig) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     // First of all: it makes the directory, and tells if another datapath is there.
-    let path = crate::control::socket_path(&config.run_dir);
-    let listener = weft_control::bind_unix(&path).await?;
-    let result = tokio::select! {
+    let socket = KeptSocket::bind(&crate::control::socket_path(&config.run_dir)).await?;
+    tokio::select! {
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
-        result = start_and_answer(config, listener) => result,
-    };
-    // A leftover would be replaced by the next start anyway.
-    let _ = std::fs::remove_file(&path);
-    result
+        result = start_and_answer(config, socket) => result,
+    }
 }
 
-async fn start_and_answer(config: DatapathConfig, listener: UnixListener) -> anyhow::Result<()> {
+async fn start_and_answer(config: DatapathConfig, socket: KeptSocket) -> anyhow::Result<()> {
     let (events, received) = mpsc::unbounded_channel();
     let handle = Handle::current();
     let control = tokio::task::spawn_blocking(move || start(&config, events, handle)).await??;
     let control = Arc::new(Mutex::new(control));
     tracing::info!("datapath is up");
-    let incoming = tokio_stream::wrappers::UnixListenerStream::new(listener);
     let service = Service::new(Arc::clone(&control)).into_server();
+    let router = Server::builder().add_service(service);
     tokio::select! {
-        result = Server::builder().add_service(service).serve_with_incoming(incoming) => {
-            result.context("the control socket failed")
-        }
+        result = serve_unix(socket, router, std::future::pending()) => Ok(result?),
         result = supervise(&control, received) => result,
     }
 }

@@ -10,17 +10,16 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use time::OffsetDateTime;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 use tonic::transport::server::{Router, TcpIncoming};
 use tonic_health::server::health_reporter;
 use tonic_reflection::server::Builder as Reflection;
 use weft_control::client::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT};
-use weft_control::{MESSAGE_MAX, bind_unix, ensure_free, hub_tls, socket};
+use weft_control::{KeptSocket, MESSAGE_MAX, ensure_free, hub_tls, serve_unix, socket};
 use weft_proto::FILE_DESCRIPTOR_SET;
 use weft_proto::v1::control_server::{self, ControlServer};
 use weft_proto::v1::hub_server::{self, HubServer};
@@ -34,7 +33,7 @@ const HUB_SERVICE: &str = hub_server::SERVICE_NAME;
 const CONTROL_SERVICE: &str = control_server::SERVICE_NAME;
 const HEALTH_SERVICE: &str = tonic_health::pb::health_server::SERVICE_NAME;
 
-type Serving = JoinHandle<Result<(), tonic::transport::Error>>;
+type Serving = JoinHandle<anyhow::Result<()>>;
 
 /// How long calls under way may take to end when the hub stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
@@ -45,7 +44,6 @@ pub struct RunningHub {
     stopping: watch::Sender<bool>,
     servers: Vec<Serving>,
     source: JoinHandle<std::io::Result<()>>,
-    socket: std::path::PathBuf,
 }
 
 /// Runs a hub until SIGTERM or SIGINT.
@@ -94,7 +92,7 @@ pub async fn start(config: HubConfig) -> anyhow::Result<RunningHub> {
         move || open(&config)
     });
     let (fabric, directory) = opened.await.context("the hub's state")??;
-    let unix = bind_unix(&socket).await?;
+    let unix = KeptSocket::bind(&socket).await?;
     let (stopping, stop) = watch::channel(false);
     let source = tokio::spawn(follow(directory, {
         let fabric = fabric.clone();
@@ -109,7 +107,7 @@ pub async fn start(config: HubConfig) -> anyhow::Result<RunningHub> {
         serve_socket(&fabric, unix, stop).await?,
     ];
     tracing::info!(%address, socket = %socket.display(), "hub ready");
-    Ok(RunningHub { address, stopping, servers, source, socket })
+    Ok(RunningHub { address, stopping, servers, source })
 }
 
 impl RunningHub {
@@ -127,7 +125,7 @@ impl RunningHub {
         let [tcp, unix] = self.servers.as_mut_slice() else { return Ok(()) };
         tokio::select! {
             ended = tcp => ended.context("the gRPC port")?.context("the gRPC port"),
-            ended = unix => ended.context("the control socket")?.context("the control socket"),
+            ended = unix => ended.context("the control socket")?,
             ended = &mut self.source => ended.context("the manifests")?.context("the manifests"),
         }
     }
@@ -146,8 +144,6 @@ impl RunningHub {
                 let _ = server.await;
             }
         }
-        // Also gone if the socket was.
-        let _ = std::fs::remove_file(&self.socket);
     }
 }
 
@@ -187,12 +183,14 @@ async fn serve_tcp(
         .add_service(health_server);
     let router = with_reflection(router, &[HUB_SERVICE, CONTROL_SERVICE])?;
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    Ok(tokio::spawn(router.serve_with_incoming_shutdown(incoming, stopped(stop))))
+    Ok(tokio::spawn(async {
+        Ok(router.serve_with_incoming_shutdown(incoming, stopped(stop)).await?)
+    }))
 }
 
 async fn serve_socket(
     fabric: &Arc<Fabric>,
-    listener: UnixListener,
+    socket: KeptSocket,
     stop: watch::Receiver<bool>,
 ) -> anyhow::Result<Serving> {
     let control = ControlServer::new(ControlService::local(fabric.clone()))
@@ -202,8 +200,7 @@ async fn serve_socket(
     health.set_serving::<ControlServer<ControlService>>().await;
     let router = server().add_service(control).add_service(health_server);
     let router = with_reflection(router, &[CONTROL_SERVICE])?;
-    let incoming = UnixListenerStream::new(listener);
-    Ok(tokio::spawn(router.serve_with_incoming_shutdown(incoming, stopped(stop))))
+    Ok(tokio::spawn(async { Ok(serve_unix(socket, router, stopped(stop)).await?) }))
 }
 
 fn server() -> Server {

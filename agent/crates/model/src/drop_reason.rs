@@ -49,6 +49,9 @@ drop_reasons! {
     HopLimit = "hop_limit",
     /// Larger than the MTU and not to be fragmented; the sender was told.
     TooBig = "too_big",
+    /// A plugin rejected the packet, or it was too big, and the sender was not told: he has been often
+    /// enough of late.
+    NotTold = "not_told",
     /// A fragment whose first fragment was not seen, or was dropped.
     OrphanFragment = "orphan_fragment",
     /// A translation would have given two flows one reply tuple.

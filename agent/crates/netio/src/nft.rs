@@ -60,6 +60,77 @@ pub async fn list_table(family: &str, name: &str) -> Result<Option<String>, NftE
     table(run(nft().args(LIST_TABLE).args([family, name]), "").await)
 }
 
+/// A chain that the kernel runs for IP packets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BaseChain {
+    /// `ip`, `ip6` or `inet`.
+    pub family: String,
+    /// Its table.
+    pub table: String,
+    /// Its name.
+    pub name: String,
+    /// Its policy drops what none of its rules accepts.
+    pub drops: bool,
+}
+
+/// A rule of a chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// In the nft language, its words parted by single spaces; without counters' values.
+    pub text: String,
+    /// For `delete rule`.
+    pub handle: u64,
+}
+
+/// The chains at a hook (`forward`...), whoever made them; not those of `iptables-legacy`.
+///
+/// # Errors
+/// See [`NftError`].
+pub async fn base_chains(hook: &str) -> Result<Vec<BaseChain>, NftError> {
+    Ok(parse_chains(&run(nft().args(["list", "chains"]), "").await?, hook))
+}
+
+/// The rules of a chain in their order; none if there is no such chain.
+///
+/// # Errors
+/// See [`NftError`].
+pub async fn list_chain(family: &str, table: &str, name: &str) -> Result<Vec<Rule>, NftError> {
+    let arguments = ["--stateless", "--handle", "list", "chain", family, table, name];
+    let listed = self::table(run(nft().args(arguments), "").await)?;
+    Ok(listed.as_deref().map(parse_rules).unwrap_or_default())
+}
+
+fn parse_chains(listed: &str, hook: &str) -> Vec<BaseChain> {
+    let mut chains = Vec::new();
+    let (mut family, mut table, mut name) = ("", "", "");
+    for line in listed.lines() {
+        match line.split_whitespace().collect::<Vec<_>>().as_slice() {
+            ["table", f, t, "{"] => (family, table) = (f, t),
+            ["chain", n, "{"] => name = n,
+            ["type", _, "hook", at, ..] if *at == hook && family.starts_with('i') => {
+                chains.push(BaseChain {
+                    family: family.to_owned(),
+                    table: table.to_owned(),
+                    name: name.to_owned(),
+                    drops: line.contains("policy drop;"),
+                });
+            }
+            _ => {}
+        }
+    }
+    chains
+}
+
+fn parse_rules(listed: &str) -> Vec<Rule> {
+    let rule = |line: &str| {
+        let (text, handle) = line.rsplit_once(" # handle ")?;
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        // The other lines with handles begin a table or a chain.
+        (!text.ends_with('{')).then_some(Rule { text, handle: handle.trim().parse().ok()? })
+    };
+    listed.lines().filter_map(rule).collect()
+}
+
 /// What [`list_table`] gives after [`apply`] of `ruleset` if nobody interferes; changes nothing here.
 ///
 /// nft shows a ruleset otherwise than it was written. To tell by comparison whether a table is as it
@@ -126,4 +197,61 @@ async fn run(command: &mut Command, input: &str) -> Result<String, NftError> {
     let text = stderr.split_whitespace().collect::<Vec<_>>().join(" ");
     let text = if text.is_empty() { status.to_string() } else { text };
     Err(NftError::Refused { text })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chains_of_a_hook_are_found_with_their_policies() {
+        let listed = "table inet own {
+	chain f {
+		type filter hook forward priority filter + 10; policy accept;
+	}
+	chain jumped_to {
+	}
+}
+table bridge b {
+	chain f {
+		type filter hook forward priority filter; policy drop;
+	}
+}
+table ip filter {
+	chain INPUT {
+		type filter hook input priority filter; policy drop;
+	}
+	chain FORWARD {
+		type filter hook forward priority filter; policy drop;
+	}
+}
+";
+        let chain = |family: &str, table: &str, name: &str, drops| BaseChain {
+            family: family.into(),
+            table: table.into(),
+            name: name.into(),
+            drops,
+        };
+        assert_eq!(
+            parse_chains(listed, "forward"),
+            [chain("inet", "own", "f", false), chain("ip", "filter", "FORWARD", true)]
+        );
+    }
+
+    #[test]
+    fn rules_are_found_with_their_handles() {
+        let listed = "table ip filter { # handle 1
+	chain FORWARD { # handle 2
+		type filter hook forward priority filter; policy drop;
+		iifname \"weft0\"  counter accept # handle 5
+		counter jump DOCKER-USER # handle 12
+	}
+}
+";
+        let rule = |text: &str, handle| Rule { text: text.into(), handle };
+        assert_eq!(
+            parse_rules(listed),
+            [rule("iifname \"weft0\" counter accept", 5), rule("counter jump DOCKER-USER", 12)]
+        );
+    }
 }

@@ -149,3 +149,6 @@ impl HubLink {
         if modules.put(digest, &module)? { Ok(module) } else { Err(FetchError::OtherDigest) }
     }
 }
+
+#[cfg(test)]
+mod tests;

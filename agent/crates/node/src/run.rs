@@ -123,13 +123,13 @@ impl Parts {
         let (_stopping, stopped) = oneshot::channel::<()>();
         let service = AgentService { core: self.core.clone(), spoofed: self.spoofed.clone() };
         let router = Server::builder().add_service(AgentServer::new(service));
-        let agent_socket = self.core.config.socket(socket::AGENT);
+        let agent_socket = KeptSocket::bind(&self.core.config.socket(socket::AGENT)).await?;
         let end = async { drop(stopped.await) };
         tokio::select! {
             () = stop => Ok(()),
             result = hub.run() => result,
             result = network.run() => result,
-            result = serve_unix(&agent_socket, router, end) => result.map_err(Into::into),
+            result = serve_unix(agent_socket, router, end) => result.map_err(Into::into),
             () = crate::datapath::run(self.core.clone(), self.link.clone(), self.modules.clone()) => Ok(()),
             () = cni::serve(cni_socket, self.attachments.clone()) => Ok(()),
             () = keep_installed(&self.core) => Ok(()),

@@ -12,7 +12,7 @@ use crate::cni::Records;
 use crate::config::AgentConfig;
 use crate::durable;
 use crate::install::BINARY;
-use crate::network::{NFT_TABLE, OldSysctls, look, perform, plan_removal};
+use crate::network::{NFT_TABLE, OldSysctls, forward, look, perform, plan_removal};
 use crate::run::{SYSCTLS, only_agent};
 
 /// The bridge that `weft-cni` has the delegate `bridge` make.
@@ -51,6 +51,7 @@ pub async fn uninstall(config: AgentConfig) -> anyhow::Result<usize> {
         ("CNI configuration", remove(&config.conflist())),
         ("network", network(&config).await),
         ("nftables", nft::delete_table("inet", NFT_TABLE).await.map_err(Into::into)),
+        ("firewall", forward::remove(&config.interface).await.map_err(Into::into)),
         ("settings", settings(&config)),
     ];
     if done.iter().all(|(_, result)| result.is_ok()) {

@@ -11,6 +11,7 @@
 
 mod counters;
 mod flow;
+mod limit;
 mod passage;
 mod pipeline;
 mod plugin;

@@ -9,6 +9,7 @@ use weft_packet::{Headers, Meta};
 
 use crate::counters::{Counters, PluginCounters};
 use crate::flow::{Clash, Direction, FlowTable, Lookup, Memory, NewFlow};
+use crate::limit::AnswerLimit;
 use crate::passage::{Flow, Passage};
 use crate::plugin::Plugin;
 use crate::plugins::{Plugins, Position, TooManyPlugins};
@@ -76,6 +77,7 @@ struct Stages<P> {
     mtu: u16,
     plugins: Plugins<P>,
     answer: Vec<u8>,
+    limit: AnswerLimit,
 }
 
 impl<P: Plugin> Pipeline<P> {
@@ -89,6 +91,7 @@ impl<P: Plugin> Pipeline<P> {
                 routes,
                 mtu,
                 answer: Vec::new(),
+                limit: AnswerLimit::new(),
             },
             memory: Memory::EMPTY,
             counters: Counters::default(),
@@ -381,6 +384,11 @@ impl<P: Plugin> Stages<P> {
             Origin::Peer(peer) => AnswerTo::Peer(peer),
         };
         let dropped = stop.reason();
+        if let Some(answer) = stop.answer(p.headers.protocol)
+            && !self.limit.take(answer, p.wire_key.source().ip(), p.now)
+        {
+            return Action::Drop(DropReason::NotTold);
+        }
         if crate::verdict::answer(p, stop, &mut self.answer) {
             Action::Answer { to, dropped }
         } else {

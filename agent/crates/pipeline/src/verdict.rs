@@ -6,6 +6,7 @@ use weft_packet::{
 };
 
 use crate::flow::FlowKey;
+use crate::limit::Answer;
 use crate::passage::Passage;
 
 /// [`weft_abi::VerdictCode::Reject`] with this number is a port unreachable.
@@ -40,6 +41,15 @@ impl Stop {
             Self::Reject { .. } => Some(DropReason::PluginReject),
             Self::Reply => None,
             Self::TooBig { .. } => Some(DropReason::TooBig),
+        }
+    }
+
+    /// How the sender of a packet of that protocol is told, unless a plugin did.
+    pub(crate) fn answer(self, protocol: u8) -> Option<Answer> {
+        match self {
+            Self::Drop(_) | Self::Reply => None,
+            Self::Reject { .. } if protocol != protocol::TCP => Some(Answer::Error),
+            Self::Reject { .. } | Self::TooBig { .. } => Some(Answer::Prompt),
         }
     }
 }

@@ -1,6 +1,5 @@
 //! Plugins: from the API, kept in the store, and from manifests, kept in memory.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use prost::Message as _;
@@ -12,6 +11,7 @@ use super::state::{State, Trial};
 use super::{Fabric, FabricError};
 use crate::module::check_module;
 use crate::source::files::Module;
+use crate::source::index::Defined;
 use crate::source::object::{Object, is_label};
 use crate::store::{Change, Table};
 
@@ -25,8 +25,8 @@ impl Fabric {
         check_name(&name)?;
         let module = Module::new(request.module);
         let mut state = self.state();
-        if let Some(file) = declared_in(&state, &name) {
-            return Err(FabricError::PluginDeclared { name, file });
+        if let Some(defined) = declaration(&state, &name) {
+            return Err(FabricError::PluginDeclared { name, file: defined.file.clone() });
         }
         let before = match (state.plugins.get(&name), request.replace) {
             (Some(_), false) => return Err(FabricError::PluginExists(name)),
@@ -140,16 +140,20 @@ impl Fabric {
 }
 
 fn loaded(state: &State, name: &str) -> Result<PluginSpec, FabricError> {
-    match (state.plugins.get(name), declared_in(state, name)) {
+    match (state.plugins.get(name), declaration(state, name)) {
         (Some(spec), _) => Ok(spec.clone()),
-        (None, Some(file)) => Err(FabricError::PluginDeclared { name: name.to_owned(), file }),
+        (None, Some(defined)) => {
+            let file = defined.file.clone();
+            Err(FabricError::PluginDeclared { name: name.to_owned(), file })
+        }
         (None, None) => Err(FabricError::NoPlugin(name.to_owned())),
     }
 }
 
-fn declared_in(state: &State, name: &str) -> Option<PathBuf> {
+/// The manifest that declares a plugin of that name, if one does.
+pub(super) fn declaration<'a>(state: &'a State, name: &str) -> Option<&'a Defined> {
     let declares = |object: &Object| matches!(object, Object::PacketFilter(f) if f.name == name);
-    state.source.objects.values().find(|d| declares(&d.object)).map(|d| d.file.clone())
+    state.source.objects.values().find(|d| declares(&d.object))
 }
 
 fn in_use(state: &State, digest: &[u8; 32]) -> bool {

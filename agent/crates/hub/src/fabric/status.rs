@@ -1,10 +1,12 @@
 //! The fabric in one message, for `weft status`.
 
 use weft_control::ToProto as _;
-use weft_model::Node;
+use weft_model::{Node, NodeName};
 use weft_proto::v1;
+use weft_proto::v1::plugin_status::State as Standing;
 
 use super::Fabric;
+use super::plugins::declaration;
 use super::state::State;
 use crate::source::Problem;
 
@@ -22,11 +24,12 @@ impl Fabric {
             let reason = node.complaint.clone()?;
             Some(v1::SourceProblem { file: format!("node {name}"), line: 0, reason })
         });
+        let plugins = snapshot.plugins.keys().flat_map(|name| plugin_problems(&state, name));
         v1::FabricStatus {
             generation: snapshot.generation.0,
             cluster: Some(snapshot.cluster.to_proto()),
             nodes: nodes.collect(),
-            problems: problems.map(problem).chain(complaints).collect(),
+            problems: problems.map(problem).chain(complaints).chain(plugins).collect(),
             pods: count(snapshot.pods.len()),
         }
     }
@@ -42,6 +45,33 @@ fn node_status(state: &State, node: &Node, pods: usize) -> v1::NodeStatus {
         last_report_unix: joined.map_or(0, |j| j.last_report_unix),
         pods: count(pods),
     }
+}
+
+/// A line for each node that does not run a plugin as it should, at the manifest if one declares it.
+fn plugin_problems(state: &State, name: &str) -> Vec<v1::SourceProblem> {
+    let said = |node: &NodeName, status: &v1::PluginStatus| {
+        let how = match status.state() {
+            Standing::Refused => "refused",
+            Standing::TakenOut => "taken out",
+            Standing::Impaired => "impaired",
+            Standing::Running | Standing::Unspecified => return None,
+        };
+        let why = &status.message;
+        Some(match declaration(state, name) {
+            Some(defined) => problem(&Problem {
+                file: defined.file.clone(),
+                line: defined.line,
+                reason: format!("plugin {name} is {how} on {node}: {why}"),
+            }),
+            None => v1::SourceProblem {
+                file: format!("plugin {name}"),
+                line: 0,
+                reason: format!("{how} on {node}: {why}"),
+            },
+        })
+    };
+    let all = state.nodes.iter().flat_map(|(n, j)| j.plugins.iter().map(move |p| (n, p)));
+    all.filter(|(_, p)| p.name == name).filter_map(|(n, p)| said(n, p)).collect()
 }
 
 fn problem(problem: &Problem) -> v1::SourceProblem {

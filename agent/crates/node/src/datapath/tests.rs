@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 use tonic::{Request, Response};
-use weft_control::serve_unix;
+use weft_control::{KeptSocket, serve_unix};
 use weft_model::{MacAddr, PublicKey};
 use weft_proto::v1::datapath_server::{Datapath, DatapathServer};
 use weft_proto::v1::{DatapathStatus, Flow, ListFlowsRequest, LocalPod, PutModuleResponse};
@@ -41,14 +41,10 @@ impl FakeDatapath {
         let (stop, stopped) = oneshot::channel::<()>();
         let router = tonic::transport::Server::builder()
             .add_service(DatapathServer::new(Service(held.clone())));
-        let path = dir.join(socket::DATAPATH);
-        let socket = path.clone();
+        let socket = KeptSocket::bind(&dir.join(socket::DATAPATH)).await.unwrap();
         let served = tokio::spawn(async move {
-            serve_unix(&path, router, async { drop(stopped.await) }).await.unwrap();
+            serve_unix(socket, router, async { drop(stopped.await) }).await.unwrap();
         });
-        while !socket.exists() {
-            sleep(Duration::from_millis(5)).await;
-        }
         Self { held, stop: Some(stop), served }
     }
 

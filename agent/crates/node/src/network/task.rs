@@ -8,11 +8,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
+use ipnet::IpNet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use weft_netio::monitor::{Change, Monitor};
 use weft_netio::nft::{self, NftError};
 use weft_netio::{Netlink, addr, link, route, rule, sysctl, tc};
 
+use super::forward::{self, Passing};
 use super::plan::{Action, Actual, Desired, NFT_TABLE, plan, plan_ports, unbridged};
 use super::ports::{KernelPorts, ensure_settings, has_ipv6, port_and_bridge};
 use super::sysctls::OldSysctls;
@@ -43,6 +45,16 @@ struct Port {
     record: Record,
 }
 
+/// What was found out about tables of others.
+#[derive(Debug, Default)]
+struct Firewalls {
+    checked: Option<Instant>,
+    /// One of them was changed since, or the fabric was.
+    changed: bool,
+    cidrs: Vec<IpNet>,
+    problems: Vec<String>,
+}
+
 /// Keeps the node's network right.
 pub(crate) struct NetworkTask {
     core: Arc<Core>,
@@ -58,6 +70,7 @@ pub(crate) struct NetworkTask {
     /// The ruleset that is wanted, and how nft lists it.
     nft: Option<(String, Option<String>)>,
     nft_checked: Option<Instant>,
+    firewalls: Firewalls,
     hub: Option<SocketAddr>,
     resolved: Option<Instant>,
 }
@@ -82,6 +95,7 @@ impl NetworkTask {
             drops: BTreeMap::new(),
             nft: None,
             nft_checked: None,
+            firewalls: Firewalls::default(),
             hub: None,
             resolved: None,
         }
@@ -126,11 +140,14 @@ impl NetworkTask {
             Change::Nftables { table } => {
                 if table == NFT_TABLE {
                     self.nft_checked = None;
+                } else {
+                    self.firewalls.changed = true;
                 }
                 return;
             }
             Change::Lost => {
                 self.nft_checked = None;
+                self.firewalls.changed = true;
                 return self.ports.clear();
             }
             Change::LinkSet(link) | Change::LinkDeleted(link) => link.index,
@@ -168,6 +185,8 @@ impl NetworkTask {
         problems.extend(self.settings(&desired, &actual));
         problems.extend(unbridged(&desired, &actual));
         problems.extend(failed(self.nftables(&desired.ruleset).await));
+        problems.extend(failed(self.firewalls(&desired).await));
+        problems.extend(self.firewalls.problems.iter().cloned());
         if actual.link(&desired.interface).is_none() {
             problems.push(format!(
                 "there is no interface {} yet: does the datapath run?",
@@ -294,6 +313,23 @@ impl NetworkTask {
         }
         self.nft = Some((ruleset.to_owned(), wanted));
         self.nft_checked = Some(checked);
+        Ok(())
+    }
+
+    /// Others change their tables often, and each look is a few processes.
+    async fn firewalls(&mut self, desired: &Desired) -> Result<(), NftError> {
+        let cidrs: Vec<IpNet> = desired.routes.iter().map(|(cidr, _)| *cidr).collect();
+        let known = &mut self.firewalls;
+        known.changed |= known.cidrs != cidrs;
+        let due = if known.changed { CHECK_INTERVAL } else { RECHECK_INTERVAL };
+        if known.checked.is_some_and(|at| at.elapsed() < due) {
+            return Ok(());
+        }
+        // What is changed from here on is announced, and looked at in a later pass.
+        (known.checked, known.changed) = (Some(Instant::now()), false);
+        let passing = Passing { interface: &desired.interface, cidrs: &cidrs };
+        known.problems = forward::ensure(passing).await?;
+        known.cidrs = cidrs;
         Ok(())
     }
 

@@ -210,6 +210,39 @@ fn reject_tells_the_sender_about_the_packet_as_he_sent_it() {
 }
 
 #[test]
+fn flood_of_refused_packets_is_answered_now_and_then_and_every_drop_is_counted() {
+    let mut node = node(vec![TestPlugin::new("no", |_, _| Verdict::Reject(1))]);
+    let told = Action::Answer { to: AnswerTo::Tun, dropped: Some(DropReason::PluginReject) };
+    let mut send =
+        |packet: &[u8], now| node.handle_tun_input(&mut packet.to_vec(), &mut Meta::default(), now);
+    // A thousand datagrams in ten seconds: the burst, and one each second.
+    let moments = (0..1000).map(|n| NOW + Duration::from_millis(10) * n);
+    let answers: Vec<_> = moments.map(|now| send(&udp(POD, REMOTE), now)).collect();
+    assert_eq!(answers.iter().filter(|a| **a == told).count(), 6 + 9);
+    let silent = answers.iter().filter(|a| **a == dropped(DropReason::NotTold)).count();
+    assert_eq!(silent, 1000 - 15);
+    let later = NOW + Duration::from_secs(10);
+    // Neither others nor those who wait for a reset notice.
+    assert_eq!(send(&udp(POD2, REMOTE), later), told);
+    for _ in 0..1000 {
+        assert_eq!(send(&tcp(POD, REMOTE, SYN), later), told);
+    }
+    assert_eq!(send(&tcp(POD, REMOTE, SYN), later), dropped(DropReason::NotTold));
+    assert_eq!(send(&tcp(POD, REMOTE, SYN), later + Duration::from_millis(1)), told);
+    assert_eq!(node.counters().drops(DropReason::NotTold), 985 + 1);
+    assert_eq!(node.counters().drops(DropReason::PluginReject), 15 + 1 + 1001);
+    assert_eq!(node.plugin_counters().next().unwrap().1.rejected, 1000 + 1 + 1002);
+}
+
+#[test]
+fn replies_of_plugins_are_not_limited() {
+    let dns = TestPlugin::new("dns", |_, _| Verdict::Reply(udp(REMOTE, POD)));
+    let mut node = node(vec![dns]);
+    let reply = Action::Answer { to: AnswerTo::Tun, dropped: None };
+    (0..2000).for_each(|_| assert_eq!(tun(&mut node, &mut udp(POD, REMOTE)), reply));
+}
+
+#[test]
 fn reply_of_a_plugin_comes_from_where_the_packet_was_sent() {
     let nat = TestPlugin::new("nat", |_, _| to_backend());
     let dns = TestPlugin::new("dns", |_, _| Verdict::Reply(udp(REMOTE, POD))).priority(1);

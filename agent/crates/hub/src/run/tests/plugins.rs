@@ -1,6 +1,7 @@
 //! Plugins are put to the nodes, and kept only if none refuses.
 
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use weft_model::PLUGINS_MAX;
 use weft_proto::v1::plugin_status::State;
 
@@ -130,4 +131,50 @@ async fn replacement_keeps_what_is_not_given() {
     control.load_plugin(other).await.unwrap();
     let spec = specs(&bench).await.remove(0);
     assert_eq!((spec.config.len(), spec.priority, spec.deadline_us), (0, 0, Some(500)));
+}
+
+/// What a manifest says is not tried first: the status says where it stands, and why it does not run.
+#[tokio::test]
+async fn plugin_that_does_not_run_is_a_problem_for_each_node_at_its_manifest() {
+    let bench = Bench::new().await;
+    let mut control = bench.control().await;
+    let (a, b) = (judging(&bench, "node-a").await, judging(&bench, "node-b").await);
+    fs::write(bench.manifest("block.wasm"), module("block", EXPORTS)).unwrap();
+    let manifest = |config: &str| {
+        format!(
+            "apiVersion: weft.dev/v1alpha1\nkind: PacketFilter\nmetadata: {{name: ports}}\nspec: {{module: block.wasm, config: {config}}}\n"
+        )
+    };
+    let path = bench.manifest("filter.yaml");
+    fs::write(&path, manifest("garbage")).unwrap();
+    let mut becomes = async |expected: &[&str]| {
+        let until = Instant::now() + Duration::from_secs(10);
+        loop {
+            let status = control.get_status(v1::GetStatusRequest {}).await.unwrap().into_inner();
+            let lines =
+                status.problems.iter().map(|p| format!("{}:{}: {}", p.file, p.line, p.reason));
+            let lines: Vec<_> = lines.collect();
+            if lines == expected {
+                return;
+            }
+            assert!(Instant::now() < until, "{lines:#?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let line = |node: &str| {
+        let file = path.display();
+        format!(
+            "{file}:1: plugin ports is refused on {node}: no such port; the version before stays"
+        )
+    };
+    let (on_a, on_b) = (line("node-a"), line("node-b"));
+    becomes(&[&on_a, &on_b]).await;
+    fs::write(&path, manifest("fine")).unwrap();
+    becomes(&[]).await;
+    fs::write(&path, manifest("garbage")).unwrap();
+    becomes(&[&on_a, &on_b]).await;
+    fs::remove_file(&path).unwrap();
+    becomes(&[]).await;
+    a.abort();
+    b.abort();
 }

@@ -1,0 +1,116 @@
+//! Nodes whose firewall drops what is forwarded, as Docker's does.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use weft_lab::Options;
+use weft_tests::outsider::tool;
+use weft_tests::talk::udp_both_ways;
+use weft_tests::{TestLab, can_run, eventually};
+
+const SOON: Duration = Duration::from_secs(5);
+
+async fn lab() -> Result<TestLab> {
+    TestLab::with_pods(Options { nodes: 2, ..Options::default() }, 2).await
+}
+
+/// Pods of one node and of two, both families, both ways.
+fn talk(lab: &TestLab) -> Result<()> {
+    for family in [0, 1] {
+        for (a, b) in [("a1", "a2"), ("a1", "b1")] {
+            let (a, b) = (lab.party(a, family)?, lab.party(b, family)?);
+            udp_both_ways(&a, &b, b"through it")?;
+            udp_both_ways(&b, &a, b"through it")?;
+        }
+    }
+    Ok(())
+}
+
+/// The policy of `iptables`, and whatever else happens to its chain; rules of others stay.
+#[tokio::test]
+async fn pods_talk_on_a_node_whose_iptables_policy_drops() -> Result<()> {
+    if !can_run(&["nft", "iptables", "ip6tables"]) {
+        return Ok(());
+    }
+    let lab = lab().await?;
+    let node = lab.namespace_of("node-1")?;
+    let of_others = "-A FORWARD -i docker0 -j DROP";
+    let ours = |listed: &str| listed.matches("weft0").count();
+    for iptables in ["iptables", "ip6tables"] {
+        tool(&node, &format!("{iptables} {of_others}"))?;
+        tool(&node, &format!("{iptables} -P FORWARD DROP"))?;
+    }
+    eventually(SOON, async || talk(&lab)).await?;
+    for iptables in ["iptables", "ip6tables"] {
+        let listed = tool(&node, &format!("{iptables} -S FORWARD"))?;
+        ensure!(listed.contains(of_others), "{listed}");
+        ensure!(ours(&listed) == 2, "{listed}");
+        // Docker and others do that when they start.
+        tool(&node, &format!("{iptables} -F FORWARD"))?;
+    }
+    eventually(SOON, async || talk(&lab)).await?;
+    // As when a saved ruleset is restored, with which a comment becomes something else.
+    let sh = |line: &str| lab.run("node-1", &["sh", "-c", line]);
+    sh("iptables-save > /dev/shm/$$ && iptables-restore < /dev/shm/$$; rm /dev/shm/$$")?;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let listed = tool(&node, "nft list chain ip filter FORWARD")?;
+    ensure!(ours(&listed) == 2, "put there again: {listed}");
+    talk(&lab)?;
+    let problems = lab.agent_status("node-1").await?.problems;
+    ensure!(problems.is_empty(), "{problems:?}");
+    for iptables in ["iptables", "ip6tables"] {
+        tool(&node, &format!("{iptables} -P FORWARD ACCEPT"))?;
+        eventually(SOON, async || {
+            let listed = tool(&node, &format!("{iptables} -S FORWARD"))?;
+            ensure!(ours(&listed) == 0, "not needed any more: {listed}");
+            Ok(())
+        })
+        .await?;
+    }
+    talk(&lab)
+}
+
+/// Waits for one problem of `node-1` that has all these words in it, does what it says, and waits
+/// until it is gone.
+async fn heed_problem(lab: &TestLab, words: &[&str]) -> Result<()> {
+    let node = lab.namespace_of("node-1")?;
+    let problem = eventually(Duration::from_secs(15), async || {
+        let problems = lab.agent_status("node-1").await?.problems;
+        let has = |p: &String| words.iter().all(|w| p.contains(w));
+        let found = problems.iter().find(|p| has(p)).cloned();
+        found.ok_or_else(|| anyhow::anyhow!("no problem with {words:?}: {problems:?}"))
+    })
+    .await?;
+    ensure!(talk(lab).is_err(), "there is no problem: {problem}");
+    let commands: Vec<_> = problem.split('`').skip(1).step_by(2).collect();
+    ensure!(commands.len() == 2, "{problem}");
+    for command in commands {
+        tool(&node, command)?;
+    }
+    eventually(Duration::from_secs(15), async || {
+        let problems = lab.agent_status("node-1").await?.problems;
+        ensure!(problems.is_empty(), "{problems:?}");
+        Ok(())
+    })
+    .await?;
+    talk(lab)
+}
+
+/// Chains that are none of our business: the status says what to do, and that is enough.
+#[tokio::test]
+async fn firewall_that_cuts_pods_off_is_a_problem_that_says_what_to_do() -> Result<()> {
+    if !can_run(&["nft", "iptables", "iptables-legacy"]) {
+        return Ok(());
+    }
+    let lab = lab().await?;
+    let node = lab.namespace_of("node-1")?;
+    talk(&lab)?;
+    let chain = "nft add chain inet own f { type filter hook forward priority 0 ; policy drop ; }";
+    tool(&node, "nft add table inet own")?;
+    tool(&node, chain)?;
+    heed_problem(&lab, &["nftables", "chain f of table inet own", "insert rule"]).await?;
+    tool(&node, "iptables -A FORWARD -j REJECT")?;
+    heed_problem(&lab, &["nftables", "chain FORWARD of table ip filter"]).await?;
+    tool(&node, "iptables-legacy -P FORWARD DROP")?;
+    heed_problem(&lab, &["iptables-legacy", "policy of chain FORWARD"]).await
+}
