@@ -67,7 +67,7 @@ pub(super) async fn ensure(passing: Passing<'_>) -> Result<Vec<String>, NftError
 pub(crate) async fn remove(interface: &str) -> Result<(), NftError> {
     for (family, _) in FAMILIES {
         let rules = nft::list_chain(family, TABLE, CHAIN).await?;
-        let ours = rules.iter().filter(|r| accepts(r, interface).is_some());
+        let ours = rules.iter().filter(|r| is_ours(r, interface));
         let commands: String = ours.map(|r| delete(family, r)).collect();
         if !commands.is_empty() {
             nft::apply(&commands).await?;
@@ -78,8 +78,16 @@ pub(crate) async fn remove(interface: &str) -> Result<(), NftError> {
 
 const DIRECTIONS: [&str; 2] = ["iifname", "oifname"];
 
-/// Which of our two rules this is. A comment is lost when somebody saves and restores the chain, so
-/// it does not tell.
+/// What tells our rules from an operator's who has let pods through by hand.
+const COMMENT: &str = " comment \"weft: pods\"";
+
+/// Whether it is ours to take away. A comment may be lost when somebody saves and restores the chain;
+/// then a rule stays that lets an interface pass which is not there.
+fn is_ours(rule: &Rule, interface: &str) -> bool {
+    accepts(rule, interface).is_some() && rule.text.ends_with(COMMENT)
+}
+
+/// Which of the two rules that are needed this is, whoever made it.
 fn accepts(rule: &Rule, interface: &str) -> Option<&'static str> {
     let is = |direction: &&str| {
         let bare = format!("{direction} \"{interface}\" counter accept");
@@ -91,7 +99,7 @@ fn accepts(rule: &Rule, interface: &str) -> Option<&'static str> {
 
 fn add(family: &str, direction: &str, interface: &str) -> String {
     format!(
-        "add rule {family} {TABLE} {CHAIN} {direction} \"{interface}\" counter accept comment \"weft: pods\"\n"
+        "add rule {family} {TABLE} {CHAIN} {direction} \"{interface}\" counter accept{COMMENT}\n"
     )
 }
 
@@ -121,7 +129,7 @@ impl Passing<'_> {
             let missing = DIRECTIONS.into_iter().filter(|d| !there(d));
             return missing.map(|d| add(name, d, self.interface)).collect();
         }
-        let ours = rules.iter().filter(|r| accepts(r, self.interface).is_some());
+        let ours = rules.iter().filter(|r| is_ours(r, self.interface));
         ours.map(|r| delete(name, r)).collect()
     }
 
@@ -218,11 +226,9 @@ mod tests {
         assert_eq!(one, add("ip", "oifname", "weft0"));
         assert_eq!(passing.plan(&drops, &rules(&[IN, OUT])), "");
         let accepts = BaseChain { drops: false, ..drops };
+        // What an operator wrote, without our comment, stays.
         let away = passing.plan(&accepts, &rules(&[IN, "counter accept", OUT]));
-        assert_eq!(
-            away,
-            "delete rule ip filter FORWARD handle 7\ndelete rule ip filter FORWARD handle 9\n"
-        );
+        assert_eq!(away, "delete rule ip filter FORWARD handle 9\n");
         // Of the other family, of others, and of an interface whose name begins alike.
         for other in [chain("ip6", "filter", "FORWARD", true), chain("ip", "own", "FORWARD", true)]
         {
