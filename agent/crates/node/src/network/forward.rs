@@ -139,8 +139,8 @@ impl Passing<'_> {
             (chain.family == *name || chain.family == "inet")
                 && self.families().any(|own| own == *f)
         });
-        let others = rules.iter().filter(|r| accepts(r, self.interface).is_none());
-        let ends = others.last().is_some_and(|r| {
+        let mut others = rules.iter().filter(|r| accepts(r, self.interface).is_none());
+        let ends = others.next_back().is_some_and(|r| {
             let text = r.text.strip_prefix("counter ").unwrap_or(&r.text);
             text == "drop" || text.starts_with("reject")
         });
