@@ -33,6 +33,7 @@ const CONFIRMATIONS_MAX: usize = 6;
 
 /// Bytes of the receiver's buffer: a receiver that waits for a CPU must not be what loses them.
 const RECEIVE_BUFFER: usize = 8 << 20;
+const DRAINED_EVERY: Duration = Duration::from_micros(200);
 /// How long the sender sleeps when it is ahead, and how much it makes up for at most when it was
 /// held up: more at once than a queue on the way takes would measure that queue.
 const PAUSE: Duration = Duration::from_micros(50);
@@ -60,13 +61,19 @@ pub(crate) fn highest_rate(
 fn find(earlier: Option<f64>, mut probe: impl FnMut(f64) -> Result<Probe>) -> Result<f64> {
     let (mut rate, step) = earlier.map_or((FIRST, FIRST_STEP), |rate| (rate, STEP));
     let (mut passes, mut fails) = (None, None);
+    let mut sender_at_most: Option<f64> = None;
     loop {
         let seen = probe(rate)?;
-        if seen.passed() {
-            passes = Some(seen.offered.min(rate));
-            if seen.offered < SENDER_LIMIT * rate {
-                return Ok(rate.min(seen.offered));
+        if seen.passed() && seen.offered < SENDER_LIMIT * rate {
+            // Twice, since it may have waited for a CPU.
+            if let Some(before) = sender_at_most {
+                return Ok(before.max(seen.offered));
             }
+            sender_at_most = Some(seen.offered);
+            continue;
+        }
+        if seen.passed() {
+            passes = Some(rate);
         } else {
             fails = Some(rate);
         }
@@ -93,7 +100,7 @@ impl Probe {
         let (sender, receiver) = (from.udp()?, to.udp()?);
         sender.connect(receiver.local_addr()?)?;
         setsockopt(&receiver, RcvBufForce, &RECEIVE_BUFFER).context("receive buffer")?;
-        receiver.set_read_timeout(Some(SILENCE))?;
+        receiver.set_nonblocking(true)?;
         let all_sent = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let counting = scope.spawn(|| count(&receiver, &all_sent));
@@ -146,19 +153,22 @@ fn send(
     }
 }
 
+/// Takes what has come and sleeps, so that no sender pays for waking the receiver at each datagram.
 fn count(socket: &UdpSocket, all_sent: &AtomicBool) -> Result<u64> {
-    let (mut received, mut buffer) = (0, [0; 2048]);
+    set_timerslack(1)?;
+    let (mut received, mut buffer, mut last) = (0, [0; 2048], Instant::now());
     loop {
-        // Before the wait, so that what was sent last has the whole of it.
-        let last_wait = all_sent.load(Ordering::Relaxed);
+        // Before the look, so that what was sent last has the whole of the silence.
+        let waiting_for_last = all_sent.load(Ordering::Relaxed);
         match socket.recv(&mut buffer) {
-            Ok(_) => received += 1,
-            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                if last_wait {
-                    return Ok(received);
-                }
+            Ok(_) => (received, last) = (received + 1, Instant::now()),
+            Err(e) if e.kind() != ErrorKind::WouldBlock => return Err(e).context("receive"),
+            Err(_) if !waiting_for_last => {
+                last = Instant::now();
+                std::thread::sleep(DRAINED_EVERY);
             }
-            Err(e) => return Err(e).context("receive"),
+            Err(_) if last.elapsed() > SILENCE => return Ok(received),
+            Err(_) => std::thread::sleep(DRAINED_EVERY),
         }
     }
 }

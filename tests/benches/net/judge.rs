@@ -123,8 +123,7 @@ fn ratios(report: &Report) -> Table {
 }
 
 fn judgement(report: &Report) -> Table {
-    let mut table =
-        Table::new(["", "variant", "Weft", "peer", "ratio", "floor", "aim", "reaches"]);
+    let mut table = Table::new(["", "variant", "Weft", "peer", "ratio", "floor", "aim", "reaches"]);
     for judged in judged() {
         let median = |case| report.median(case, judged.variant.name(), judged.metric.name());
         if let (Some(weft), Some(peer)) = (median(judged.weft), median(judged.peer)) {

@@ -53,4 +53,3 @@ impl Options {
 fn chosen<T: Copy + PartialEq>(all: &[T], wanted: &[T]) -> impl Iterator<Item = T> {
     all.iter().copied().filter(|one| wanted.is_empty() || wanted.contains(one))
 }
-

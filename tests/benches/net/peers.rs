@@ -1,11 +1,12 @@
 //! What Weft is compared with, on the same machines: set up as their operators would, not tuned.
 
+use std::fs::File;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use weft_lab::Options;
 use weft_netio::{netns, sysctl};
 use weft_tests::outsider::tool;
@@ -157,14 +158,14 @@ async fn wireguard(
         let directory = tempfile::tempdir()?;
         let key_file = directory.path().join("key");
         std::fs::write(&key_file, node.tool("wg genkey")?)?;
+        let public_key = public_key(&key_file)?;
         let key_file = key_file.display();
         let settings = format!("private-key {key_file} listen-port {WIREGUARD_PORT}");
         let set = format!("wg set {interface} {settings}");
         eventually(Duration::from_secs(5), async || node.tool(&set)).await?;
         node.tool(&format!("ip link set {interface} mtu {mtu} up"))?;
         node.tool(&format!("ip route add {} dev {interface}", node.other_subnet()))?;
-        let public_key = node.tool(&format!("wg show {interface} public-key"))?;
-        keys.push((interface, public_key.trim().to_owned()));
+        keys.push((interface, public_key));
     }
     for (node, other) in [(0, 1), (1, 0)] {
         let (interface, key, node) = (&keys[node].0, &keys[other].1, &nodes[node]);
@@ -173,6 +174,14 @@ async fn wireguard(
         node.tool(&format!("wg set {interface} peer {key} {endpoint} allowed-ips {allowed}"))?;
     }
     Ok(())
+}
+
+/// BoringTun does not tell it.
+fn public_key(private: &Path) -> Result<String> {
+    let mut command = Command::new("wg");
+    let output = command.arg("pubkey").stdin(File::open(private)?).output()?;
+    ensure!(output.status.success(), "`wg pubkey`: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }
 
 fn tunnel(case: Case, node: &Node, interface: &str) -> Result<Child> {
