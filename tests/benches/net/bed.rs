@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use weft_lab::Options;
+use weft_netio::{netns, sysctl};
 use weft_tests::talk::{Party, tcp_both_ways, udp_both_ways};
 use weft_tests::{TestLab, eventually};
 
@@ -82,12 +83,21 @@ impl Bed {
     }
 }
 
-/// Makes an underlay of virtual links like one of cables: no packet on it is longer than its MTU.
+/// Makes an underlay of virtual links like one of cables: nobody filters there, and without offloads
+/// no packet on it is longer than its MTU.
 pub(crate) fn apply(underlay: Underlay, lab: &TestLab) -> Result<()> {
+    let bridge = lab.underlay_namespace();
+    for family in ["ip", "ip6", "arp"] {
+        let key = format!("net/bridge/bridge-nf-call-{family}tables");
+        match netns::enter(&bridge, || sysctl::ensure(&key, "0"))? {
+            // No bridge of this machine is filtered.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            result => drop(result.with_context(|| key.clone())?),
+        }
+    }
     if underlay.offloads {
         return Ok(());
     }
-    let bridge = lab.underlay_namespace();
     let ports = weft_tests::outsider::tool(&bridge, "ip -br link show type veth")?;
     let ports = ports.lines().filter_map(|line| line.split(['@', ' ']).next());
     let mut links: Vec<_> = ports.map(|port| (bridge.clone(), port.to_owned())).collect();
