@@ -112,12 +112,12 @@ fn ratios(report: &Report) -> Table {
     let head = ["case", "variant", "metric"].map(str::to_owned);
     let mut table = Table::new(head.into_iter().chain(heads));
     for row in report.rows().iter().filter(|row| row.case.starts_with("weft-")) {
-        let ratio = |peer: &str| {
-            let peer = report.median(peer, &row.variant, row.metric).filter(|p| *p > 0.0);
-            peer.map_or("-".to_owned(), |peer| shown(row.median() / peer))
-        };
-        let names = [&row.case, &row.variant, row.metric].map(str::to_owned);
-        table.push(names.into_iter().chain(PEERS.map(ratio)));
+        let of = |peer: &str| report.median(peer, &row.variant, row.metric).filter(|p| *p > 0.0);
+        if PEERS.iter().any(|peer| of(peer).is_some()) {
+            let ratio = |peer| of(peer).map_or("-".to_owned(), |peer| shown(row.median() / peer));
+            let names = [&row.case, &row.variant, row.metric].map(str::to_owned);
+            table.push(names.into_iter().chain(PEERS.map(ratio)));
+        }
     }
     table
 }

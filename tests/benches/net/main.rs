@@ -25,6 +25,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
+use weft_tests::eventually;
 use weft_tests::report::Report;
 use weft_tests::talk::Party;
 
@@ -43,8 +44,12 @@ fn main() -> Result<ExitCode> {
     std::thread::Builder::new().name("signals".into()).spawn(watch_signals)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut run = Run { options, report: Report::default(), failures: Vec::new() };
-    runtime.block_on(run.all())?;
-    run.finish()
+    match runtime.block_on(run.all()) {
+        // It said so already.
+        Err(_) if INTERRUPTED.load(Ordering::Relaxed) => Ok(ExitCode::from(130)),
+        Err(error) => Err(error),
+        Ok(()) => run.finish(),
+    }
 }
 
 fn watch_signals() -> Result<()> {
@@ -123,10 +128,11 @@ impl Run {
             None => self.rounds(&beds, variants)?,
         }
         for (case, bed) in beds.iter().filter(|(case, _)| case.is_weft()) {
-            match fabric::check_plugins(&bed.lab).await {
-                Ok(0) => {}
-                Ok(calls) => eprintln!("{names}: {case}: {calls} calls of plugins"),
-                Err(error) => self.failed(*case, &names, &error),
+            // What nodes report comes to the hub in intervals.
+            let checked =
+                eventually(Duration::from_secs(5), async || fabric::check_plugins(&bed.lab).await);
+            if let Err(error) = checked.await {
+                self.failed(*case, &names, &error);
             }
         }
         Ok(())
