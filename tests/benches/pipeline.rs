@@ -28,7 +28,7 @@ use weft_policy_sdk::Export;
 use weft_policy_testing::{NativePlugin, PacketBuilder, tcp};
 use weft_wasm_host::{Engine, Module, PluginInstance, Settings, SharedState};
 
-use crate::measure::Report;
+use crate::measure::Timings;
 
 const PEER: PeerId = PeerId(2);
 /// Enough that a flow is not in the first-level cache when its turn comes again.
@@ -48,7 +48,7 @@ const EXAMPLES: [(&str, &str); 3] = [PORT_BLOCK, RATE_LIMIT, SNI_ALLOW];
 
 fn main() -> anyhow::Result<()> {
     let wasm = Wasm::new()?;
-    let mut report = Report::new();
+    let mut report = Timings::new();
     parse(&mut report)?;
     look_up(&mut report)?;
     calls(&mut report, &wasm)?;
@@ -56,7 +56,7 @@ fn main() -> anyhow::Result<()> {
     report.finish("pipeline")
 }
 
-fn parse(report: &mut Report) -> anyhow::Result<()> {
+fn parse(report: &mut Timings) -> anyhow::Result<()> {
     let v6 = tcp("[fd00:1::5]:40000", "[fd00:2::7]:443").payload(&PAYLOAD).build();
     for (variant, bytes) in [("IPv4 TCP", data(1)), ("IPv6 TCP", v6)] {
         Headers::parse(&bytes, &Meta::default())?;
@@ -67,7 +67,7 @@ fn parse(report: &mut Report) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn look_up(report: &mut Report) -> anyhow::Result<()> {
+fn look_up(report: &mut Timings) -> anyhow::Result<()> {
     for flows in [1, MANY] {
         let node = Node::<Native>::new(vec![], flows)?;
         let parsed = node.packets.iter().map(|bytes| Headers::parse(bytes, &Meta::default()));
@@ -89,7 +89,7 @@ fn key(headers: &Headers) -> FlowKey {
 }
 
 /// One plugin, without the pipeline around it.
-fn calls(report: &mut Report, wasm: &Wasm) -> anyhow::Result<()> {
+fn calls(report: &mut Timings, wasm: &Wasm) -> anyhow::Result<()> {
     let told = Told::by_the_pipeline()?;
     let trivial = wasm.plugin("misbehaving", "behaviour = none")?;
     told.ask(report, "plugin: none of its own work", "wasm", trivial)?;
@@ -105,7 +105,7 @@ fn calls(report: &mut Report, wasm: &Wasm) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn whole(report: &mut Report, wasm: &Wasm) -> anyhow::Result<()> {
+fn whole(report: &mut Timings, wasm: &Wasm) -> anyhow::Result<()> {
     let wasm = |plugin: (&str, &str)| wasm.plugin(plugin.0, plugin.1);
     let native = |plugin: (&str, &str)| Native::new(plugin.0, plugin.1);
     run::<Native>(report, "no plugins", &[], native, 1)?;
@@ -120,7 +120,7 @@ fn whole(report: &mut Report, wasm: &Wasm) -> anyhow::Result<()> {
 
 /// The whole pipeline with plugins that are asked about each packet.
 fn run<P: Plugin>(
-    report: &mut Report,
+    report: &mut Timings,
     variant: &str,
     plugins: &[(&str, &str)],
     make: impl Fn((&str, &str)) -> anyhow::Result<P>,
@@ -253,7 +253,7 @@ impl Told {
 
     fn ask<P: Plugin>(
         &self,
-        report: &mut Report,
+        report: &mut Timings,
         case: &'static str,
         variant: &str,
         mut plugin: P,

@@ -5,6 +5,7 @@
 
 pub mod machine;
 pub mod outsider;
+pub mod report;
 pub mod talk;
 pub mod traffic;
 
@@ -96,13 +97,20 @@ impl TestLab {
     /// # Errors
     /// If it does not come up; nothing is left behind then.
     pub async fn up(options: Options) -> Result<Self> {
-        let number = LABS.fetch_add(1, Ordering::Relaxed);
-        let name = format!("t{}-{number}", std::process::id());
-        let guard = TakeAway(name.clone());
+        let guard = TakeAway::new();
         let binary = Some(binaries()?.join("weft"));
-        let lab = Lab::up(&name, Options { binary, ..options }).await?;
-        std::mem::forget(guard);
-        Ok(Self { lab, name })
+        let lab = Lab::up(&guard.0, Options { binary, ..options }).await?;
+        Ok(Self { lab, name: guard.keep() })
+    }
+
+    /// The nodes and the underlay of a lab, where nothing runs: for a peer to compare with.
+    ///
+    /// # Errors
+    /// If they cannot be made; nothing is left behind then.
+    pub async fn machines(options: Options) -> Result<Self> {
+        let guard = TakeAway::new();
+        let lab = Lab::machines(&guard.0, options).await?;
+        Ok(Self { lab, name: guard.keep() })
     }
 
     /// A lab with `pods` pods on each node, named `a1`, `a2`, ... on the first node, `b1`, ... on the
@@ -253,9 +261,25 @@ impl Drop for TestLab {
     }
 }
 
+impl TakeAway {
+    /// With a name that no other run has.
+    fn new() -> Self {
+        let number = LABS.fetch_add(1, Ordering::Relaxed);
+        Self(format!("t{}-{number}", std::process::id()))
+    }
+
+    /// The name; the lab is somebody else's to take away.
+    fn keep(mut self) -> String {
+        std::mem::take(&mut self.0)
+    }
+}
+
 impl Drop for TakeAway {
     fn drop(&mut self) {
         let name = std::mem::take(&mut self.0);
+        if name.is_empty() {
+            return;
+        }
         // A drop inside a runtime cannot block on it, so a thread with its own does.
         let down = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -1,10 +1,8 @@
-//! Times what is done again and again, and reports it in the one form all benches have.
+//! Times what is done again and again.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
-use serde_json::json;
+use weft_tests::report::Report;
 
 const WARM_UP: Duration = Duration::from_millis(100);
 /// Odd, so that the median is one of them.
@@ -16,32 +14,25 @@ const RUN_MIN: Duration = Duration::from_millis(20);
 /// Between two readings of the clock.
 const BATCH: u32 = 256;
 
-/// What was measured, in the order in which it was.
-pub(crate) struct Report {
-    rows: Vec<Row>,
+/// What was timed.
+pub(crate) struct Timings {
+    report: Report,
     /// Cases whose name and variant have this text are measured, others left out.
     only: Option<String>,
 }
 
-struct Row {
-    case: &'static str,
-    variant: String,
-    /// Nanoseconds, sorted.
-    runs: Vec<f64>,
-}
-
-impl Report {
+impl Timings {
     /// Measures everything, or what the first argument of the program names.
     pub(crate) fn new() -> Self {
         // Cargo passes flags of its own.
         let only = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
-        Self { rows: Vec::new(), only }
+        Self { report: Report::default(), only }
     }
 
     /// Times `once`, which handles one packet.
     pub(crate) fn measure(
         &mut self,
-        case: &'static str,
+        case: &str,
         variant: impl Into<String>,
         mut once: impl FnMut(),
     ) {
@@ -53,74 +44,20 @@ impl Report {
         let count = if self.only.is_some() { RUNS_ALONE } else { RUNS };
         eprintln!("measuring {name}");
         run(WARM_UP, &mut once);
-        let mut runs: Vec<f64> = (0..count).map(|_| run(RUN_MIN, &mut once)).collect();
-        runs.sort_by(f64::total_cmp);
-        self.rows.push(Row { case, variant, runs });
+        for _ in 0..count {
+            let took = run(RUN_MIN, &mut once);
+            self.report.record(case, &variant, ("time per packet", "ns"), took);
+        }
     }
 
     /// Prints the table and writes `target/bench/NAME.json`.
     pub(crate) fn finish(&self, name: &str) -> anyhow::Result<()> {
-        self.print();
+        print!("{}", self.report.table().plain());
         // A part must not take the place of the whole.
         if self.only.is_some() {
             return Ok(());
         }
-        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bench");
-        let file = dir.join(format!("{name}.json"));
-        std::fs::create_dir_all(&dir)
-            .and_then(|()| std::fs::write(&file, self.json()))
-            .with_context(|| file.display().to_string())
-    }
-
-    fn print(&self) {
-        let width = |text: fn(&Row) -> &str, head: &str| {
-            self.rows.iter().map(|row| text(row).chars().count()).fold(head.len(), usize::max)
-        };
-        let (case, variant) = (width(|r| r.case, "case"), width(|r| &r.variant, "variant"));
-        println!(
-            "{:case$}  {:variant$}  {:>9}  {:>9}  {:>9}",
-            "case", "variant", "ns/packet", "min", "max"
-        );
-        for row in &self.rows {
-            println!(
-                "{:case$}  {:variant$}  {:>9.1}  {:>9.1}  {:>9.1}",
-                row.case,
-                row.variant,
-                row.median(),
-                row.min(),
-                row.max()
-            );
-        }
-    }
-
-    fn json(&self) -> String {
-        let rows = self.rows.iter().map(|row| {
-            json!({
-                "case": row.case,
-                "variant": row.variant,
-                "metric": "time per packet",
-                "unit": "ns",
-                "median": rounded(row.median()),
-                "min": rounded(row.min()),
-                "max": rounded(row.max()),
-                "runs": row.runs.len(),
-            })
-        });
-        format!("{:#}\n", serde_json::Value::from_iter(rows))
-    }
-}
-
-impl Row {
-    fn median(&self) -> f64 {
-        self.runs[self.runs.len() / 2]
-    }
-
-    fn min(&self) -> f64 {
-        self.runs[0]
-    }
-
-    fn max(&self) -> f64 {
-        self.runs[self.runs.len() - 1]
+        self.report.write(name)
     }
 }
 
@@ -136,8 +73,4 @@ fn run(long: Duration, once: &mut impl FnMut()) -> f64 {
             return took.as_secs_f64() * 1e9 / (f64::from(batches) * f64::from(BATCH));
         }
     }
-}
-
-fn rounded(nanoseconds: f64) -> f64 {
-    (nanoseconds * 100.0).round() / 100.0
 }

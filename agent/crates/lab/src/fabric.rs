@@ -135,6 +135,19 @@ impl Lab {
     /// If the name is in use or illegal, a privilege is missing, or a process does not come up; what
     /// was made until then is taken away again, and the error shows the end of the logs.
     pub async fn up(name: &str, options: Options) -> Result<Self> {
+        Self::make(name, options, true).await
+    }
+
+    /// Makes the nodes and the underlay of a lab and starts nothing on them: for another fabric, to
+    /// compare with.
+    ///
+    /// # Errors
+    /// As [`Self::up`].
+    pub async fn machines(name: &str, options: Options) -> Result<Self> {
+        Self::make(name, options, false).await
+    }
+
+    async fn make(name: &str, options: Options, serving: bool) -> Result<Self> {
         let layout = Layout::new(name)?;
         ensure!((1..=NODES_MAX).contains(&options.nodes), "--nodes takes 1 to {NODES_MAX}");
         ensure!(
@@ -145,7 +158,7 @@ impl Lab {
         if layout.dir().exists() || !left.is_empty() {
             bail!("lab `{name}` is there already: `weft lab down --name {name}` takes it away");
         }
-        match Self::build(&layout, options).await {
+        match Self::build(&layout, options, serving).await {
             Ok(lab) => Ok(lab),
             Err(error) => {
                 let said = supervisor::last_error(&layout);
@@ -158,7 +171,7 @@ impl Lab {
         }
     }
 
-    async fn build(layout: &Layout, options: Options) -> Result<Self> {
+    async fn build(layout: &Layout, options: Options, serving: bool) -> Result<Self> {
         let (hub_address, nodes) = underlay::plan(&options)?;
         let state = State { options, hub_address, nodes, pods: BTreeMap::new() };
         let lab = Self { layout: layout.clone(), state };
@@ -170,8 +183,11 @@ impl Lab {
             cni::provide_standard_plugins(&layout.node(&node.name))?;
         }
         lab.save()?;
-        crate::commands::write_token(layout, &lab.state)?;
         underlay::make(layout, &lab.state).await?;
+        if !serving {
+            return Ok(lab);
+        }
+        crate::commands::write_token(layout, &lab.state)?;
         supervisor::start(layout, lab.state.options.binary.clone())?;
         tokio::select! {
             ready = lab.wait_ready() => ready?,

@@ -1,0 +1,117 @@
+//! A network that is up: two nodes, a pod on each, and a second one on the first.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use weft_lab::Options;
+use weft_netio::{netns, sysctl};
+use weft_tests::talk::{Party, tcp_both_ways, udp_both_ways};
+use weft_tests::{TestLab, eventually};
+
+use crate::names::{Case, Underlay, Variant};
+use crate::{fabric, peers};
+
+/// How long a network may take to carry the first byte: handshakes, neighbours.
+const SETTLE_MAX: Duration = Duration::from_secs(10);
+/// On each node; a bench of tunnels needs no second family.
+const POD_CIDR: &str = "10.244.0.0/16";
+
+/// One set-up. Taken away when dropped.
+pub(crate) struct Bed {
+    /// Before the lab, so that processes end before their namespaces do.
+    peers: Vec<peers::Process>,
+    pub(crate) lab: TestLab,
+    client: Party,
+    neighbour: Party,
+    server: Party,
+}
+
+impl Bed {
+    /// Makes the set-up of a case and waits until pods can talk.
+    pub(crate) async fn make(case: Case, underlay: Underlay) -> Result<Self> {
+        let options = Options {
+            nodes: 2,
+            underlay_mtu: underlay.mtu,
+            pod_cidrs: vec![POD_CIDR.parse()?],
+            ..Options::default()
+        };
+        let bed = match case {
+            Case::Weft(encapsulation, plugins) => {
+                let options = Options { encapsulation, ..options };
+                fabric::make(options, plugins, underlay).await?
+            }
+            peer => peers::make(peer, options, underlay).await?,
+        };
+        bed.settle().await?;
+        Ok(bed)
+    }
+
+    /// Of pods that are there: the client and its neighbour on one node, the server on the other.
+    pub(crate) fn new(
+        lab: TestLab,
+        peers: Vec<peers::Process>,
+        [client, neighbour, server]: [Party; 3],
+    ) -> Self {
+        Self { peers, lab, client, neighbour, server }
+    }
+
+    /// Who sends to whom.
+    pub(crate) fn ends(&self, variant: Variant) -> (&Party, &Party) {
+        match variant {
+            Variant::SameNode => (&self.client, &self.neighbour),
+            _ => (&self.client, &self.server),
+        }
+    }
+
+    /// Process ids of what carries the packets in user space.
+    pub(crate) fn datapaths(&self) -> Vec<i32> {
+        let nodes = self.lab.nodes().into_iter();
+        let of_weft = nodes.filter_map(|node| self.lab.pid(&format!("{node}-datapath")).ok());
+        of_weft.chain(self.peers.iter().map(peers::Process::id)).collect()
+    }
+
+    async fn settle(&self) -> Result<()> {
+        eventually(SETTLE_MAX, async || {
+            for to in [&self.neighbour, &self.server] {
+                udp_both_ways(&self.client, to, b"there?")?;
+                tcp_both_ways(&self.client, to, &[7; 100_000])?;
+            }
+            Ok(())
+        })
+        .await
+        .context("pods cannot talk")
+    }
+}
+
+/// Makes an underlay of virtual links like one of cables: nobody filters there, and without offloads
+/// no packet on it is longer than its MTU.
+pub(crate) fn apply(underlay: Underlay, lab: &TestLab) -> Result<()> {
+    let bridge = lab.underlay_namespace();
+    for family in ["ip", "ip6", "arp"] {
+        let key = format!("net/bridge/bridge-nf-call-{family}tables");
+        match netns::enter(&bridge, || sysctl::ensure(&key, "0"))? {
+            // No bridge of this machine is filtered.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            result => drop(result.with_context(|| key.clone())?),
+        }
+    }
+    if underlay.offloads {
+        return Ok(());
+    }
+    let ports = weft_tests::outsider::tool(&bridge, "ip -br link show type veth")?;
+    let ports = ports.lines().filter_map(|line| line.split(['@', ' ']).next());
+    let mut links: Vec<_> = ports.map(|port| (bridge.clone(), port.to_owned())).collect();
+    for node in lab.nodes() {
+        links.push((lab.namespace_of(&node)?, "eth0".to_owned()));
+    }
+    for (namespace, link) in links {
+        let tool = |command: String| weft_tests::outsider::tool(&namespace, &command);
+        tool(format!("ethtool -K {link} tso off gso off tx-udp-segmentation off"))?;
+        let features = tool(format!("ethtool -k {link}"))?;
+        for feature in ["tcp-segmentation-offload", "generic-segmentation-offload"] {
+            let off = features.lines().any(|line| line.starts_with(&format!("{feature}: off")));
+            ensure!(off, "{feature} of {link} cannot be turned off");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,198 @@
+//! What Weft is compared with, on the same machines: set up as their operators would, not tuned.
+
+use std::fs::File;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use weft_lab::Options;
+use weft_netio::{netns, sysctl};
+use weft_tests::outsider::tool;
+use weft_tests::talk::Party;
+use weft_tests::{TestLab, command_in, eventually};
+
+use crate::bed::{self, Bed};
+use crate::names::{Case, Underlay};
+
+const NODES: [&str; 2] = ["node-1", "node-2"];
+const VXLAN_MACS: [&str; 2] = ["02:00:5e:00:02:01", "02:00:5e:00:02:02"];
+const VXLAN_OVERHEAD: u32 = 50;
+const WIREGUARD_PORT: u16 = 51820;
+/// What `wg-quick` takes off, enough for an underlay of IPv6.
+const WIREGUARD_OVERHEAD: u32 = 80;
+/// Built for the bench, before what the machine may have.
+const TOOLS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/tools/bin");
+
+/// A tunnel's process; ended when dropped.
+pub(crate) struct Process {
+    child: Child,
+    control: PathBuf,
+}
+
+impl Process {
+    pub(crate) fn id(&self) -> i32 {
+        self.child.id().cast_signed()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        // It had no time to remove it itself.
+        let _ = std::fs::remove_file(&self.control);
+    }
+}
+
+/// One of the two nodes.
+struct Node {
+    namespace: String,
+    number: usize,
+    /// On the underlay.
+    address: IpAddr,
+    other: IpAddr,
+}
+
+impl Node {
+    fn tool(&self, command: &str) -> Result<String> {
+        tool(&self.namespace, command)
+    }
+
+    fn subnet(number: usize) -> String {
+        format!("10.244.{number}.0/24")
+    }
+
+    fn other_subnet(&self) -> String {
+        Self::subnet(3 - self.number)
+    }
+}
+
+pub(crate) async fn make(case: Case, options: Options, underlay: Underlay) -> Result<Bed> {
+    let lab = TestLab::machines(options).await?;
+    bed::apply(underlay, &lab)?;
+    let addresses = NODES.map(|node| lab.node_addresses(node).first().copied());
+    let [Some(first), Some(second)] = addresses else { bail!("a node has no address") };
+    let node = |index: usize, address, other| {
+        let namespace = lab.namespace_of(NODES[index])?;
+        netns::enter(&namespace, || sysctl::set("net/ipv4/ip_forward", "1"))??;
+        anyhow::Ok(Node { namespace, number: index + 1, address, other })
+    };
+    let nodes = [node(0, first, second)?, node(1, second, first)?];
+    let mut processes = Vec::new();
+    let mtu = match case {
+        Case::Routed => {
+            for node in &nodes {
+                node.tool(&format!("ip route add {} via {}", node.other_subnet(), node.other))?;
+            }
+            underlay.mtu
+        }
+        Case::KernelVxlan => {
+            let mtu = underlay.mtu - VXLAN_OVERHEAD;
+            nodes.iter().try_for_each(|node| vxlan(node, mtu))?;
+            mtu
+        }
+        Case::WireGuardGo | Case::BoringTun => {
+            let mtu = underlay.mtu - WIREGUARD_OVERHEAD;
+            wireguard(case, &nodes, mtu, &mut processes).await?;
+            mtu
+        }
+        Case::Weft(..) => bail!("no peer"),
+    };
+    let pod = |name: &str, node: &Node, host| pod(&lab, name, node, host, mtu);
+    let pods = [pod("a1", &nodes[0], 2)?, pod("a2", &nodes[0], 3)?, pod("b1", &nodes[1], 2)?];
+    Ok(Bed::new(lab, processes, pods))
+}
+
+/// Wired as the `ptp` plugin does it.
+fn pod(lab: &TestLab, name: &str, node: &Node, host: u8, mtu: u32) -> Result<Party> {
+    let namespace = lab.extra_namespace(name);
+    netns::create(&namespace)?;
+    let gateway = format!("10.244.{}.1", node.number);
+    let address = format!("10.244.{}.{host}", node.number);
+    node.tool(&format!(
+        "ip link add {name} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {namespace}"
+    ))?;
+    node.tool(&format!("ip address add {gateway}/32 dev {name}"))?;
+    node.tool(&format!("ip link set {name} up"))?;
+    node.tool(&format!("ip route add {address}/32 dev {name}"))?;
+    tool(&namespace, &format!("ip address add {address}/32 dev eth0"))?;
+    tool(&namespace, "ip link set eth0 up")?;
+    tool(&namespace, &format!("ip route add {gateway} dev eth0"))?;
+    tool(&namespace, &format!("ip route add default via {gateway}"))?;
+    Ok(Party { namespace, address: address.parse()? })
+}
+
+/// As Flannel's `vxlan` backend makes it.
+fn vxlan(node: &Node, mtu: u32) -> Result<()> {
+    let [own, other] = [VXLAN_MACS[node.number - 1], VXLAN_MACS[2 - node.number]];
+    let gateway = format!("10.244.{}.0", 3 - node.number);
+    node.tool(&format!(
+        "ip link add vxlan0 address {own} mtu {mtu} type vxlan id 1 dstport 4789 local {} nolearning",
+        node.address
+    ))
+    .context("no VXLAN device")?;
+    node.tool(&format!("ip address add 10.244.{}.0/32 dev vxlan0", node.number))?;
+    node.tool("ip link set vxlan0 up")?;
+    node.tool(&format!("bridge fdb append {other} dev vxlan0 dst {}", node.other))?;
+    node.tool(&format!("ip neighbour add {gateway} lladdr {other} dev vxlan0"))?;
+    node.tool(&format!("ip route add {} via {gateway} dev vxlan0 onlink", node.other_subnet()))?;
+    Ok(())
+}
+
+async fn wireguard(
+    case: Case,
+    nodes: &[Node; 2],
+    mtu: u32,
+    processes: &mut Vec<Process>,
+) -> Result<()> {
+    let mut keys = Vec::new();
+    for node in nodes {
+        // The control socket is named after the interface, on the whole machine.
+        let kind = if case == Case::BoringTun { 'b' } else { 'g' };
+        let interface = format!("w{kind}{}-{}", std::process::id(), node.number);
+        let child = tunnel(case, node, &interface)?;
+        let control = PathBuf::from(format!("/var/run/wireguard/{interface}.sock"));
+        processes.push(Process { child, control });
+        let directory = tempfile::tempdir()?;
+        let key_file = directory.path().join("key");
+        std::fs::write(&key_file, node.tool("wg genkey")?)?;
+        let public_key = public_key(&key_file)?;
+        let key_file = key_file.display();
+        let settings = format!("private-key {key_file} listen-port {WIREGUARD_PORT}");
+        let set = format!("wg set {interface} {settings}");
+        eventually(Duration::from_secs(5), async || node.tool(&set)).await?;
+        node.tool(&format!("ip link set {interface} mtu {mtu} up"))?;
+        node.tool(&format!("ip route add {} dev {interface}", node.other_subnet()))?;
+        keys.push((interface, public_key));
+    }
+    for (node, other) in [(0, 1), (1, 0)] {
+        let (interface, key, node) = (&keys[node].0, &keys[other].1, &nodes[node]);
+        let endpoint = format!("endpoint {}:{WIREGUARD_PORT}", node.other);
+        let allowed = node.other_subnet();
+        node.tool(&format!("wg set {interface} peer {key} {endpoint} allowed-ips {allowed}"))?;
+    }
+    Ok(())
+}
+
+/// BoringTun does not tell it.
+fn public_key(private: &Path) -> Result<String> {
+    let mut command = Command::new("wg");
+    let output = command.arg("pubkey").stdin(File::open(private)?).output()?;
+    ensure!(output.status.success(), "`wg pubkey`: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+}
+
+fn tunnel(case: Case, node: &Node, interface: &str) -> Result<Child> {
+    let (name, arguments) = match case {
+        Case::BoringTun => ("boringtun-cli", &["--foreground", "--disable-drop-privileges"][..]),
+        _ => ("wireguard-go", &["--foreground"][..]),
+    };
+    let mut command: Command = command_in(&node.namespace, PathBuf::from(TOOLS).join(name))?;
+    command.args(arguments).arg(interface);
+    // It says that the kernel might do as well, unless told that this is known.
+    command.env("WG_I_PREFER_BUGGY_USERSPACE_TO_POLISHED_KMOD", "1");
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    command.spawn().with_context(|| format!("{name} was not built: see what scripts/bench said"))
+}
