@@ -346,7 +346,8 @@ impl Wasm {
     fn new() -> anyhow::Result<Self> {
         let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/wasm");
         let dir = std::env::var_os("WEFT_WASM_DIR").map_or(default, PathBuf::from);
-        Ok(Self { engine: Engine::with_instances(16)?, dir })
+        // No more than needed: each takes 4 GB of addresses, and valgrind has 128.
+        Ok(Self { engine: Engine::with_instances(4)?, dir })
     }
 
     fn plugin(&self, name: &str, config: &str) -> anyhow::Result<PluginInstance> {

@@ -186,8 +186,7 @@ impl Table {
     }
 
     fn is_numeric(&self, column: usize) -> bool {
-        let number =
-            |cell: &str| cell.starts_with(|c: char| c.is_ascii_digit() || "-≥≤".contains(c));
+        let number = |cell: &str| cell == "-" || cell.parse::<f64>().is_ok();
         !self.is_empty() && self.lines[1..].iter().all(|line| number(&line[column]))
     }
 }

@@ -14,16 +14,16 @@ use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 use weft_tests::talk::Party;
 
 const LOSS_MAX: f64 = 0.01;
-const PROBE: Duration = Duration::from_millis(250);
-const CONFIRMATION: Duration = Duration::from_millis(600);
+const PROBE: Duration = Duration::from_millis(200);
+const CONFIRMATION: Duration = Duration::from_millis(400);
 /// No datagram comes after the last for so long: the rest is lost.
 const SILENCE: Duration = Duration::from_millis(25);
 
-/// Where a search begins that knows nothing, in datagrams a second, and how it goes on.
+/// Where a search begins that knows nothing, in datagrams a second.
 const FIRST: f64 = 20_000.0;
-const FIRST_STEP: f64 = 2.0;
-/// The same from what an earlier search found.
-const STEP: f64 = 1.15;
+/// First step away from what an earlier search found; they grow to the largest.
+const STEP: f64 = 1.12;
+const STEP_MAX: f64 = 2.0;
 /// Rates next to each other: what a probe of this length can still tell apart.
 const PRECISION: f64 = 1.06;
 const RATE_MIN: f64 = 200.0;
@@ -59,23 +59,20 @@ pub(crate) fn highest_rate(
 }
 
 fn find(earlier: Option<f64>, mut probe: impl FnMut(f64) -> Result<Probe>) -> Result<f64> {
-    let (mut rate, step) = earlier.map_or((FIRST, FIRST_STEP), |rate| (rate, STEP));
+    let (mut rate, mut step) = earlier.map_or((FIRST, STEP_MAX), |rate| (rate, STEP));
     let (mut passes, mut fails) = (None, None);
-    let mut sender_at_most: Option<f64> = None;
     loop {
-        let seen = probe(rate)?;
-        if seen.passed() && seen.offered < SENDER_LIMIT * rate {
-            // Twice, since it may have waited for a CPU.
-            if let Some(before) = sender_at_most {
-                return Ok(before.max(seen.offered));
-            }
-            sender_at_most = Some(seen.offered);
-            continue;
+        let mut seen = probe(rate)?;
+        if !seen.passed() || seen.offered < SENDER_LIMIT * rate {
+            // Once more: somebody else may have had the CPU for a moment.
+            seen = seen.better_of(probe(rate)?);
         }
-        if seen.passed() {
-            passes = Some(rate);
-        } else {
+        if !seen.passed() {
             fails = Some(rate);
+        } else if seen.offered < SENDER_LIMIT * rate {
+            return Ok(seen.offered);
+        } else {
+            passes = Some(rate);
         }
         rate = match (passes, fails) {
             (Some(low), Some(high)) if high <= low * PRECISION => return Ok(low),
@@ -84,6 +81,8 @@ fn find(earlier: Option<f64>, mut probe: impl FnMut(f64) -> Result<Probe>) -> Re
             (None, _) if rate < RATE_MIN => bail!("even {rate:.0} datagrams a second are lost"),
             (None, _) => rate / step,
         };
+        // What is found may be far from where the search began.
+        step = (step * step).min(STEP_MAX);
     }
 }
 
@@ -111,6 +110,15 @@ impl Probe {
             let per_second = |count: u64| count as f64 / took.as_secs_f64();
             Ok(Self { offered: per_second(sent), delivered: per_second(received) })
         })
+    }
+
+    fn better_of(self, other: Self) -> Self {
+        match (self.passed(), other.passed()) {
+            (true, false) => self,
+            (false, true) => other,
+            _ if self.delivered >= other.delivered => self,
+            _ => other,
+        }
     }
 
     fn passed(&self) -> bool {

@@ -10,7 +10,7 @@ use weft_netio::netns;
 use weft_tests::talk::Party;
 
 /// The congestion window opens, the tunnel shakes hands.
-const WARM_UP: Duration = Duration::from_millis(300);
+const WARM_UP: Duration = Duration::from_millis(250);
 const MEASURED: Duration = Duration::from_millis(1000);
 /// What iperf3 writes at once.
 const CHUNK: usize = 128 << 10;
