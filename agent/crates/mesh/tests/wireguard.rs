@@ -401,3 +401,36 @@ fn super_packet(from: u8, to: u8, payload: u16) -> Vec<u8> {
     packet.extend((0..payload).map(|k| k.to_be_bytes()[1]));
     packet
 }
+
+/// Workers that seal for one peer at once take different counters, and none waits for another.
+#[test]
+fn datagrams_sealed_by_many_threads_all_open_once() {
+    const THREADS: u32 = 4;
+    const EACH: u32 = 500;
+    let mut wire = Wire::connected(2);
+    let sealed: Vec<Vec<u8>> = std::thread::scope(|scope| {
+        let mesh = &wire.nodes[0].mesh;
+        let now = wire.now;
+        let seal = move |thread: u32| {
+            let each = (0..EACH).map(move |k| {
+                let inner = packet(0, 1, thread * EACH + k);
+                let mut out = vec![0; Mesh::room_for(&inner.as_slice())];
+                let sent = mesh.encapsulate(peer(1), &inner.as_slice(), &mut out, now);
+                let Encapsulated::Datagrams { len, .. } = sent else { panic!("{sent:?}") };
+                out.truncate(len);
+                out
+            });
+            each.collect::<Vec<_>>()
+        };
+        let threads: Vec<_> = (0..THREADS).map(|t| scope.spawn(move || seal(t))).collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    let from = wire.nodes[0].identity.address;
+    // One after the other of each thread, so far out of order as the window allows.
+    sealed.iter().for_each(|datagram| {
+        wire.deliver(1, from, datagram);
+    });
+    let mut numbers = wire.numbers(1, 0);
+    numbers.sort_unstable();
+    assert_eq!(numbers, (0..THREADS * EACH).collect::<Vec<_>>());
+}

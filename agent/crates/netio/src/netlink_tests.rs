@@ -187,3 +187,19 @@ fn connection_reaches_into_another_namespace() {
         assert_eq!(link::get(&Netlink::new().unwrap(), "only-here").await.unwrap(), None);
     });
 }
+
+#[test]
+fn super_packets_of_an_interface_are_bounded() {
+    let Some(namespace) = Namespace::new() else { return };
+    namespace.run(|| async {
+        let netlink = Netlink::new().unwrap();
+        let veth = Veth { name: "a", peer: "b", peer_netns: None, mtu: None };
+        link::ensure_veth(&netlink, &veth).await.unwrap();
+        crate::segments::limit("a", 44).unwrap();
+        let output = std::process::Command::new("ip").args(["-d", "link", "show", "a"]).output();
+        let shown = String::from_utf8(output.unwrap().stdout).unwrap();
+        assert!(shown.contains("gso_max_segs 44 "), "{shown}");
+        let missing = crate::segments::limit("none", 44).unwrap_err();
+        assert_eq!(missing.kind(), std::io::ErrorKind::NotFound);
+    });
+}
