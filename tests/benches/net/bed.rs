@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use weft_lab::Options;
 use weft_netio::{netns, sysctl};
 use weft_tests::talk::{Party, tcp_both_ways, udp_both_ways};
@@ -17,6 +19,9 @@ const SETTLE_MAX: Duration = Duration::from_secs(10);
 const POD_CIDR: &str = "10.244.0.0/16";
 
 /// One set-up. Taken away when dropped.
+///
+/// Its processes stand still unless it is [`Bed::running`]: what they do when idle would be counted
+/// as the cost of the case that is measured.
 pub(crate) struct Bed {
     /// Before the lab, so that processes end before their namespaces do.
     peers: Vec<peers::Process>,
@@ -43,7 +48,27 @@ impl Bed {
             peer => peers::make(peer, options, underlay).await?,
         };
         bed.settle().await?;
+        bed.signal(Signal::SIGSTOP);
         Ok(bed)
+    }
+
+    /// Lets it go on, until what is returned is dropped; returns when pods can talk.
+    pub(crate) async fn running(&self) -> Result<Running<'_>> {
+        self.signal(Signal::SIGCONT);
+        let running = Running(self);
+        self.settle().await?;
+        Ok(running)
+    }
+
+    /// To all of its processes. One that has ended shows when pods cannot talk.
+    fn signal(&self, signal: Signal) {
+        let nodes = self.lab.nodes();
+        let names =
+            nodes.iter().flat_map(|node| ["agent", "datapath"].map(|p| format!("{node}-{p}")));
+        let of_weft = names.chain(["hub".to_owned()]).filter_map(|name| self.lab.pid(&name).ok());
+        for process in of_weft.chain(self.peers.iter().map(peers::Process::id)) {
+            let _ = kill(Pid::from_raw(process), signal);
+        }
     }
 
     /// Of pods that are there: the client and its neighbour on one node, the server on the other.
@@ -80,6 +105,22 @@ impl Bed {
         })
         .await
         .context("pods cannot talk")
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        // What stands still does not hear that it shall end.
+        self.signal(Signal::SIGCONT);
+    }
+}
+
+/// A set-up whose processes run.
+pub(crate) struct Running<'a>(&'a Bed);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.signal(Signal::SIGSTOP);
     }
 }
 

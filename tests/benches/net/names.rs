@@ -92,14 +92,9 @@ impl Case {
         matches!(self, Self::Weft(..))
     }
 
-    /// A machine may lack a peer, and the run is whole without it; not these.
-    pub(crate) fn is_required(self) -> bool {
-        self.is_weft() || self == Self::Routed
-    }
-
     /// Inside one node a tunnel changes nothing for pods of the peers: that is `routed`.
     pub(crate) fn has(self, variant: Variant) -> bool {
-        variant != Variant::SameNode || self.is_required()
+        variant != Variant::SameNode || self.is_weft() || self == Self::Routed
     }
 }
 

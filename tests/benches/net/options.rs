@@ -7,6 +7,8 @@ use clap::Parser;
 use crate::names::{Case, Metric, Variant};
 
 /// Throughput, rate, latency and cost between two pods: Weft and its peers in one run.
+///
+/// Results go to target/bench/net.json, those of a part to target/bench/net-part.json.
 #[derive(Parser)]
 #[command(name = "./dev bench net")]
 pub(crate) struct Options {
@@ -42,6 +44,11 @@ impl Options {
 
     pub(crate) fn cases(&self) -> impl Iterator<Item = Case> {
         chosen(&Case::ALL, &self.cases)
+    }
+
+    /// True if everything is measured.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.cases.is_empty() && self.variants.is_empty() && self.metrics.is_empty()
     }
 
     pub(crate) fn wants(&self, metric: Metric) -> bool {

@@ -1,9 +1,10 @@
 //! What Weft is compared with, on the same machines: set up as their operators would, not tuned.
 
 use std::fs::File;
+use std::io::{Read, Seek};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -22,6 +23,7 @@ const VXLAN_OVERHEAD: u32 = 50;
 const WIREGUARD_PORT: u16 = 51820;
 /// What `wg-quick` takes off, enough for an underlay of IPv6.
 const WIREGUARD_OVERHEAD: u32 = 80;
+const START_MAX: Duration = Duration::from_secs(10);
 /// Built for the bench, before what the machine may have.
 const TOOLS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/tools/bin");
 
@@ -152,17 +154,14 @@ async fn wireguard(
         // The control socket is named after the interface, on the whole machine.
         let kind = if case == Case::BoringTun { 'b' } else { 'g' };
         let interface = format!("w{kind}{}-{}", std::process::id(), node.number);
-        let child = tunnel(case, node, &interface)?;
-        let control = PathBuf::from(format!("/var/run/wireguard/{interface}.sock"));
-        processes.push(Process { child, control });
+        processes.push(tunnel(case, node, &interface).await?);
         let directory = tempfile::tempdir()?;
         let key_file = directory.path().join("key");
         std::fs::write(&key_file, node.tool("wg genkey")?)?;
         let public_key = public_key(&key_file)?;
         let key_file = key_file.display();
         let settings = format!("private-key {key_file} listen-port {WIREGUARD_PORT}");
-        let set = format!("wg set {interface} {settings}");
-        eventually(Duration::from_secs(5), async || node.tool(&set)).await?;
+        node.tool(&format!("wg set {interface} {settings}"))?;
         node.tool(&format!("ip link set {interface} mtu {mtu} up"))?;
         node.tool(&format!("ip route add {} dev {interface}", node.other_subnet()))?;
         keys.push((interface, public_key));
@@ -184,15 +183,41 @@ fn public_key(private: &Path) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }
 
-fn tunnel(case: Case, node: &Node, interface: &str) -> Result<Child> {
+/// Starts a tunnel's process; returns when it can be told its settings.
+async fn tunnel(case: Case, node: &Node, interface: &str) -> Result<Process> {
     let (name, arguments) = match case {
         Case::BoringTun => ("boringtun-cli", &["--foreground", "--disable-drop-privileges"][..]),
         _ => ("wireguard-go", &["--foreground"][..]),
     };
+    let mut said = tempfile::tempfile()?;
     let mut command: Command = command_in(&node.namespace, PathBuf::from(TOOLS).join(name))?;
     command.args(arguments).arg(interface);
     // It says that the kernel might do as well, unless told that this is known.
     command.env("WG_I_PREFER_BUGGY_USERSPACE_TO_POLISHED_KMOD", "1");
-    command.stdout(Stdio::null()).stderr(Stdio::null());
-    command.spawn().with_context(|| format!("{name} was not built: see what scripts/bench said"))
+    command.stdout(said.try_clone()?).stderr(said.try_clone()?);
+    let child = command.spawn();
+    let child = child
+        .with_context(|| format!("{name} was not built: see what scripts/bench-peers said"))?;
+    let socket = format!("/{interface}.sock");
+    let control = PathBuf::from(format!("/var/run/wireguard{socket}"));
+    let mut process = Process { child, control };
+    // `wg` takes away a socket that is there and not yet listened at, and then the process ends.
+    let listening = eventually(START_MAX, async || {
+        // Ended already: no need to wait longer, it is told below.
+        if process.child.try_wait()?.is_some() {
+            return Ok(false);
+        }
+        let sockets = node.tool("ss -xlH")?;
+        ensure!(sockets.contains(&socket), "it is not listening");
+        Ok(true)
+    });
+    let listening = listening.await;
+    if !matches!(listening, Ok(true)) {
+        let mut text = String::new();
+        said.rewind().and_then(|()| said.read_to_string(&mut text))?;
+        let text = text.trim();
+        listening.with_context(|| format!("{name}: {text}"))?;
+        bail!("{name} ended: {text}");
+    }
+    Ok(process)
 }

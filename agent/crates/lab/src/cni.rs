@@ -4,6 +4,7 @@ use std::io::Write;
 use std::net::IpAddr;
 use std::os::unix::fs::symlink;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use ipnet::IpNet;
@@ -16,6 +17,7 @@ use crate::layout::NodeLayout;
 /// Where distributions put the standard plugins.
 const STANDARD_PLUGINS: [&str; 2] = ["/opt/cni/bin", "/usr/lib/cni"];
 const IFNAME: &str = "eth0";
+const CONFIGURATION_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Puts the standard plugins where the node's runtime looks, as its operator would have done.
 pub(crate) fn provide_standard_plugins(node: &NodeLayout) -> Result<()> {
@@ -33,7 +35,7 @@ pub(crate) fn provide_standard_plugins(node: &NodeLayout) -> Result<()> {
 
 /// ADD of every plugin of the node's network.
 pub(crate) async fn add(node: &NodeLayout, pod: &str, namespace: &str) -> Result<Pod> {
-    let list = Network::read(node)?;
+    let list = Network::awaited(node).await?;
     let mut result = None;
     for plugin in &list.plugins {
         let stdout =
@@ -79,6 +81,19 @@ struct Network {
 }
 
 impl Network {
+    /// Waits for it, as a kubelet does: an agent can be ready a moment before it has written it.
+    async fn awaited(node: &NodeLayout) -> Result<Self> {
+        let until = Instant::now() + CONFIGURATION_TIMEOUT;
+        loop {
+            match Self::read(node) {
+                Err(_) if Instant::now() < until => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                read => return read,
+            }
+        }
+    }
+
     /// The first by name, as runtimes choose.
     fn read(node: &NodeLayout) -> Result<Self> {
         let dir = node.cni_conf();
