@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -68,8 +69,11 @@ pub(crate) struct WireGuardGo {
 impl WireGuardGo {
     pub(crate) async fn start(lab: &TestLab) -> Result<Self> {
         let outsider = Outsider::join(lab)?;
-        // The control socket is named after the interface, on the whole machine.
-        let interface = format!("wg{}", std::process::id());
+        // The control socket is named after the interface, on the whole machine, and tests of one
+        // process run side by side.
+        static STARTED: AtomicU32 = AtomicU32::new(0);
+        let number = STARTED.fetch_add(1, Ordering::Relaxed);
+        let interface = format!("wg{}-{number}", std::process::id());
         let mut command = outsider.command("wireguard-go")?;
         command.args(["-f", &interface]).stdout(Stdio::null()).stderr(Stdio::null());
         let process = command.spawn().context("cannot start wireguard-go")?;
