@@ -26,7 +26,7 @@ pub(crate) struct Arguments {
     no_offload: Vec<Offload>,
 }
 
-/// What the kernel can do for many packets at once.
+/// What kernel and processor can do for many packets or bytes at once.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Offload {
     /// TCP super-packets from and to pods.
@@ -35,10 +35,14 @@ enum Offload {
     TunUso,
     /// Partial checksums from and to pods; without them there are no super-packets either.
     TunChecksum,
+    /// While there is little to do, working on the CPU that a packet was sent on; needs `CAP_BPF`.
+    TunCpu,
     /// Many datagrams of the mesh in one send.
     UdpGso,
     /// Many datagrams of the mesh in one receive.
     UdpGro,
+    /// ChaCha20-Poly1305 with AVX-512 instead of AVX2.
+    WgAvx512,
 }
 
 impl Arguments {
@@ -51,8 +55,12 @@ impl Arguments {
         // A super-packet has a partial checksum.
         config.tun_offloads.tso = on(Offload::TunTso) && on(Offload::TunChecksum);
         config.tun_offloads.uso = on(Offload::TunUso) && on(Offload::TunChecksum);
+        config.tun_cpu = on(Offload::TunCpu);
         config.udp_offloads.gso = on(Offload::UdpGso);
         config.udp_offloads.gro = on(Offload::UdpGro);
+        if !on(Offload::WgAvx512) {
+            config.aead = weft_datapath::Aead::Ring;
+        }
         weft_datapath::run(config)
     }
 }

@@ -20,8 +20,12 @@ pub struct DatapathConfig {
     pub flows_max: usize,
     /// What may be left to the kernel on the TUN device.
     pub tun_offloads: Offloads,
+    /// Workers keep to the CPU that pods send on while there is little to do.
+    pub tun_cpu: bool,
     /// What may be left to the kernel on the UDP sockets.
     pub udp_offloads: UdpOffloads,
+    /// What seals and opens WireGuard's data messages.
+    pub aead: weft_aead::Engine,
 }
 
 impl DatapathConfig {
@@ -33,7 +37,9 @@ impl DatapathConfig {
             workers: None,
             flows_max: FLOWS_DEFAULT,
             tun_offloads: Offloads::ALL,
+            tun_cpu: true,
             udp_offloads: UdpOffloads::ALL,
+            aead: weft_aead::Engine::fastest(),
         }
     }
 

@@ -49,6 +49,8 @@ struct Device {
     number: u64,
     mtu: u16,
     offloads: Offloads,
+    /// Workers learn which CPU a packet was sent on.
+    tells_cpu: bool,
 }
 
 /// The sockets in use.
@@ -74,6 +76,7 @@ pub(crate) struct Control {
     in_use: BTreeSet<String>,
     desired: Desired,
     tun_offloads: Offloads,
+    tun_cpu: bool,
     udp_offloads: UdpOffloads,
     device: Option<Device>,
     sockets: Option<Sockets>,
@@ -90,6 +93,7 @@ pub(crate) struct Parts {
     pub(crate) workers: Vec<WorkerLink>,
     pub(crate) plugins: Plugins,
     pub(crate) tun_offloads: Offloads,
+    pub(crate) tun_cpu: bool,
     pub(crate) udp_offloads: UdpOffloads,
     pub(crate) runtime: tokio::runtime::Handle,
 }
@@ -103,6 +107,7 @@ impl Control {
             workers,
             plugins,
             tun_offloads,
+            tun_cpu,
             udp_offloads,
             runtime,
         } = parts;
@@ -115,6 +120,7 @@ impl Control {
             in_use: BTreeSet::new(),
             desired: Desired::default(),
             tun_offloads,
+            tun_cpu,
             udp_offloads,
             device: None,
             sockets: None,
@@ -237,8 +243,10 @@ impl Control {
     /// Which offloads are in use; none before the first tables.
     pub(crate) fn offloads(&self) -> Vec<Offload> {
         let tun = self.device.iter().flat_map(|d| d.offloads.named());
+        let cpu = self.device.iter().map(|d| ("tun_cpu", d.tells_cpu));
         let udp = self.sockets.iter().flat_map(|s| s.offloads.named());
-        tun.chain(udp).map(|(name, on)| Offload { name: name.to_owned(), on }).collect()
+        let cipher = self.shared.mesh.uses_avx512().map(|on| ("wg_avx512", on));
+        tun.chain(cpu).chain(udp).chain(cipher).map(|(name, on)| Offload { name: name.to_owned(), on }).collect()
     }
 
     /// Opens what `settings` need and is not open. Sockets first: a device would stay behind.
@@ -266,10 +274,14 @@ impl Control {
     }
 
     fn open_device(&mut self, name: &str, mtu: u16) -> Result<(Device, Tun), ApplyError> {
-        let tun = Tun::open(name, self.workers.len(), mtu, self.tun_offloads)?;
+        let mut tun = Tun::open(name, self.workers.len(), mtu, self.tun_offloads)?;
         self.devices_opened += 1;
-        let offloads = tun.offloads();
-        Ok((Device { name: name.to_owned(), number: self.devices_opened, mtu, offloads }, tun))
+        let (name, number, offloads) = (name.to_owned(), self.devices_opened, tun.offloads());
+        let mut watched = || tun.watch_senders().inspect_err(|error| {
+            tracing::info!(%error, "workers will not follow their pods");
+        });
+        let tells_cpu = self.tun_cpu && watched().is_ok();
+        Ok((Device { name, number, mtu, offloads, tells_cpu }, tun))
     }
 
     /// Hands the tables to the workers and puts away what they left behind.

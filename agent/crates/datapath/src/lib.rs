@@ -22,6 +22,7 @@ mod flows;
 mod link;
 mod outbox;
 mod output;
+mod placement;
 mod plugins;
 mod run;
 mod service;
@@ -33,3 +34,4 @@ mod worker;
 
 pub use config::{DatapathConfig, FLOWS_DEFAULT};
 pub use run::run;
+pub use weft_aead::Engine as Aead;

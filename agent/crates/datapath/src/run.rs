@@ -96,7 +96,7 @@ fn start(
     let count = config.worker_count();
     let instances = u32::try_from(count * INSTANCES_PER_WORKER).unwrap_or(u32::MAX);
     let engine = Engine::with_instances(instances)?;
-    let mesh = Arc::new(Mesh::new(seed[1], clock::epoch()));
+    let mesh = Arc::new(Mesh::new(seed[1], clock::epoch(), config.aead));
     let shared = Arc::new(Shared { mesh, flows });
     let counters: Vec<Arc<Counters>> = (0..count).map(|_| Arc::default()).collect();
     let workers = counters.iter().enumerate().map(|(index, counters)| {
@@ -110,6 +110,7 @@ fn start(
         workers,
         plugins: Plugins::new(engine, count),
         tun_offloads: config.tun_offloads,
+        tun_cpu: config.tun_cpu,
         udp_offloads: config.udp_offloads,
         runtime,
     });

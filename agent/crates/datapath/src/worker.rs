@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use weft_mesh::Received;
 use weft_model::{DropReason, PeerId, Timestamp};
-use weft_netio::{Events, Poller, QueueError, Readiness, clock};
+use weft_netio::{Events, Poller, QueueError, Readiness, TunQueue, clock};
 use weft_packet::Merger;
 use weft_pipeline::Pipeline;
 use weft_wasm_host::PluginInstance;
@@ -19,6 +19,7 @@ use weft_wasm_host::PluginInstance;
 use crate::counters::Counters;
 use crate::link::{ControlLink, Event, Update};
 use crate::output::Output;
+use crate::placement::{Placement, Turn};
 use crate::shared::Shared;
 use crate::vnet;
 
@@ -52,6 +53,7 @@ pub(crate) struct Worker {
     device: u64,
     /// When the interface was last reported to be down.
     reported: Timestamp,
+    placement: Placement,
     /// What was read from the TUN, or received and decrypted in place.
     buffer: Vec<u8>,
 }
@@ -73,6 +75,7 @@ impl Worker {
             device: 0,
             reported: Timestamp::ZERO,
             output: Output::new(Arc::clone(&shared.mesh), Arc::clone(&counters)),
+            placement: Placement::default(),
             buffer: vec![0; BUFFER_LEN],
             counters,
             shared,
@@ -91,11 +94,12 @@ impl Worker {
             }
             let ready = |token| events.iter().any(|e| e.token == token && e.readable);
             let now = clock::now();
+            let mut turn = Turn { now, packets: 0, bytes: 0, sender: None };
             if ready(TUN) {
-                self.read_tun(now);
+                self.read_tun(&mut turn);
             }
             if ready(UDP) {
-                self.read_network(now);
+                self.read_network(&mut turn);
             }
             if self.index == 0 {
                 self.shared.mesh.handle_timeout(now);
@@ -104,11 +108,14 @@ impl Worker {
             self.output.transmit();
             self.shared.flows.write_through();
             self.report_interface(now);
+            self.placement.turn(turn);
         }
     }
 
     /// Interface -> pipeline -> interface or network. A super-packet passes in one piece.
-    fn read_tun(&mut self, now: Timestamp) {
+    fn read_tun(&mut self, turn: &mut Turn) {
+        let now = turn.now;
+        turn.sender = self.output.tun.as_ref().and_then(TunQueue::last_sender);
         for _ in 0..TUN_BATCH {
             let Some(tun) = &self.output.tun else { break };
             let (range, header) = match tun.read(&mut self.buffer) {
@@ -120,6 +127,8 @@ impl Worker {
                 }
             };
             let packet = self.buffer.get_mut(range).unwrap_or_default();
+            turn.packets += 1;
+            turn.bytes += packet.len();
             let Some(mut meta) = vnet::meta(&header) else {
                 self.counters.dropped(DropReason::Malformed, 1);
                 continue;
@@ -134,7 +143,8 @@ impl Worker {
     /// Network -> decapsulation -> merge -> pipeline -> interface.
     ///
     /// Packets of one peer are merged first, and the pipeline runs once for each merged packet.
-    fn read_network(&mut self, now: Timestamp) {
+    fn read_network(&mut self, turn: &mut Turn) {
+        let now = turn.now;
         let mut merging = None;
         let mut buffer = std::mem::take(&mut self.buffer);
         let shared = Arc::clone(&self.shared);
@@ -157,6 +167,7 @@ impl Worker {
             let datagrams = received.len.div_ceil(received.segment_size.max(1));
             self.counters.mesh_in.add(datagrams, received.len);
             bytes += received.len;
+            turn.packets += 1;
             for datagram in received.split(&mut buffer) {
                 match reception.open(received.from, datagram) {
                     Received::Packet { peer, range } => {
@@ -172,6 +183,7 @@ impl Worker {
             }
         }
         drop(reception);
+        turn.bytes += bytes;
         self.buffer = buffer;
         self.deliver(merging, now);
         self.output.flush();

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use weft_aead::Engine;
 use weft_model::{DropReason, PeerId, Timestamp};
 
 use crate::config::{Applied, ConfigError, MeshConfig};
@@ -17,7 +18,7 @@ use crate::receive::Reception;
 use crate::status::PeerStatus;
 use crate::tables::{Carrier, Indices, Tables, VxlanTables};
 use crate::vxlan;
-use crate::wireguard::{DATA_HEADER_LEN, OVERHEAD, Session, TICK_INTERVAL};
+use crate::wireguard::{DATA_HEADER_LEN, Machine, OVERHEAD, Session, TICK_INTERVAL};
 
 /// What became of packets given to [`Mesh::encapsulate`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,8 +63,7 @@ pub struct Mesh {
     /// Held while tables are built, so that configurations follow each other.
     indices: Mutex<Indices>,
     pub(crate) outbox: Outbox,
-    /// Unix time at the zero of timestamps.
-    epoch: Duration,
+    machine: Machine,
     next_tick: AtomicU64,
     drops: Vec<AtomicU64>,
 }
@@ -71,14 +71,15 @@ pub struct Mesh {
 impl Mesh {
     /// A mesh without peers. `seed` sets where receiver indices start; it should be random.
     /// `epoch` is the Unix time at [`Timestamp::ZERO`]; peers refuse handshakes that are not later
-    /// than those they had, so that a clock set back costs the sessions with them.
+    /// than those they had, so that a clock set back costs the sessions with them. `engine` seals
+    /// and opens data messages.
     #[must_use]
-    pub fn new(seed: u64, epoch: Duration) -> Self {
+    pub fn new(seed: u64, epoch: Duration, engine: Engine) -> Self {
         Self {
             tables: ArcSwap::from_pointee(Tables::empty()),
             indices: Mutex::new(Indices::new(seed)),
             outbox: Outbox::new(),
-            epoch,
+            machine: Machine { epoch, engine },
             next_tick: AtomicU64::new(0),
             drops: DropReason::ALL.iter().map(|_| AtomicU64::new(0)).collect(),
         }
@@ -95,7 +96,7 @@ impl Mesh {
     /// [`ConfigError`] if the configuration cannot run; nothing is changed then.
     pub fn apply(&self, config: &MeshConfig, now: Timestamp) -> Result<Applied, ConfigError> {
         let mut indices = self.indices.lock();
-        let (tables, applied) = self.tables.load().next(config, &mut indices, self.epoch)?;
+        let (tables, applied) = self.tables.load().next(config, &mut indices, self.machine)?;
         let wireguard = tables.wireguard().is_some();
         let peers: Vec<_> = tables.peers.values().cloned().collect();
         self.tables.store(tables.into());
@@ -105,6 +106,12 @@ impl Mesh {
         }
         self.next_tick.store(now.0, Ordering::Release);
         Ok(applied)
+    }
+
+    /// Whether data messages are sealed and opened with AVX-512; `None` unless this is WireGuard.
+    #[must_use]
+    pub fn uses_avx512(&self) -> Option<bool> {
+        self.tables.load().wireguard().map(|_| self.machine.engine.is_avx512())
     }
 
     /// Bytes that encapsulation adds to a packet, outer IP and UDP headers not counted.

@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use hashbrown::HashMap;
 use ipnet::IpNet;
@@ -11,7 +10,7 @@ use weft_model::{Encapsulation, MacAddr, PeerId, PublicKey, Vni};
 
 use crate::config::{Applied, ConfigError, Conflict, MeshConfig, PeerConfig};
 use crate::peer::{Peer, PeerState};
-use crate::wireguard::{Identity, Inbound, Tunnel};
+use crate::wireguard::{Identity, Inbound, Machine, Tunnel};
 
 /// Who a receiver index belongs to.
 pub(crate) struct Receiver {
@@ -37,10 +36,8 @@ pub(crate) struct VxlanTables {
 }
 
 /// Who is who on the encrypted side.
-#[derive(Default)]
 pub(crate) struct WireGuardTables {
-    /// Unix time at the zero of timestamps.
-    epoch: Duration,
+    machine: Machine,
     pub(crate) identities: Vec<Arc<Identity>>,
     /// By the upper 24 bits of the receiver index.
     pub(crate) receivers: HashMap<u32, Receiver>,
@@ -98,9 +95,9 @@ impl Tables {
         &self,
         config: &MeshConfig,
         indices: &mut Indices,
-        epoch: Duration,
+        machine: Machine,
     ) -> Result<(Self, Applied), ConfigError> {
-        let mut carrier = self.next_carrier(config, epoch)?;
+        let mut carrier = self.next_carrier(config, machine)?;
         check_ids(&config.peers)?;
         let mut applied = Applied::default();
         let mut peers = HashMap::new();
@@ -125,7 +122,7 @@ impl Tables {
         Ok((Self { carrier, peers, allowed }, applied))
     }
 
-    fn next_carrier(&self, config: &MeshConfig, epoch: Duration) -> Result<Carrier, ConfigError> {
+    fn next_carrier(&self, config: &MeshConfig, machine: Machine) -> Result<Carrier, ConfigError> {
         match config.encapsulation {
             Encapsulation::Vxlan => {
                 let mac = config.vtep_mac.ok_or(ConfigError::NoVtepMac)?;
@@ -143,7 +140,12 @@ impl Tables {
                     let kept = old.iter().find(|i| i.public_key() == public);
                     identities.push(kept.map_or_else(|| Arc::new(Identity::new(key)), Arc::clone));
                 }
-                Ok(Carrier::WireGuard(WireGuardTables { epoch, identities, ..Default::default() }))
+                Ok(Carrier::WireGuard(WireGuardTables {
+                    machine,
+                    identities,
+                    receivers: HashMap::new(),
+                    by_key: HashMap::new(),
+                }))
             }
         }
     }
@@ -213,7 +215,7 @@ impl WireGuardTables {
                 while self.receivers.contains_key(&index) {
                     index = indices.next(taken);
                 }
-                Tunnel::new(identity, remote, index, self.epoch)
+                Tunnel::new(identity, remote, index, self.machine)
             });
             let receiver = Receiver {
                 peer: Arc::clone(peer),

@@ -15,6 +15,7 @@ mod window;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use weft_aead::Engine;
 use weft_model::{PublicKey, Timestamp};
 
 use crate::SecretKey;
@@ -31,6 +32,15 @@ pub(crate) const REKEY_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) const REKEY_ATTEMPT_TIME: Duration = Duration::from_secs(90);
 /// How often timers are to be asked; they are this exact.
 pub(crate) const TICK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// What tunnels are told of the machine.
+#[derive(Clone, Copy)]
+pub(crate) struct Machine {
+    /// Unix time at the zero of timestamps.
+    pub(crate) epoch: Duration,
+    /// What seals and opens.
+    pub(crate) engine: Engine,
+}
 
 /// One of our key pairs.
 pub(crate) struct Identity {

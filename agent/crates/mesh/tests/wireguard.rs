@@ -6,6 +6,7 @@ mod wire;
 
 use std::time::Duration;
 
+use weft_aead::Engine;
 use weft_mesh::{
     ConfigError, Conflict, Encapsulated, Event, Mesh, MeshConfig, PeerConfig, Received,
 };
@@ -184,7 +185,7 @@ fn peer_may_not_speak_for_another() {
 fn stranger_gets_no_answer() {
     let mut wire = Wire::connected(2);
     wire.nodes[0].identity.keys = vec![secret(77)];
-    wire.nodes[0].mesh = Mesh::new(1, EPOCH);
+    wire.nodes[0].mesh = Mesh::new(1, EPOCH, Engine::Ring);
     wire.seen.clear();
     wire.apply(0);
     wire.run(10 * MS);
@@ -334,7 +335,7 @@ fn handshake_flood_is_answered_with_cookies_and_a_peer_still_gets_in() {
 
 #[test]
 fn claims_of_two_peers_go_to_the_first() {
-    let mesh = Mesh::new(3, EPOCH);
+    let mesh = Mesh::new(3, EPOCH, Engine::fastest());
     let wire = Wire::new(3);
     let mut config = wire.config(0, Encapsulation::WireGuard);
     let stolen = config.peers[0].allowed_ips[0];

@@ -11,6 +11,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod addr;
+mod affinity;
 mod capability;
 pub mod clock;
 mod flow_file;
@@ -33,10 +34,11 @@ pub mod tc;
 mod tun;
 mod udp;
 
+pub use affinity::Affinity;
 pub use capability::may_change_network;
 pub use flow_file::{FlowFile, FlowFileError};
 pub use netlink::{Ensured, Family, Netlink, NetlinkError};
 pub use netns::{InNetNs, NetNs};
 pub use poller::{Event, Events, Poller, Readiness, Waker};
-pub use tun::{Offloads, QueueError, Tun, TunError, TunQueue, VNET_HEADER_LEN, VnetHeader};
+pub use tun::{Offloads, QueueError, Sender, Tun, TunError, TunQueue, VNET_HEADER_LEN, VnetHeader};
 pub use udp::{Datagrams, UdpOffloads, UdpSocket};

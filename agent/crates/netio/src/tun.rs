@@ -15,12 +15,16 @@ use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::sync::Arc;
 
 use libc::c_ulong;
 
 use crate::sys::{Control, ifreq, ioctl_ptr, ioctl_value};
 
+mod sender;
 mod vnet;
+pub use sender::Sender;
+use sender::Senders;
 pub use vnet::{VNET_HEADER_LEN, VnetHeader};
 
 #[cfg(test)]
@@ -239,6 +243,19 @@ impl Tun {
         TunQueue::attach(name)?.set_persistent(false).map_err(failed("delete"))
     }
 
+    /// Has the kernel note who sends, so that [`TunQueue::last_sender`] knows.
+    ///
+    /// # Errors
+    /// The kernel's: it has no such thing, or wants `CAP_BPF` for it.
+    pub fn watch_senders(&mut self) -> io::Result<()> {
+        let Some(first) = self.queues.first() else { return Ok(()) };
+        let senders = Arc::new(Senders::watch(first.as_fd(), self.queues.len())?);
+        for (index, queue) in self.queues.iter_mut().enumerate() {
+            queue.senders = Some((Arc::clone(&senders), index));
+        }
+        Ok(())
+    }
+
     /// Changes the MTU of the device.
     ///
     /// # Errors
@@ -319,6 +336,8 @@ fn negotiate(queue: &TunQueue, wanted: Offloads) -> io::Result<Offloads> {
 /// One queue of a [`Tun`]: non-blocking, owned by one worker. Closing it detaches it.
 pub struct TunQueue {
     file: File,
+    /// With the number of this queue in them.
+    senders: Option<(Arc<Senders>, usize)>,
 }
 
 impl TunQueue {
@@ -342,7 +361,7 @@ impl TunQueue {
         // SAFETY: TUNSETIFF works on one ifreq.
         let attached = unsafe { ioctl_ptr(file.as_fd(), libc::TUNSETIFF as c_ulong, &mut request) };
         match attached {
-            Ok(()) => Ok(Self { file }),
+            Ok(()) => Ok(Self { file, senders: None }),
             Err(source) => Err(match source.raw_os_error() {
                 Some(libc::EPERM | libc::EACCES) => {
                     TunError::NotPermitted { name: name.to_owned() }
@@ -389,6 +408,14 @@ impl TunQueue {
             return Err(QueueError::Malformed);
         }
         Ok(Some((VNET_HEADER_LEN..length, VnetHeader::parse(header))))
+    }
+
+    /// Who sent the last packet that came to this queue; `None` if there was none yet, or without
+    /// [`Tun::watch_senders`].
+    #[must_use]
+    pub fn last_sender(&self) -> Option<Sender> {
+        let (senders, index) = self.senders.as_ref()?;
+        senders.last(*index)
     }
 
     /// Writes one packet or super-packet, given in up to 7 parts, for the host to take in.

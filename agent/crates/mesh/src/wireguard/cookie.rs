@@ -11,9 +11,10 @@ use chacha20poly1305::aead::AeadInPlace;
 use chacha20poly1305::{Key, XChaCha20Poly1305, XNonce};
 use parking_lot::Mutex;
 use ring::rand::{SecureRandom, SystemRandom};
+use weft_aead::TAG_LEN;
 use weft_model::{PublicKey, Timestamp};
 
-use super::message::{COOKIE_REPLY_LEN, MACS_LEN, TAG_LEN, TYPE_COOKIE};
+use super::message::{COOKIE_REPLY_LEN, MACS_LEN, TYPE_COOKIE};
 
 /// Handshake messages a second for each of our keys before senders have to show a cookie. One
 /// costs about 0.3 ms, so this is a third of a core. Others allow 100 or fewer; but a cookie costs

@@ -1,13 +1,12 @@
 //! Framing of WireGuard messages. Source: WireGuard paper, section 5.4.
 
+use weft_aead::TAG_LEN;
 use weft_model::overhead;
 
 /// Bytes that encapsulation adds to a packet: [`DATA_HEADER_LEN`] before it, [`TAG_LEN`] behind.
 pub(crate) const OVERHEAD: usize = overhead::WIREGUARD as usize;
 /// Type and reserved 4, receiver index 4, counter 8.
 pub(crate) const DATA_HEADER_LEN: usize = 4 + 4 + 8;
-/// Tag of the AEAD.
-pub(crate) const TAG_LEN: usize = 16;
 /// First and second MAC of a handshake message.
 pub(crate) const MACS_LEN: usize = 16 + 16;
 /// Noise part of an initiation: ephemeral key 32, static key 32 + 16, timestamp 12 + 16.

@@ -6,11 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use weft_aead::{Key, TAG_LEN};
 use weft_model::Timestamp;
 
-use super::message::{DATA_HEADER_LEN, OVERHEAD, TAG_LEN, TYPE_DATA};
-use super::noise::Keys;
+use super::message::{DATA_HEADER_LEN, OVERHEAD, TYPE_DATA};
 use super::window::Window;
 
 /// Age at which the initiator of a session makes the next one.
@@ -31,8 +30,8 @@ pub(crate) struct Session {
     /// We sent the initiation.
     pub(crate) initiator: bool,
     pub(crate) created: Timestamp,
-    sender: LessSafeKey,
-    receiver: LessSafeKey,
+    sender: Key,
+    receiver: Key,
     counter: AtomicU64,
     window: Mutex<Window>,
     /// The peer is known to have the keys. A session that it offered must not be sent on before:
@@ -53,27 +52,26 @@ pub(crate) struct Activity {
 }
 
 impl Session {
-    /// A session that just was negotiated. `None` if the keys are none, which does not happen.
+    /// A session that just was negotiated.
     pub(crate) fn new(
         (local, remote): (u32, u32),
-        keys: &Keys,
+        (sender, receiver): (Key, Key),
         initiator: bool,
         activity: Arc<Activity>,
         now: Timestamp,
-    ) -> Option<Self> {
-        let key = |bytes| UnboundKey::new(&CHACHA20_POLY1305, bytes).ok().map(LessSafeKey::new);
-        Some(Self {
+    ) -> Self {
+        Self {
             local,
             remote,
             initiator,
             created: now,
-            sender: key(&keys.send)?,
-            receiver: key(&keys.receive)?,
+            sender,
+            receiver,
             counter: AtomicU64::new(0),
             window: Mutex::new(Window::default()),
             confirmed: AtomicBool::new(initiator),
             activity,
-        })
+        }
     }
 
     pub(crate) fn is_confirmed(&self) -> bool {
@@ -115,12 +113,9 @@ impl Session {
         let [r0, r1, r2, r3] = self.remote.to_le_bytes();
         let [c0, c1, c2, c3, c4, c5, c6, c7] = counter.to_le_bytes();
         *header = [t0, t1, t2, t3, r0, r1, r2, r3, c0, c1, c2, c3, c4, c5, c6, c7];
-        let sealed = self.sender.seal_in_place_separate_tag(nonce(counter), Aad::empty(), packet);
-        let Ok(sealed) = sealed else { return false };
-        sealed.as_ref().as_array().is_some_and(|bytes| {
-            *tag = *bytes;
-            true
-        })
+        let Some(sealed) = self.sender.seal(counter, packet) else { return false };
+        *tag = sealed;
+        true
     }
 
     /// Decrypts a datagram in place and returns the length of the packet, which starts behind the
@@ -130,14 +125,9 @@ impl Session {
             return None;
         }
         let sealed = datagram.get_mut(DATA_HEADER_LEN..)?;
-        let len = self.receiver.open_in_place(nonce(counter), Aad::empty(), sealed).ok()?.len();
+        let len = self.receiver.open(counter, sealed)?;
         self.window.lock().take(counter).then_some(len)
     }
-}
-
-fn nonce(counter: u64) -> Nonce {
-    let [c0, c1, c2, c3, c4, c5, c6, c7] = counter.to_le_bytes();
-    Nonce::assume_unique_for_key([0, 0, 0, 0, c0, c1, c2, c3, c4, c5, c6, c7])
 }
 
 impl Activity {

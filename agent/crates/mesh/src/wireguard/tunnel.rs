@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use weft_aead::Key;
 use weft_model::{PublicKey, Timestamp};
 
 use super::cookie::Stamp;
@@ -12,9 +13,9 @@ use super::message::{
     INITIATION_LEN, MACS_LEN, OVERHEAD, RESPONSE_LEN, RESPONSE_NOISE_LEN, TYPE_INITIATION,
     TYPE_RESPONSE,
 };
-use super::noise::{Initiator, Responder, Tai64n};
+use super::noise::{Initiator, Keys, Responder, Tai64n};
 use super::session::{Activity, REJECT_AFTER_TIME, REKEY_AFTER_TIME, Session};
-use super::{Identity, REKEY_ATTEMPT_TIME, REKEY_TIMEOUT};
+use super::{Identity, Machine, REKEY_ATTEMPT_TIME, REKEY_TIMEOUT};
 
 /// How long the first of a row of initiations waits for its answer; each after it twice as long, up
 /// to `REKEY_TIMEOUT`. A node that was restarted under load may find its socket full of what it
@@ -81,18 +82,16 @@ pub(crate) struct Tunnel {
     unanswered: u32,
     /// Of the peer's last initiation; an older one is a replay.
     newest: Tai64n,
-    /// Unix time at the zero of timestamps.
-    epoch: Duration,
+    machine: Machine,
 }
 
 impl Tunnel {
-    /// `index` (24 bits) is the upper part of every receiver index of the tunnel; `epoch` is the
-    /// Unix time at [`Timestamp::ZERO`].
+    /// `index` (24 bits) is the upper part of every receiver index of the tunnel.
     pub(crate) fn new(
         identity: &Arc<Identity>,
         remote: PublicKey,
         index: u32,
-        epoch: Duration,
+        machine: Machine,
     ) -> Self {
         let sessions = Sessions::default();
         Self {
@@ -110,7 +109,7 @@ impl Tunnel {
             last_initiation: None,
             unanswered: 0,
             newest: Tai64n::default(),
-            epoch,
+            machine,
         }
     }
 
@@ -159,7 +158,7 @@ impl Tunnel {
         self.initiating_since.get_or_insert(now);
         self.last_initiation = Some(now);
         self.unanswered = self.unanswered.saturating_add(1);
-        let timestamp = tai64n(self.epoch, now);
+        let timestamp = tai64n(self.machine.epoch, now);
         let (state, noise) = Initiator::new(&self.identity.secret, self.remote, &timestamp)?;
         let local = self.next_local();
         let parts: [&[u8]; 4] = [&TYPE_INITIATION, &local.to_le_bytes(), &noise, &[0; MACS_LEN]];
@@ -187,8 +186,7 @@ impl Tunnel {
         self.newest = initiation.timestamp;
         let (noise, keys) = initiation.answer()?;
         let local = self.next_local();
-        let activity = Arc::clone(&self.activity);
-        self.keep(Session::new((local, sender), &keys, false, activity, now)?);
+        self.keep(self.session((local, sender), &keys, false, now)?);
         let (to, from) = (sender.to_le_bytes(), local.to_le_bytes());
         let parts: [&[u8]; 5] = [&TYPE_RESPONSE, &from, &to, &noise, &[0; MACS_LEN]];
         let mut message = parts.concat();
@@ -212,12 +210,23 @@ impl Tunnel {
         let keys = initiation.state.finish(noise)?;
         self.initiations.clear();
         self.activity.received(false, now);
-        let activity = Arc::clone(&self.activity);
-        let session = Session::new((receiver, sender), &keys, true, activity, now)?;
-        self.keep(session);
+        self.keep(self.session((receiver, sender), &keys, true, now)?);
         self.current = Some(slot(receiver));
         self.established();
         self.keepalive(now)
+    }
+
+    /// A session with `keys`; `indices` are ours and the peer's.
+    fn session(
+        &self,
+        indices: (u32, u32),
+        keys: &Keys,
+        initiator: bool,
+        now: Timestamp,
+    ) -> Option<Session> {
+        let key = |bytes| Key::new(bytes, self.machine.engine);
+        let keys = (key(&keys.send)?, key(&keys.receive)?);
+        Some(Session::new(indices, keys, initiator, Arc::clone(&self.activity), now))
     }
 
     /// Takes a cookie for the next handshake message; false if nobody asked for it.

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use weft_fuzz::Random;
+use weft_aead::Engine;
 use weft_mesh::{Encapsulated, Event, Mesh, MeshConfig, PeerConfig, Received, SecretKey};
 use weft_model::{DropReason, Encapsulation, MacAddr, PeerId, Timestamp, Vni};
 
@@ -95,7 +96,7 @@ impl Wire {
     /// `count` nodes in a full mesh, not yet configured.
     pub fn new(count: usize) -> Self {
         let node = |i: usize| Node {
-            mesh: Mesh::new(i as u64 + 7, EPOCH),
+            mesh: Mesh::new(i as u64 + 7, EPOCH, Engine::fastest()),
             identity: Identity {
                 keys: vec![secret(u8::try_from(i).unwrap() + 1)],
                 address: format!("192.0.2.{}:51820", i + 1).parse().unwrap(),
@@ -231,7 +232,7 @@ impl Wire {
 
     /// Starts `node` anew: same keys, no memory.
     pub fn restart(&mut self, node: usize) {
-        self.nodes[node].mesh = Mesh::new(self.now.0 ^ 0xabcd, EPOCH);
+        self.nodes[node].mesh = Mesh::new(self.now.0 ^ 0xabcd, EPOCH, Engine::fastest());
         self.flying.retain(|f| f.to != self.nodes[node].identity.address);
         self.apply(node);
     }

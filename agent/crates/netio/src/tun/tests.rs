@@ -4,10 +4,13 @@ use std::collections::BTreeSet;
 use std::io::{IoSlice, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use weft_model::Timestamp;
 
 use super::*;
 use crate::harness::{Namespace, set_up, wait_for};
-use crate::{Netlink, addr, link};
+use crate::{Affinity, Netlink, addr, clock, link};
 
 /// Opens `weft0` with one queue and gives it an address.
 fn open(namespace: &Namespace, queues: usize, net: &str) -> Tun {
@@ -48,6 +51,30 @@ fn packet_makes_a_round_trip() {
     let mut buffer = [0; 16];
     let (length, from) = socket.recv_from(&mut buffer).unwrap();
     assert_eq!((&buffer[..length], from), (&b"ping"[..], "10.9.0.2:2000".parse().unwrap()));
+}
+
+/// What a worker follows its pods by.
+#[test]
+fn sender_of_the_last_packet_is_known() {
+    let Some(namespace) = Namespace::new() else { return };
+    let mut tun = open(&namespace, 2, "10.9.0.1/24");
+    tun.watch_senders().unwrap();
+    let socket = namespace.handle.enter(|| UdpSocket::bind("10.9.0.1:1000").unwrap()).unwrap();
+    let all = Affinity::current().unwrap();
+    for cpu in (0..1024).filter(|cpu| all.contains(*cpu)).take(4) {
+        all.keep_on(cpu).unwrap();
+        let before = clock::now();
+        // Long enough not to be cut short by what the program returns.
+        socket.send_to(&[7; 1372], "10.9.0.2:2000").unwrap();
+        let (queue, (packet, _)) = wait_for(|| tun.queues().iter().find_map(|q| Some((q, read_udp(q)?))));
+        assert_eq!(packet.len(), 1400);
+        let sender = queue.last_sender().unwrap();
+        assert_eq!(sender.cpu, cpu);
+        let exactness = Duration::from_micros(5);
+        assert!(sender.at.since(Timestamp::ZERO) + exactness > before.since(Timestamp::ZERO));
+        assert!(sender.at <= clock::now());
+    }
+    all.allow_all().unwrap();
 }
 
 #[test]

@@ -1,0 +1,280 @@
+//! Where a worker runs while there is little to do: where its pods run.
+//!
+//! A packet that wakes a worker on another CPU waits until that CPU is out of its sleep, which takes
+//! longer than all that is done to the packet, and the scheduler prefers a CPU that sleeps to the
+//! one where the packet was sent. So a worker that gets one packet at a time keeps itself on the
+//! CPU that they come from. It lets go when there is more to do, for pods and workers have more of
+//! the machine side by side, or when it had to wait for that CPU, as somebody else is computing there.
+
+use std::time::Duration;
+
+use weft_model::Timestamp;
+use weft_netio::{Affinity, Sender};
+
+/// Packets of a turn, super-packets counted once, beyond which there is much to do.
+const FEW: usize = 8;
+/// Bytes of a turn beyond which there is much to do.
+const LITTLE: usize = 8 * 1024;
+/// How many more packets must have come from a CPU than from others before the worker goes there.
+const ENOUGH: u32 = 16;
+/// What a packet from another CPU takes away of them.
+const OTHER: u32 = 4;
+/// A packet that waited longer for the worker waited for somebody else on its CPU.
+const LATE: Duration = Duration::from_micros(100);
+/// How long the worker stays away from any CPU once it had to wait. Twice as long each time, ...
+const PAUSE: Duration = Duration::from_millis(10);
+/// ... up to this, ...
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// ... unless it was served well for this long.
+const SERVED: Duration = Duration::from_secs(1);
+/// Without packets from pods for this long, what else comes may come to any CPU.
+const FORGET: Duration = Duration::from_millis(100);
+
+/// What a worker had to do in one turn.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Turn {
+    pub(crate) now: Timestamp,
+    /// Packets, super-packets counted once.
+    pub(crate) packets: usize,
+    pub(crate) bytes: usize,
+    /// Who sent the last packet from the interface, if there was one and it is known.
+    pub(crate) sender: Option<Sender>,
+}
+
+/// Where a worker is to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Move {
+    To(usize),
+    Anywhere,
+}
+
+/// Keeps the thread that it is called in where its packets come from.
+#[derive(Default)]
+pub(crate) struct Placement {
+    decision: Decision,
+    /// Where the thread could run before it was kept.
+    before: Option<Affinity>,
+}
+
+impl Placement {
+    /// To be called at the end of each turn. A CPU that the process may not use is left alone.
+    pub(crate) fn turn(&mut self, turn: Turn) {
+        match self.decision.turn(turn) {
+            None => {}
+            Some(Move::To(cpu)) => {
+                let before = self.before.or_else(|| Affinity::current().ok());
+                if before.is_some_and(|before| before.keep_on(cpu).is_ok()) {
+                    self.before = before;
+                } else {
+                    self.decision.refused(turn.now);
+                }
+            }
+            Some(Move::Anywhere) => {
+                if let Some(Err(error)) = self.before.take().map(|before| before.allow_all()) {
+                    tracing::warn!(%error, "a worker cannot leave its CPU");
+                }
+            }
+        }
+    }
+}
+
+#[derive(Default)]
+struct Decision {
+    kept: Option<Kept>,
+    /// The CPU that packets come from, and how surely.
+    candidate: usize,
+    surely: u32,
+    last_sent: Timestamp,
+    pause: Duration,
+    pause_ends: Timestamp,
+}
+
+struct Kept {
+    cpu: usize,
+    since: Timestamp,
+}
+
+impl Decision {
+    fn turn(&mut self, turn: Turn) -> Option<Move> {
+        if turn.packets > FEW || turn.bytes > LITTLE {
+            return self.leave();
+        }
+        let Some(sender) = turn.sender else {
+            let forgotten = turn.now.since(self.last_sent) > FORGET;
+            return if forgotten { self.leave() } else { None };
+        };
+        self.last_sent = turn.now;
+        if let Some(kept) = &self.kept
+            && turn.now.since(sender.at) > LATE
+        {
+            let served = turn.now.since(kept.since) > SERVED;
+            self.pause = if served { PAUSE } else { (self.pause * 2).clamp(PAUSE, PAUSE_MAX) };
+            self.pause_ends = turn.now + self.pause;
+            return self.leave();
+        }
+        if sender.cpu == self.candidate {
+            self.surely = (self.surely + 1).min(ENOUGH);
+        } else if self.surely > OTHER {
+            self.surely -= OTHER;
+        } else {
+            self.leave_for(sender.cpu);
+            return self.kept.take().map(|_| Move::Anywhere);
+        }
+        let there = self.kept.as_ref().is_some_and(|kept| kept.cpu == self.candidate);
+        if there || self.surely < ENOUGH || turn.now < self.pause_ends {
+            return None;
+        }
+        self.kept = Some(Kept { cpu: self.candidate, since: turn.now });
+        Some(Move::To(self.candidate))
+    }
+
+    fn leave(&mut self) -> Option<Move> {
+        self.surely = 0;
+        self.kept.take().map(|_| Move::Anywhere)
+    }
+
+    fn leave_for(&mut self, cpu: usize) {
+        self.candidate = cpu;
+        self.surely = 1;
+    }
+
+    /// The worker could not go where it should.
+    fn refused(&mut self, now: Timestamp) {
+        self.kept = None;
+        self.surely = 0;
+        self.pause_ends = now + PAUSE_MAX;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const US: Duration = Duration::from_micros(1);
+
+    struct Worker {
+        decision: Decision,
+        now: Timestamp,
+    }
+
+    impl Worker {
+        fn new() -> Self {
+            Self { decision: Decision::default(), now: Timestamp::ZERO + Duration::from_secs(5) }
+        }
+
+        /// A turn 100 us after the last, for one packet of a pod that waited for `wait`.
+        fn packet(&mut self, cpu: usize, wait: Duration) -> Option<Move> {
+            self.now = self.now + 100 * US;
+            let at = Timestamp(self.now.0 - wait.as_nanos() as u64);
+            let sender = Some(Sender { cpu, at });
+            self.decision.turn(Turn { now: self.now, packets: 1, bytes: 60, sender })
+        }
+
+        fn packets(&mut self, cpu: usize, count: usize) -> Vec<Move> {
+            (0..count).filter_map(|_| self.packet(cpu, 5 * US)).collect()
+        }
+
+        fn from_mesh(&mut self, packets: usize, bytes: usize) -> Option<Move> {
+            self.now = self.now + 100 * US;
+            self.decision.turn(Turn { now: self.now, packets, bytes, sender: None })
+        }
+    }
+
+    #[test]
+    fn worker_goes_once_where_its_packets_come_from() {
+        let mut worker = Worker::new();
+        assert_eq!(worker.packets(3, 100), [Move::To(3)]);
+    }
+
+    #[test]
+    fn answers_from_the_mesh_do_not_matter() {
+        let mut worker = Worker::new();
+        let mut moves = Vec::new();
+        for _ in 0..100 {
+            moves.extend(worker.packet(1, 5 * US));
+            moves.extend(worker.from_mesh(1, 60));
+        }
+        assert_eq!(moves, [Move::To(1)]);
+    }
+
+    #[test]
+    fn much_to_do_sets_the_worker_free_at_once() {
+        for (packets, bytes) in [(1, 64_000), (FEW + 1, 600)] {
+            let mut worker = Worker::new();
+            worker.packets(1, 20);
+            assert_eq!(worker.from_mesh(packets, bytes), Some(Move::Anywhere));
+            assert_eq!(worker.from_mesh(packets, bytes), None);
+            // Acknowledgements between super-packets do not bring it back.
+            for _ in 0..100 {
+                assert_eq!(worker.packet(1, 5 * US), None);
+                assert_eq!(worker.from_mesh(packets, bytes), None);
+            }
+            assert_eq!(worker.packets(1, 20), [Move::To(1)]);
+        }
+    }
+
+    #[test]
+    fn worker_moves_with_its_pod() {
+        let mut worker = Worker::new();
+        worker.packets(1, 100);
+        let moves = worker.packets(2, 100);
+        assert_eq!(moves, [Move::Anywhere, Move::To(2)]);
+    }
+
+    #[test]
+    fn now_and_then_a_packet_from_elsewhere_changes_nothing() {
+        let mut worker = Worker::new();
+        let mut moves = worker.packets(1, 20);
+        for _ in 0..100 {
+            moves.extend(worker.packets(1, 9));
+            moves.extend(worker.packets(2, 1));
+        }
+        assert_eq!(moves, [Move::To(1)]);
+    }
+
+    #[test]
+    fn worker_between_pods_of_two_cpus_stays_free() {
+        let mut worker = Worker::new();
+        for round in 0..1000 {
+            assert_eq!(worker.packet(round % 2, 5 * US), None);
+        }
+    }
+
+    #[test]
+    fn worker_leaves_a_cpu_that_lets_it_wait_and_longer_each_time() {
+        let mut worker = Worker::new();
+        worker.packets(1, 20);
+        let mut absences = Vec::new();
+        for _ in 0..4 {
+            assert_eq!(worker.packet(1, 2 * LATE), Some(Move::Anywhere));
+            let left = worker.now;
+            while worker.packet(1, 5 * US).is_none() {}
+            absences.push(worker.now.since(left).as_millis());
+        }
+        assert_eq!(absences, [10, 20, 40, 80]);
+        // Served well for a while, it is as patient as in the beginning.
+        worker.packets(1, 11_000);
+        assert_eq!(worker.packet(1, 2 * LATE), Some(Move::Anywhere));
+        let left = worker.now;
+        while worker.packet(1, 5 * US).is_none() {}
+        assert_eq!(worker.now.since(left).as_millis(), 10);
+    }
+
+    #[test]
+    fn worker_is_free_for_what_comes_when_pods_are_silent() {
+        let mut worker = Worker::new();
+        worker.packets(1, 20);
+        assert_eq!(worker.from_mesh(1, 60), None);
+        worker.now = worker.now + FORGET;
+        assert_eq!(worker.from_mesh(1, 60), Some(Move::Anywhere));
+    }
+
+    #[test]
+    fn a_cpu_that_may_not_be_used_is_not_asked_for_again_at_once() {
+        let mut worker = Worker::new();
+        assert_eq!(worker.packets(1, 20), [Move::To(1)]);
+        let now = worker.now;
+        worker.decision.refused(now);
+        assert_eq!(worker.packets(1, 1000), []);
+    }
+}
