@@ -33,7 +33,7 @@ pub(crate) struct Bed {
 
 impl Bed {
     /// Makes the set-up of a case and waits until pods can talk.
-    pub(crate) async fn make(case: Case, underlay: Underlay) -> Result<Self> {
+    pub(crate) async fn make(case: Case, underlay: Underlay, congestion: &str) -> Result<Self> {
         let options = Options {
             nodes: 2,
             underlay_mtu: underlay.mtu,
@@ -47,6 +47,11 @@ impl Bed {
             }
             peer => peers::make(peer, options, underlay).await?,
         };
+        for pod in [&bed.client, &bed.neighbour, &bed.server] {
+            let set = || sysctl::ensure("net/ipv4/tcp_congestion_control", congestion);
+            let set = netns::enter(&pod.namespace, set)?;
+            set.with_context(|| format!("this machine has no congestion control {congestion}"))?;
+        }
         bed.settle().await?;
         bed.signal(Signal::SIGSTOP);
         Ok(bed)

@@ -6,6 +6,7 @@ use anyhow::Result;
 use weft_tests::report::{Report, Table, shown};
 
 use crate::names::{Case, Metric, Variant};
+use crate::options::Options;
 
 /// What Weft is compared with; in this order the columns.
 const PEERS: [&str; 3] = ["wireguard-go", "kernel-vxlan", "routed"];
@@ -64,10 +65,11 @@ fn judged() -> Vec<Judged> {
 }
 
 /// Prints every table that has something in it.
-pub(crate) fn print(report: &Report, markdown: bool) -> Result<()> {
+pub(crate) fn print(report: &Report, options: &Options) -> Result<()> {
     let judgement = judgement(report);
-    if markdown {
-        println!("Measured {}\n", machine()?);
+    let setting = format!("{}, TCP with {}", machine()?, options.congestion);
+    if options.markdown {
+        println!("Measured {setting}\n");
         for variant in Variant::ALL {
             let table = medians(report, variant);
             if !table.is_empty() {
@@ -79,7 +81,7 @@ pub(crate) fn print(report: &Report, markdown: bool) -> Result<()> {
         }
         return Ok(());
     }
-    println!("{}\n\n{}", machine()?, report.table().plain());
+    println!("{setting}\n\n{}", report.table().plain());
     for (head, table) in [("ratios", ratios(report)), ("judged by", judgement)] {
         if !table.is_empty() {
             println!("{head}\n\n{}", table.plain());

@@ -116,7 +116,7 @@ impl Run {
             }
             eprintln!("{names}: setting up {case}");
             let made = tokio::select! {
-                made = Bed::make(case, underlay) => made,
+                made = Bed::make(case, underlay, &self.options.congestion) => made,
                 () = interrupted() => bail!("interrupted"),
             };
             match made {
@@ -206,7 +206,7 @@ impl Run {
         if self.options.during.is_none() {
             // A part must not take the place of the whole.
             self.report.write(if self.options.is_whole() { "net" } else { "net-part" })?;
-            judge::print(&self.report, self.options.markdown)?;
+            judge::print(&self.report, &self.options)?;
         }
         for Failure { case, what, why } in &self.failures {
             println!("FAILED: {case}: {what}: {why}");

@@ -25,6 +25,9 @@ pub(crate) struct Options {
     #[arg(long, env = "WEFT_BENCH_ROUNDS", default_value_t = 5,
         value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) rounds: u32,
+    /// How pods' TCP controls congestion. Linux's own choice unless given, whatever this machine's.
+    #[arg(long, value_name = "NAME", default_value = "cubic")]
+    pub(crate) congestion: String,
     /// Print the tables as Markdown, with date and machine.
     #[arg(long)]
     pub(crate) markdown: bool,

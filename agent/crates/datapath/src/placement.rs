@@ -21,11 +21,11 @@ const ENOUGH: u32 = 16;
 const OTHER: u32 = 4;
 /// A packet that waited longer for the worker waited for somebody else on its CPU.
 const LATE: Duration = Duration::from_micros(100);
-/// How long the worker stays away from any CPU once it had to wait. Twice as long each time, ...
+/// How long the worker stays free once it had to leave a CPU. Twice as long each time, ...
 const PAUSE: Duration = Duration::from_millis(10);
 /// ... up to this, ...
 const PAUSE_MAX: Duration = Duration::from_secs(10);
-/// ... unless it was served well for this long.
+/// ... unless it was well there for this long.
 const SERVED: Duration = Duration::from_secs(1);
 /// Without packets from pods for this long, what else comes may come to any CPU.
 const FORGET: Duration = Duration::from_millis(100);
@@ -96,28 +96,21 @@ struct Kept {
 
 impl Decision {
     fn turn(&mut self, turn: Turn) -> Option<Move> {
-        if turn.packets > FEW || turn.bytes > LITTLE {
-            return self.leave();
+        let late = turn.sender.is_some_and(|sender| turn.now.since(sender.at) > LATE);
+        if turn.packets > FEW || turn.bytes > LITTLE || (late && self.kept.is_some()) {
+            return self.flee(turn.now);
         }
         let Some(sender) = turn.sender else {
             let forgotten = turn.now.since(self.last_sent) > FORGET;
             return if forgotten { self.leave() } else { None };
         };
         self.last_sent = turn.now;
-        if let Some(kept) = &self.kept
-            && turn.now.since(sender.at) > LATE
-        {
-            let served = turn.now.since(kept.since) > SERVED;
-            self.pause = if served { PAUSE } else { (self.pause * 2).clamp(PAUSE, PAUSE_MAX) };
-            self.pause_ends = turn.now + self.pause;
-            return self.leave();
-        }
         if sender.cpu == self.candidate {
             self.surely = (self.surely + 1).min(ENOUGH);
         } else if self.surely > OTHER {
             self.surely -= OTHER;
         } else {
-            self.leave_for(sender.cpu);
+            (self.candidate, self.surely) = (sender.cpu, 1);
             return self.kept.take().map(|_| Move::Anywhere);
         }
         let there = self.kept.as_ref().is_some_and(|kept| kept.cpu == self.candidate);
@@ -133,9 +126,14 @@ impl Decision {
         self.kept.take().map(|_| Move::Anywhere)
     }
 
-    fn leave_for(&mut self, cpu: usize) {
-        self.candidate = cpu;
-        self.surely = 1;
+    /// Leaves, and stays away the longer the sooner it had to leave.
+    fn flee(&mut self, now: Timestamp) -> Option<Move> {
+        if let Some(kept) = &self.kept {
+            let well = now.since(kept.since) > SERVED;
+            self.pause = if well { PAUSE } else { (self.pause * 2).clamp(PAUSE, PAUSE_MAX) };
+        }
+        self.pause_ends = self.pause_ends.max(now + self.pause.max(PAUSE));
+        self.leave()
     }
 
     /// The worker could not go where it should.
@@ -206,10 +204,10 @@ mod tests {
             assert_eq!(worker.from_mesh(packets, bytes), None);
             // Acknowledgements between super-packets do not bring it back.
             for _ in 0..100 {
-                assert_eq!(worker.packet(1, 5 * US), None);
+                assert_eq!(worker.packets(1, 50), []);
                 assert_eq!(worker.from_mesh(packets, bytes), None);
             }
-            assert_eq!(worker.packets(1, 20), [Move::To(1)]);
+            assert_eq!(worker.packets(1, 120), [Move::To(1)]);
         }
     }
 
