@@ -12,6 +12,7 @@
 
 pub mod addr;
 mod affinity;
+mod bpf;
 mod capability;
 pub mod clock;
 mod flow_file;

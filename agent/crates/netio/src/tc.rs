@@ -21,9 +21,12 @@ use netlink_packet_route::tc::{
 
 use weft_model::MacAddr;
 
+pub use delivery::Delivery;
+
 use crate::link;
 use crate::netlink::{Ensured, Mode, Netlink, NetlinkError};
 
+mod delivery;
 mod filter;
 #[cfg(test)]
 mod tests;
