@@ -43,6 +43,10 @@ pub(crate) struct Arguments {
     /// Leave the pod's own address on what it sends out of the fabric.
     #[arg(long, env = "WEFT_NO_MASQUERADE")]
     no_masquerade: bool,
+    /// Let what is for pods pass the host's routing and netfilter, instead of going straight from the
+    /// fabric's interface to the pod, which needs Linux 5.12 and `CAP_BPF`.
+    #[arg(long, env = "WEFT_NO_DIRECT_DELIVERY")]
+    no_direct_delivery: bool,
     /// MTU for pods in bytes; derived from the underlay unless set.
     #[arg(long, env = "WEFT_MTU")]
     mtu: Option<u16>,
@@ -131,6 +135,7 @@ impl Arguments {
                 DelegateArgument::Ptp => DelegateKind::Ptp,
                 DelegateArgument::Bridge => DelegateKind::Bridge,
             },
+            direct_delivery: !self.no_direct_delivery,
             masquerade: !self.no_masquerade,
             mtu: self.mtu,
             key_overlap: Duration::from_secs(self.key_overlap),

@@ -113,6 +113,10 @@ fn node_text(status: &AgentStatus) -> String {
         "dropped at pods' ports (spoofed source): {}\n",
         status.spoofed_at_ports
     ));
+    text.push_str(match status.direct_delivery {
+        true => "delivered to pods directly\n",
+        false => "delivered to pods through the host's routing\n",
+    });
     let mut rows = vec![row(["POD", "ADDRESSES", "ATTACHMENT"])];
     for pod in &status.pods {
         let name = pod.name.clone().unwrap_or_default();

@@ -13,7 +13,8 @@ use weft_tests::talk::Party;
 
 use crate::streams;
 
-const WARM_UP: Duration = Duration::from_millis(50);
+/// The scheduler and whoever heeds load settle.
+const WARM_UP: Duration = Duration::from_millis(200);
 const MEASURED: Duration = Duration::from_millis(400);
 const PATIENCE: Duration = Duration::from_secs(3);
 

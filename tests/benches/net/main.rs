@@ -149,6 +149,8 @@ impl Run {
                 loads.push(metric.load());
             }
         }
+        // Of networks at rest first: who was just flooded may still be busy with it.
+        loads.sort_by_key(|load| !matches!(load, Load::PingPong { .. } | Load::Connects));
         for round in 1..=self.options.rounds {
             for load in &loads {
                 for variant in variants {

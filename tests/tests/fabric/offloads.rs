@@ -47,12 +47,22 @@ async fn everything_passes_without(
     }
     let arguments = on_nodes.iter().map(|n| ((*n).to_owned(), vec![format!("--no-offload={off}")]));
     let datapath_arguments_of: BTreeMap<_, _> = arguments.collect();
-    let options = Options { nodes: 2, encapsulation, datapath_arguments_of, ..Options::default() };
+    // The host's routing is what is left of delivery, on all nodes or on none.
+    let direct = on_nodes.len() < 2;
+    let agent_arguments = if direct { Vec::new() } else { vec!["--no-direct-delivery".into()] };
+    let options = Options {
+        nodes: 2,
+        encapsulation,
+        datapath_arguments_of,
+        agent_arguments,
+        ..Options::default()
+    };
     let lab = TestLab::with_pods(options, 2).await?;
     for node in lab.nodes() {
         let off = if on_nodes.contains(&node.as_str()) { off } else { "" };
         let (unused, expected) = (unused(&lab, &node).await?, unused_without(off, encapsulation));
         ensure!(unused == expected, "{node} does not use {unused:?}, expected {expected:?}");
+        ensure!(lab.agent_status(&node).await?.direct_delivery == direct, "{node}: not {direct}");
     }
     complete_matrix(&lab, 2).await?;
     for family in [Family::V4, Family::V6] {

@@ -246,7 +246,11 @@ impl Control {
         let cpu = self.device.iter().map(|d| ("tun_cpu", d.tells_cpu));
         let udp = self.sockets.iter().flat_map(|s| s.offloads.named());
         let cipher = self.shared.mesh.uses_avx512().map(|on| ("wg_avx512", on));
-        tun.chain(cpu).chain(udp).chain(cipher).map(|(name, on)| Offload { name: name.to_owned(), on }).collect()
+        tun.chain(cpu)
+            .chain(udp)
+            .chain(cipher)
+            .map(|(name, on)| Offload { name: name.to_owned(), on })
+            .collect()
     }
 
     /// Opens what `settings` need and is not open. Sockets first: a device would stay behind.
@@ -277,9 +281,11 @@ impl Control {
         let mut tun = Tun::open(name, self.workers.len(), mtu, self.tun_offloads)?;
         self.devices_opened += 1;
         let (name, number, offloads) = (name.to_owned(), self.devices_opened, tun.offloads());
-        let mut watched = || tun.watch_senders().inspect_err(|error| {
-            tracing::info!(%error, "workers will not follow their pods");
-        });
+        let mut watched = || {
+            tun.watch_senders().inspect_err(|error| {
+                tracing::info!(%error, "workers will not follow their pods");
+            })
+        };
         let tells_cpu = self.tun_cpu && watched().is_ok();
         Ok((Device { name, number, mtu, offloads, tells_cpu }, tun))
     }

@@ -21,10 +21,17 @@ const ENOUGH: u32 = 16;
 const OTHER: u32 = 4;
 /// A packet that waited longer for the worker waited for somebody else on its CPU.
 const LATE: Duration = Duration::from_micros(100);
+/// Late packets that the worker bears, as one may be anybody's: each counts for as many as this, and
+/// one in time takes one away.
+const LATE_WEIGHT: u32 = 16;
+/// What must come together for it to leave.
+const LATE_TOO_OFTEN: u32 = 3 * LATE_WEIGHT - 8;
 /// How long the worker stays free once it had to leave a CPU. Twice as long each time, ...
 const PAUSE: Duration = Duration::from_millis(10);
-/// ... up to this, ...
-const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// ... up to this if there was much to do, which may be over soon, ...
+const PAUSE_MAX_BUSY: Duration = Duration::from_millis(160);
+/// ... and up to this if it had to wait, ...
+const PAUSE_MAX_LATE: Duration = Duration::from_secs(1);
 /// ... unless it was well there for this long.
 const SERVED: Duration = Duration::from_secs(1);
 /// Without packets from pods for this long, what else comes may come to any CPU.
@@ -84,6 +91,8 @@ struct Decision {
     /// The CPU that packets come from, and how surely.
     candidate: usize,
     surely: u32,
+    /// How often packets were late of late.
+    lateness: u32,
     last_sent: Timestamp,
     pause: Duration,
     pause_ends: Timestamp,
@@ -97,8 +106,16 @@ struct Kept {
 impl Decision {
     fn turn(&mut self, turn: Turn) -> Option<Move> {
         let late = turn.sender.is_some_and(|sender| turn.now.since(sender.at) > LATE);
-        if turn.packets > FEW || turn.bytes > LITTLE || (late && self.kept.is_some()) {
-            return self.flee(turn.now);
+        if turn.packets > FEW || turn.bytes > LITTLE {
+            return self.flee(turn.now, PAUSE_MAX_BUSY);
+        }
+        if late {
+            self.lateness += LATE_WEIGHT;
+            if self.kept.is_some() && self.lateness >= LATE_TOO_OFTEN {
+                return self.flee(turn.now, PAUSE_MAX_LATE);
+            }
+        } else if turn.sender.is_some() {
+            self.lateness = self.lateness.saturating_sub(1);
         }
         let Some(sender) = turn.sender else {
             let forgotten = turn.now.since(self.last_sent) > FORGET;
@@ -122,17 +139,17 @@ impl Decision {
     }
 
     fn leave(&mut self) -> Option<Move> {
-        self.surely = 0;
+        (self.surely, self.lateness) = (0, 0);
         self.kept.take().map(|_| Move::Anywhere)
     }
 
     /// Leaves, and stays away the longer the sooner it had to leave.
-    fn flee(&mut self, now: Timestamp) -> Option<Move> {
+    fn flee(&mut self, now: Timestamp, pause_max: Duration) -> Option<Move> {
         if let Some(kept) = &self.kept {
             let well = now.since(kept.since) > SERVED;
-            self.pause = if well { PAUSE } else { (self.pause * 2).clamp(PAUSE, PAUSE_MAX) };
+            self.pause = if well { PAUSE } else { (self.pause * 2).clamp(PAUSE, pause_max) };
         }
-        self.pause_ends = self.pause_ends.max(now + self.pause.max(PAUSE));
+        self.pause_ends = self.pause_ends.max(now + self.pause.clamp(PAUSE, pause_max));
         self.leave()
     }
 
@@ -140,7 +157,7 @@ impl Decision {
     fn refused(&mut self, now: Timestamp) {
         self.kept = None;
         self.surely = 0;
-        self.pause_ends = now + PAUSE_MAX;
+        self.pause_ends = now + PAUSE_MAX_LATE;
     }
 }
 
@@ -212,6 +229,18 @@ mod tests {
     }
 
     #[test]
+    fn much_to_do_again_and_again_keeps_the_worker_away_for_a_moment_only() {
+        let mut worker = Worker::new();
+        for _ in 0..20 {
+            while worker.packet(1, 5 * US).is_none() {}
+            assert_eq!(worker.from_mesh(1, 64_000), Some(Move::Anywhere));
+        }
+        let left = worker.now;
+        while worker.packet(1, 5 * US).is_none() {}
+        assert_eq!(worker.now.since(left), PAUSE_MAX_BUSY);
+    }
+
+    #[test]
     fn worker_moves_with_its_pod() {
         let mut worker = Worker::new();
         worker.packets(1, 100);
@@ -244,6 +273,8 @@ mod tests {
         worker.packets(1, 20);
         let mut absences = Vec::new();
         for _ in 0..4 {
+            assert_eq!(worker.packet(1, 2 * LATE), None);
+            assert_eq!(worker.packet(1, 2 * LATE), None);
             assert_eq!(worker.packet(1, 2 * LATE), Some(Move::Anywhere));
             let left = worker.now;
             while worker.packet(1, 5 * US).is_none() {}
@@ -252,10 +283,20 @@ mod tests {
         assert_eq!(absences, [10, 20, 40, 80]);
         // Served well for a while, it is as patient as in the beginning.
         worker.packets(1, 11_000);
-        assert_eq!(worker.packet(1, 2 * LATE), Some(Move::Anywhere));
+        while worker.packet(1, 2 * LATE).is_none() {}
         let left = worker.now;
         while worker.packet(1, 5 * US).is_none() {}
         assert_eq!(worker.now.since(left).as_millis(), 10);
+    }
+
+    #[test]
+    fn now_and_then_a_late_packet_is_borne() {
+        let mut worker = Worker::new();
+        worker.packets(1, 20);
+        for _ in 0..100 {
+            assert_eq!(worker.packet(1, 2 * LATE), None);
+            assert_eq!(worker.packets(1, 20), []);
+        }
     }
 
     #[test]

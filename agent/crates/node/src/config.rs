@@ -91,6 +91,9 @@ pub struct AgentConfig {
     pub interface: String,
     /// Who wires pods.
     pub delegate: DelegateKind,
+    /// Whether pods get what is for them straight from the fabric's interface, where the kernel can,
+    /// and not through the host's routing and netfilter.
+    pub direct_delivery: bool,
     /// Whether what pods send to the world leaves with the node's address.
     pub masquerade: bool,
     /// MTU for pods in bytes, instead of the one the fabric or the underlay gives.
@@ -116,6 +119,7 @@ impl AgentConfig {
             underlay: Underlay::TowardsHub,
             interface: "weft0".to_owned(),
             delegate: DelegateKind::Ptp,
+            direct_delivery: true,
             masquerade: true,
             mtu: None,
             key_overlap: Duration::from_secs(180),

@@ -72,6 +72,8 @@ pub(crate) struct State {
     /// True once the node's network was looked at. Until then nothing is compiled or reported: half
     /// a truth would replace what the datapath and the peers still have from before a restart.
     pub looked: bool,
+    /// Pods get what is for them straight from the fabric's interface.
+    pub direct_delivery: bool,
     /// The mesh's interface.
     pub underlay: Option<UnderlayState>,
     /// Where the hub is.

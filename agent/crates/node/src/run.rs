@@ -82,7 +82,11 @@ pub async fn run_until(config: AgentConfig, stop: impl Future<Output = ()>) -> a
             state.resume = resume;
         }
     });
-    let ports = KernelPorts::new(netlink.clone(), core.config.interface.clone());
+    let ports = KernelPorts::new(
+        netlink.clone(),
+        core.config.interface.clone(),
+        core.config.direct_delivery,
+    );
     let attachments = Arc::new(Attachments::new(core.clone(), records, ports.clone()));
     attachments.restore().await.context("cannot read the attachments on disk")?;
     let link = Arc::new(HubLink::default());

@@ -51,6 +51,7 @@ impl AgentService {
                 pods: state.attachments.values().map(|r| r.to_local_pod()).collect(),
                 spoofed_at_ports: self.spoofed.load(Ordering::Relaxed),
                 certificate_expires_unix: state.certificate_expires,
+                direct_delivery: state.direct_delivery,
                 problems: state.problems.values().flatten().cloned().collect(),
             }
         })

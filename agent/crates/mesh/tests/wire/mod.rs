@@ -7,8 +7,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use weft_fuzz::Random;
 use weft_aead::Engine;
+use weft_fuzz::Random;
 use weft_mesh::{Encapsulated, Event, Mesh, MeshConfig, PeerConfig, Received, SecretKey};
 use weft_model::{DropReason, Encapsulation, MacAddr, PeerId, Timestamp, Vni};
 

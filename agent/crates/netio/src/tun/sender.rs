@@ -60,7 +60,8 @@ impl Senders {
         let size = NonZeroUsize::new((queues * NOTE_LEN).next_multiple_of(4096));
         let size = size.ok_or(io::ErrorKind::InvalidInput)?;
         // SAFETY: a new mapping; nothing of this process is overwritten.
-        let notes = unsafe { mmap(None, size, ProtFlags::PROT_READ, MapFlags::MAP_SHARED, &map, 0) }?;
+        let notes =
+            unsafe { mmap(None, size, ProtFlags::PROT_READ, MapFlags::MAP_SHARED, &map, 0) }?;
         let senders = Self { notes: notes.cast(), queues, size };
         let mut fd = program.as_raw_fd();
         // SAFETY: TUNSETFILTEREBPF reads one int.

@@ -66,7 +66,8 @@ fn sender_of_the_last_packet_is_known() {
         let before = clock::now();
         // Long enough not to be cut short by what the program returns.
         socket.send_to(&[7; 1372], "10.9.0.2:2000").unwrap();
-        let (queue, (packet, _)) = wait_for(|| tun.queues().iter().find_map(|q| Some((q, read_udp(q)?))));
+        let (queue, (packet, _)) =
+            wait_for(|| tun.queues().iter().find_map(|q| Some((q, read_udp(q)?))));
         assert_eq!(packet.len(), 1400);
         let sender = queue.last_sender().unwrap();
         assert_eq!(sender.cpu, cpu);

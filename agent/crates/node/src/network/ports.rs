@@ -13,22 +13,50 @@ use weft_netio::link::Link;
 use weft_netio::tc::Sender;
 use weft_netio::{Ensured, NetNs, Netlink, NetlinkError, addr, link, sysctl, tc};
 
+use super::delivery::Deliveries;
 use crate::cni::{Ports, Record};
 
-/// Redirects what pods send into the fabric's interface. Clones share a lock: filters are put in in
-/// several steps, and CNI and the network's loop may work on one port at once. Behind it is which
-/// Ethernet address each port has, so that no pod takes that of another.
+/// Redirects what pods send into the fabric's interface, and has what is for them delivered from
+/// there. Clones share a lock: filters are put in in several steps, and CNI and the network's loop may
+/// work on one port at once.
 #[derive(Clone, Debug)]
 pub(crate) struct KernelPorts {
     netlink: Netlink,
     interface: String,
-    turn: Arc<Mutex<BTreeMap<String, MacAddr>>>,
+    turn: Arc<Mutex<Known>>,
+}
+
+/// What is known of all ports.
+#[derive(Debug)]
+struct Known {
+    /// Which Ethernet address each has, so that no pod takes that of another.
+    macs: BTreeMap<String, MacAddr>,
+    deliveries: Deliveries,
 }
 
 impl KernelPorts {
-    /// For redirects into `interface`, the fabric's.
-    pub(crate) fn new(netlink: Netlink, interface: String) -> Self {
-        Self { netlink, interface, turn: Arc::default() }
+    /// For redirects into `interface`, the fabric's, and deliveries from it if they are `direct`.
+    pub(crate) fn new(netlink: Netlink, interface: String, direct: bool) -> Self {
+        let known = Known { macs: BTreeMap::new(), deliveries: Deliveries::new(direct) };
+        Self { netlink, interface, turn: Arc::new(Mutex::new(known)) }
+    }
+
+    /// Whether what is for pods does not take the way through the host's routing.
+    pub(crate) async fn delivers(&self) -> bool {
+        self.turn.lock().await.deliveries.are_direct()
+    }
+
+    /// Sees to it that delivery is on the fabric's interface, or is not if it is not wanted.
+    ///
+    /// # Errors
+    /// See [`Deliveries::ensure`].
+    pub(crate) async fn ensure_delivery(&self) -> Result<Ensured, NetlinkError> {
+        self.turn.lock().await.deliveries.ensure(&self.netlink, &self.interface).await
+    }
+
+    /// Forgets ports that are not among `links`.
+    pub(crate) async fn forget_all_but(&self, links: &[Link]) {
+        self.turn.lock().await.forget_all_but(links);
     }
 
     /// [`Ports::ensure`] into the interface of index `into`.
@@ -40,7 +68,7 @@ impl KernelPorts {
         into: u32,
         record: &Record,
     ) -> Result<Ensured, NetlinkError> {
-        let mut macs = self.turn.lock().await;
+        let mut known = self.turn.lock().await;
         let links = link::list(&self.netlink).await?;
         let (port, bridge) = port_and_bridge(&links, record)?;
         for device in [Some(port), bridge].into_iter().flatten() {
@@ -50,12 +78,13 @@ impl KernelPorts {
                 tracing::warn!(key, %error, "setting of a pod's port not made");
             }
         }
-        macs.retain(|name, _| links.iter().any(|l| l.name == *name));
-        let sender = self.sender(record, &links, &macs).await?;
+        known.forget_all_but(&links);
+        let sender = self.sender(record, &links, &known.macs).await?;
         match sender.mac {
-            Some(mac) => macs.insert(port.name.clone(), mac),
-            None => macs.remove(&port.name),
+            Some(mac) => known.macs.insert(port.name.clone(), mac),
+            None => known.macs.remove(&port.name),
         };
+        known.deliveries.put(record, bridge.unwrap_or(port).index);
         tc::ensure_port(&self.netlink, &port.name, into, &sender).await
     }
 
@@ -86,6 +115,14 @@ impl KernelPorts {
             mac: now.or(record.wiring.mac),
             foreign: foreign.collect(),
         })
+    }
+}
+
+impl Known {
+    fn forget_all_but(&mut self, links: &[Link]) {
+        let there = |name: &str| links.iter().any(|l| l.name == name);
+        self.macs.retain(|name, _| there(name));
+        self.deliveries.retain_ports(there);
     }
 }
 
@@ -150,17 +187,18 @@ impl Ports for KernelPorts {
     }
 
     async fn remove(&self, interface: &str) -> anyhow::Result<()> {
-        let mut macs = self.turn.lock().await;
-        macs.remove(interface);
+        let mut known = self.turn.lock().await;
+        known.macs.remove(interface);
+        known.deliveries.retain_ports(|port| port != interface);
         tc::remove_port(&self.netlink, interface).await?;
         Ok(())
     }
 
     async fn check(&self, record: &Record) -> anyhow::Result<bool> {
         let Some(into) = link::get(&self.netlink, &self.interface).await? else { return Ok(false) };
-        let macs = self.turn.lock().await;
+        let known = self.turn.lock().await;
         let links = link::list(&self.netlink).await?;
-        let sender = self.sender(record, &links, &macs).await?;
+        let sender = self.sender(record, &links, &known.macs).await?;
         let interface = &record.wiring.host_interface;
         Ok(tc::check_port(&self.netlink, interface, into.index, &sender).await?)
     }

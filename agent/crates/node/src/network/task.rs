@@ -65,6 +65,8 @@ pub(crate) struct NetworkTask {
     /// Pods' ports that are as they should be, unless something was announced of them since.
     ports: BTreeMap<String, Port>,
     ports_checked: Instant,
+    /// Index of the interface that delivers to pods, unless something was announced of it since.
+    delivering: Option<u32>,
     /// Drops last seen, by interface index.
     drops: BTreeMap<u32, u64>,
     /// The ruleset that is wanted, and how nft lists it.
@@ -92,6 +94,7 @@ impl NetworkTask {
             spoofed,
             ports: BTreeMap::new(),
             ports_checked: Instant::now(),
+            delivering: None,
             drops: BTreeMap::new(),
             nft: None,
             nft_checked: None,
@@ -148,6 +151,7 @@ impl NetworkTask {
             Change::Lost => {
                 self.nft_checked = None;
                 self.firewalls.changed = true;
+                self.delivering = None;
                 return self.ports.clear();
             }
             Change::LinkSet(link) | Change::LinkDeleted(link) => link.index,
@@ -158,6 +162,7 @@ impl NetworkTask {
             | Change::RuleSet(_)
             | Change::RuleDeleted(_) => return,
         };
+        self.delivering = self.delivering.filter(|delivering| *delivering != index);
         self.ports.retain(|_, port| port.index != index);
     }
 
@@ -208,6 +213,7 @@ impl NetworkTask {
             }
         }
         problems.extend(self.ports(&desired, &actual).await);
+        problems.extend(self.delivery(&desired, &actual).await);
         problems
     }
 
@@ -354,6 +360,7 @@ impl NetworkTask {
         let Some(into) = actual.link(&desired.interface).map(|l| l.index) else { return problems };
         if self.ports_checked.elapsed() >= RECHECK_INTERVAL {
             self.ports.clear();
+            self.delivering = None;
             self.ports_checked = Instant::now();
         }
         self.ports.retain(|name, _| desired.ports.contains_key(name));
@@ -375,6 +382,30 @@ impl NetworkTask {
             }
         }
         problems
+    }
+
+    /// After the ports, so that a program that takes the place of another knows all pods.
+    async fn delivery(&mut self, desired: &Desired, actual: &Actual) -> Option<String> {
+        let interface = actual.link(&desired.interface)?.index;
+        self.port_wiring.forget_all_but(&actual.links).await;
+        if self.delivering == Some(interface) {
+            return None;
+        }
+        match self.port_wiring.ensure_delivery().await {
+            Ok(done) => {
+                if done.changed() {
+                    tracing::debug!("delivery to pods put in place");
+                }
+                self.delivering = Some(interface);
+                let direct = self.port_wiring.delivers().await;
+                if self.core.read(|s| s.direct_delivery) != direct {
+                    self.core.update(|s| s.direct_delivery = direct);
+                }
+                None
+            }
+            Err(error) if error.is_absent() => None,
+            Err(error) => Some(error.to_string()),
+        }
     }
 
     /// Adds what our ports dropped since the last time.

@@ -35,9 +35,8 @@ impl Bed {
     }
 
     fn device(&self) -> u32 {
-        self.host.run(|| async {
-            link::require(&Netlink::new().unwrap(), "near").await.unwrap().index
-        })
+        self.host
+            .run(|| async { link::require(&Netlink::new().unwrap(), "near").await.unwrap().index })
     }
 
     fn listen(&self, at: &str) -> UdpSocket {
