@@ -10,8 +10,10 @@ use weft_tests::{TestLab, can_run, eventually};
 
 const SOON: Duration = Duration::from_secs(5);
 
-async fn lab() -> Result<TestLab> {
-    TestLab::with_pods(Options { nodes: 2, ..Options::default() }, 2).await
+/// Pods on two nodes, which reach each other through the host's routing unless delivery is `direct`.
+async fn lab(direct: bool) -> Result<TestLab> {
+    let agent_arguments = if direct { Vec::new() } else { vec!["--no-direct-delivery".into()] };
+    TestLab::with_pods(Options { nodes: 2, agent_arguments, ..Options::default() }, 2).await
 }
 
 /// Pods of one node and of two, both families, both ways.
@@ -32,7 +34,7 @@ async fn pods_talk_on_a_node_whose_iptables_policy_drops() -> Result<()> {
     if !can_run(&["nft", "iptables", "ip6tables"]) {
         return Ok(());
     }
-    let lab = lab().await?;
+    let lab = lab(false).await?;
     let node = lab.namespace_of("node-1")?;
     let of_others = "-A FORWARD -i docker0 -j DROP";
     let ours = |listed: &str| listed.matches("weft0").count();
@@ -104,7 +106,7 @@ async fn firewall_that_cuts_pods_off_is_a_problem_that_says_what_to_do() -> Resu
     if !can_run(&["nft", "iptables", "iptables-legacy"]) {
         return Ok(());
     }
-    let lab = lab().await?;
+    let lab = lab(false).await?;
     let node = lab.namespace_of("node-1")?;
     talk(&lab)?;
     let chain = "nft add chain inet own f { type filter hook forward priority 0 ; policy drop ; }";
@@ -115,4 +117,29 @@ async fn firewall_that_cuts_pods_off_is_a_problem_that_says_what_to_do() -> Resu
     heed_problem(&lab, &["nftables", "chain FORWARD of table ip filter"]).await?;
     tool(&node, "iptables-legacy -P FORWARD DROP")?;
     heed_problem(&lab, &["iptables-legacy", "policy of chain FORWARD"]).await
+}
+
+/// Pods do not depend on what the host forwards to hear each other; the world still does.
+#[tokio::test]
+async fn pods_that_are_delivered_to_talk_whatever_the_host_forwards() -> Result<()> {
+    if !can_run(&["nft"]) {
+        return Ok(());
+    }
+    let lab = lab(true).await?;
+    let node = lab.namespace_of("node-1")?;
+    talk(&lab)?;
+    tool(&node, "nft add table inet own")?;
+    let chain = "nft add chain inet own f { type filter hook forward priority 0 ; policy drop ; }";
+    tool(&node, chain)?;
+    talk(&lab)?;
+    eventually(Duration::from_secs(15), async || {
+        let problems = lab.agent_status("node-1").await?.problems;
+        let told = |p: &String| p.contains("chain f of table inet own") && p.contains("the world");
+        ensure!(problems.iter().any(told), "{problems:?}");
+        Ok(())
+    })
+    .await?;
+    // Delivery that somebody takes away comes back.
+    tool(&node, "tc filter del dev weft0 ingress")?;
+    eventually(Duration::from_secs(1), async || talk(&lab)).await
 }

@@ -29,6 +29,8 @@ const LEGACY: [(&str, &str, Family); 2] = [
 pub(super) struct Passing<'a> {
     pub(super) interface: &'a str,
     pub(super) cidrs: &'a [IpNet],
+    /// What pods say to each other is not forwarded by the host, see [`super::delivery`].
+    pub(super) direct: bool,
 }
 
 /// Lets pods' packets through where that can be done; returns a line for each chain where it cannot.
@@ -160,23 +162,32 @@ impl Passing<'_> {
         })
     }
 
+    /// What a firewall that lets nothing pass does.
+    fn cut_off(&self) -> &'static str {
+        if self.direct {
+            "drops what pods exchange with the world"
+        } else {
+            "drops what pods send and get"
+        }
+    }
+
     fn problem(&self, chain: &BaseChain) -> String {
         let BaseChain { family, table, name, .. } = chain;
-        let interface = self.interface;
+        let (interface, cut_off) = (self.interface, self.cut_off());
         format!(
-            "the firewall of this node (nftables: chain {name} of table {family} {table}) drops what pods send and get: let it pass, as with `nft insert rule {family} {table} {name} iifname {interface} accept` and `nft insert rule {family} {table} {name} oifname {interface} accept`"
+            "the firewall of this node (nftables: chain {name} of table {family} {table}) {cut_off}: let it pass, as with `nft insert rule {family} {table} {name} iifname {interface} accept` and `nft insert rule {family} {table} {name} oifname {interface} accept`"
         )
     }
 
     fn legacy_problem(&self, program: &str, listed: &str) -> Option<String> {
         let drops = listed.lines().any(|l| l == "-P FORWARD DROP");
-        let interface = self.interface;
+        let (interface, cut_off) = (self.interface, self.cut_off());
         let named = listed.split_whitespace().any(|word| {
             word == interface || self.cidrs.iter().any(|c| word == c.trunc().to_string())
         });
         (drops && !named).then(|| {
             format!(
-                "the firewall of this node ({program}: policy of chain FORWARD) drops what pods send and get: let it pass, with `{program} -A FORWARD -i {interface} -j ACCEPT` and `{program} -A FORWARD -o {interface} -j ACCEPT`"
+                "the firewall of this node ({program}: policy of chain FORWARD) {cut_off}: let it pass, with `{program} -A FORWARD -i {interface} -j ACCEPT` and `{program} -A FORWARD -o {interface} -j ACCEPT`"
             )
         })
     }
@@ -217,7 +228,7 @@ mod tests {
     #[test]
     fn rules_stand_in_the_chain_of_iptables_while_its_policy_drops() {
         let cidrs = v4();
-        let passing = Passing { interface: "weft0", cidrs: &cidrs };
+        let passing = Passing { interface: "weft0", cidrs: &cidrs, direct: false };
         let drops = chain("ip", "filter", "FORWARD", true);
         let both = passing.plan(&drops, &rules(&["counter jump DOCKER-USER"]));
         assert_eq!(both.lines().count(), 2, "{both}");
@@ -241,7 +252,7 @@ mod tests {
     #[test]
     fn chain_of_others_that_lets_nothing_pass_is_a_problem_unless_it_names_pods() {
         let cidrs = v4();
-        let passing = Passing { interface: "weft0", cidrs: &cidrs };
+        let passing = Passing { interface: "weft0", cidrs: &cidrs, direct: false };
         let own = chain("inet", "own", "f", true);
         assert!(passing.is_cut_by(&own, &[]));
         assert!(!passing.is_cut_by(&chain("ip6", "own", "f", true), &[]));
@@ -260,7 +271,7 @@ mod tests {
     #[test]
     fn tables_of_iptables_legacy_are_read_as_well() {
         let cidrs = v4();
-        let passing = Passing { interface: "weft0", cidrs: &cidrs };
+        let passing = Passing { interface: "weft0", cidrs: &cidrs, direct: false };
         let line = passing.legacy_problem("iptables-legacy", "-P FORWARD DROP\n").unwrap();
         assert!(line.contains("iptables-legacy -A FORWARD -i weft0 -j ACCEPT"), "{line}");
         let allowed = "-P FORWARD DROP\n-A FORWARD -i weft0 -j ACCEPT\n";

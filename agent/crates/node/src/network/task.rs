@@ -52,6 +52,7 @@ struct Firewalls {
     /// One of them was changed since, or the fabric was.
     changed: bool,
     cidrs: Vec<IpNet>,
+    direct: bool,
     problems: Vec<String>,
 }
 
@@ -326,16 +327,17 @@ impl NetworkTask {
     async fn firewalls(&mut self, desired: &Desired) -> Result<(), NftError> {
         let cidrs: Vec<IpNet> = desired.routes.iter().map(|(cidr, _)| *cidr).collect();
         let known = &mut self.firewalls;
-        known.changed |= known.cidrs != cidrs;
+        let direct = self.core.read(|s| s.direct_delivery);
+        known.changed |= (&known.cidrs, known.direct) != (&cidrs, direct);
         let due = if known.changed { CHECK_INTERVAL } else { RECHECK_INTERVAL };
         if known.checked.is_some_and(|at| at.elapsed() < due) {
             return Ok(());
         }
         // What is changed from here on is announced, and looked at in a later pass.
         (known.checked, known.changed) = (Some(Instant::now()), false);
-        let passing = Passing { interface: &desired.interface, cidrs: &cidrs };
+        let passing = Passing { interface: &desired.interface, cidrs: &cidrs, direct };
         known.problems = forward::ensure(passing).await?;
-        known.cidrs = cidrs;
+        (known.cidrs, known.direct) = (cidrs, direct);
         Ok(())
     }
 
