@@ -22,7 +22,7 @@ pub struct Settings {
     pub position: Option<HookPosition>,
     /// Overrides what the manifest declares.
     pub on_fault: Option<OnFault>,
-    /// Deadline of a packet call: 100 us to 1 s.
+    /// Deadline of a packet call: 100 us to 1 s, see [`PACKET_DEADLINE`].
     pub deadline: Duration,
     /// Memory at most in bytes: one page (65 536) to [`MEMORY_BYTES_MAX`].
     pub memory_max: usize,
