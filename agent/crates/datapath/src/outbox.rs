@@ -3,7 +3,8 @@
 
 use std::net::SocketAddr;
 
-/// Datagrams that a run is filled up to; a super-packet may have more, which the socket cuts. Source: `UDP_MAX_SEGMENTS` of Linux before 6.9.
+/// Datagrams that a run is filled up to; a super-packet may have more, which the socket cuts.
+/// Source: `UDP_MAX_SEGMENTS` of Linux before 6.9.
 const RUN_MAX: usize = 64;
 /// Bytes that a run is filled up to: what a UDP packet over IPv6 or IPv4 carries.
 const RUN_BYTES_MAX: usize = 65_535 - 40 - 8;

@@ -189,7 +189,7 @@ mod tests {
             (0..count).filter_map(|_| self.packet(cpu, 5 * US)).collect()
         }
 
-        fn from_mesh(&mut self, packets: usize, bytes: usize) -> Option<Move> {
+        fn of_mesh(&mut self, packets: usize, bytes: usize) -> Option<Move> {
             self.now = self.now + 100 * US;
             self.decision.turn(Turn { now: self.now, packets, bytes, sender: None })
         }
@@ -207,7 +207,7 @@ mod tests {
         let mut moves = Vec::new();
         for _ in 0..100 {
             moves.extend(worker.packet(1, 5 * US));
-            moves.extend(worker.from_mesh(1, 60));
+            moves.extend(worker.of_mesh(1, 60));
         }
         assert_eq!(moves, [Move::To(1)]);
     }
@@ -217,12 +217,12 @@ mod tests {
         for (packets, bytes) in [(1, 64_000), (FEW + 1, 600)] {
             let mut worker = Worker::new();
             worker.packets(1, 20);
-            assert_eq!(worker.from_mesh(packets, bytes), Some(Move::Anywhere));
-            assert_eq!(worker.from_mesh(packets, bytes), None);
+            assert_eq!(worker.of_mesh(packets, bytes), Some(Move::Anywhere));
+            assert_eq!(worker.of_mesh(packets, bytes), None);
             // Acknowledgements between super-packets do not bring it back.
             for _ in 0..100 {
                 assert_eq!(worker.packets(1, 50), []);
-                assert_eq!(worker.from_mesh(packets, bytes), None);
+                assert_eq!(worker.of_mesh(packets, bytes), None);
             }
             assert_eq!(worker.packets(1, 120), [Move::To(1)]);
         }
@@ -233,7 +233,7 @@ mod tests {
         let mut worker = Worker::new();
         for _ in 0..20 {
             while worker.packet(1, 5 * US).is_none() {}
-            assert_eq!(worker.from_mesh(1, 64_000), Some(Move::Anywhere));
+            assert_eq!(worker.of_mesh(1, 64_000), Some(Move::Anywhere));
         }
         let left = worker.now;
         while worker.packet(1, 5 * US).is_none() {}
@@ -303,9 +303,9 @@ mod tests {
     fn worker_is_free_for_what_comes_when_pods_are_silent() {
         let mut worker = Worker::new();
         worker.packets(1, 20);
-        assert_eq!(worker.from_mesh(1, 60), None);
+        assert_eq!(worker.of_mesh(1, 60), None);
         worker.now = worker.now + FORGET;
-        assert_eq!(worker.from_mesh(1, 60), Some(Move::Anywhere));
+        assert_eq!(worker.of_mesh(1, 60), Some(Move::Anywhere));
     }
 
     #[test]

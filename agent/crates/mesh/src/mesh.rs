@@ -13,7 +13,7 @@ use weft_model::{DropReason, PeerId, Timestamp};
 use crate::config::{Applied, ConfigError, MeshConfig};
 use crate::outbox::{Event, Outbox, Transmit};
 use crate::packets::Packets;
-use crate::peer::{Outbound, Peer};
+use crate::peer::{Lane, Outbound, Peer};
 use crate::receive::Reception;
 use crate::status::PeerStatus;
 use crate::tables::{Carrier, Indices, Tables, VxlanTables};
@@ -165,7 +165,7 @@ impl Mesh {
     ) -> Result<Encapsulated, DropReason> {
         let outbound = peer.lane.outbound.load();
         if let Some(Outbound { to, session: Some(session), preferred, .. }) = outbound.as_deref()
-            && let Some(done) = seal_with(session, *to, peer, packets, out, now)?
+            && let Some(done) = seal_with(session, *to, &peer.lane, packets, out, now)?
         {
             if !preferred {
                 peer.lock().want_session(&self.outbox, now);
@@ -176,7 +176,7 @@ impl Mesh {
         let mut state = peer.lock();
         // Another worker may have been faster, or another pair of keys may do.
         if let Some((session, to)) = state.next_session(now)
-            && let Some(done) = seal_with(&session, to, peer, packets, out, now)?
+            && let Some(done) = seal_with(&session, to, &peer.lane, packets, out, now)?
         {
             return Ok(done);
         }
@@ -271,10 +271,10 @@ impl Mesh {
 }
 
 /// `None` if the session has come to its end.
-fn seal_with(
+pub(crate) fn seal_with(
     session: &Session,
     to: SocketAddr,
-    peer: &Peer,
+    lane: &Lane,
     packets: &impl Packets,
     out: &mut [u8],
     now: Timestamp,
@@ -286,7 +286,7 @@ fn seal_with(
     });
     let (len, size) = done.ok_or(DropReason::Malformed)?;
     session.activity.sent(true, now);
-    peer.lane.sent.add(packets.count(), len - packets.count() * OVERHEAD);
+    lane.sent.add(packets.count(), len - packets.count() * OVERHEAD);
     Ok(Some(Encapsulated::Datagrams { to, len, size }))
 }
 

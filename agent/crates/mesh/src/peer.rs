@@ -8,11 +8,12 @@ use arc_swap::ArcSwapOption;
 use parking_lot::{Mutex, MutexGuard};
 use weft_model::{DropReason, MacAddr, PeerId, PublicKey, Timestamp};
 
+use crate::mesh::{Encapsulated, Mesh, seal_with};
 use crate::outbox::{Event, Outbox};
 use crate::packets::Packets;
 use crate::queue::PacketQueue;
 use crate::status::PeerStatus;
-use crate::wireguard::{DATA_HEADER_LEN, OVERHEAD, REKEY_ATTEMPT_TIME, Session, Tunnel};
+use crate::wireguard::{REKEY_ATTEMPT_TIME, Session, Tunnel};
 
 /// A peer as the tables and the workers share it.
 pub(crate) struct Peer {
@@ -266,17 +267,16 @@ impl PeerState {
             && let Some((session, to)) = self.next_session(now)
             && let Some(packet) = self.queue.pop()
         {
-            let mut datagram = vec![0; DATA_HEADER_LEN];
-            datagram.extend_from_slice(&packet);
-            datagram.resize(OVERHEAD + packet.len(), 0);
-            let counter = session.reserve(1, now);
-            let sealed = counter.is_some_and(|counter| session.seal(counter, &mut datagram));
-            if sealed && outbox.send(to, datagram) {
-                session.activity.sent(true, now);
-                self.lane.sent.add(1, packet.len());
+            let packet = packet.as_slice();
+            let mut datagram = vec![0; Mesh::room_for(&packet)];
+            let sealed = seal_with(&session, to, &self.lane, &packet, &mut datagram, now);
+            let sent = if let Ok(Some(Encapsulated::Datagrams { len, .. })) = sealed {
+                datagram.truncate(len);
+                outbox.send(to, datagram)
             } else {
-                self.no_session += 1;
-            }
+                false
+            };
+            self.no_session += u64::from(!sent);
         }
     }
 

@@ -258,7 +258,7 @@ impl<'m> Reception<'m> {
     /// Checks the MACs of a handshake message. Under load the sender gets a cookie instead, and
     /// that is all for this datagram.
     fn admit(&self, identity: &Identity, sender: u32, datagram: &[u8]) -> Admitted {
-        match identity.admit(self.from.1, sender, datagram, self.now) {
+        match identity.gate.admit(self.from.1, sender, datagram, self.now) {
             Admission::Admitted => Admitted::Yes,
             Admission::NotOurs => Admitted::NotOurs,
             Admission::Cookie(reply) => {

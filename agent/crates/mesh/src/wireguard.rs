@@ -12,11 +12,10 @@ mod session;
 mod tunnel;
 mod window;
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use weft_aead::Engine;
-use weft_model::{PublicKey, Timestamp};
+use weft_model::PublicKey;
 
 use crate::SecretKey;
 pub(crate) use cookie::Admission;
@@ -46,7 +45,8 @@ pub(crate) struct Machine {
 pub(crate) struct Identity {
     secret: SecretKey,
     public: PublicKey,
-    gate: Gate,
+    /// What handshake messages for this key have to pass.
+    pub(crate) gate: Gate,
 }
 
 impl Identity {
@@ -57,17 +57,6 @@ impl Identity {
 
     pub(crate) fn public_key(&self) -> PublicKey {
         self.public
-    }
-
-    /// Checks the MACs of a handshake message; `sender` is the index in it.
-    pub(crate) fn admit(
-        &self,
-        from: SocketAddr,
-        sender: u32,
-        message: &[u8],
-        now: Timestamp,
-    ) -> Admission {
-        self.gate.admit(from, sender, message, now)
     }
 
     /// Reads an initiation: three Diffie-Hellman operations. `None` if it proves nothing.
