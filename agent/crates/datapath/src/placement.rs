@@ -11,8 +11,11 @@ use std::time::Duration;
 use weft_model::Timestamp;
 use weft_netio::{Affinity, Sender};
 
-/// Packets of a turn, super-packets counted once, beyond which there is much to do.
+/// Packets of a turn, super-packets counted once, beyond which there may be much to do: many waited,
+/// or one brought forth the next while the turn went on, as between pods of one node ...
 const FEW: usize = 8;
+/// ... which takes longer for each than this.
+const QUICK: Duration = Duration::from_micros(6);
 /// Bytes of a turn beyond which there is much to do.
 const LITTLE: usize = 8 * 1024;
 /// How many more packets must have come from a CPU than from others before the worker goes there.
@@ -24,8 +27,8 @@ const LATE: Duration = Duration::from_micros(100);
 /// Late packets that the worker bears, as one may be anybody's: each counts for as many as this, and
 /// one in time takes one away.
 const LATE_WEIGHT: u32 = 16;
-/// What must come together for it to leave.
-const LATE_TOO_OFTEN: u32 = 3 * LATE_WEIGHT - 8;
+/// What must come together for it to leave: the third, unless the others were long ago.
+const LATE_TOO_OFTEN: u32 = 2 * LATE_WEIGHT + LATE_WEIGHT / 2;
 /// How long the worker stays free once it had to leave a CPU. Twice as long each time, ...
 const PAUSE: Duration = Duration::from_millis(10);
 /// ... up to this if there was much to do, which may be over soon, ...
@@ -40,12 +43,23 @@ const FORGET: Duration = Duration::from_millis(100);
 /// What a worker had to do in one turn.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Turn {
+    /// When it began.
     pub(crate) now: Timestamp,
+    /// When it was done.
+    pub(crate) ended: Timestamp,
     /// Packets, super-packets counted once.
     pub(crate) packets: usize,
     pub(crate) bytes: usize,
     /// Who sent the last packet from the interface, if there was one and it is known.
     pub(crate) sender: Option<Sender>,
+}
+
+impl Turn {
+    fn is_busy(&self) -> bool {
+        let took = self.ended.since(self.now).as_nanos();
+        let many = self.packets > FEW && took < QUICK.as_nanos() * self.packets as u128;
+        many || self.bytes > LITTLE
+    }
 }
 
 /// Where a worker is to go.
@@ -69,18 +83,19 @@ impl Placement {
         match self.decision.turn(turn) {
             None => {}
             Some(Move::To(cpu)) => {
-                let before = self.before.or_else(|| Affinity::current().ok());
-                if before.is_some_and(|before| before.keep_on(cpu).is_ok()) {
-                    self.before = before;
-                } else {
+                self.before = self.before.or_else(|| Affinity::current().ok());
+                if self.before.is_none_or(|before| before.keep_on(cpu).is_err()) {
                     self.decision.refused(turn.now);
+                    self.leave();
                 }
             }
-            Some(Move::Anywhere) => {
-                if let Some(Err(error)) = self.before.take().map(|before| before.allow_all()) {
-                    tracing::warn!(%error, "a worker cannot leave its CPU");
-                }
-            }
+            Some(Move::Anywhere) => self.leave(),
+        }
+    }
+
+    fn leave(&mut self) {
+        if let Some(Err(error)) = self.before.take().map(|before| before.allow_all()) {
+            tracing::warn!(%error, "a worker cannot leave its CPU");
         }
     }
 }
@@ -91,9 +106,9 @@ struct Decision {
     /// The CPU that packets come from, and how surely.
     candidate: usize,
     surely: u32,
-    /// How often packets were late of late.
-    lateness: u32,
     last_sent: Timestamp,
+    /// When the last turn was done.
+    ended: Timestamp,
     pause: Duration,
     pause_ends: Timestamp,
 }
@@ -101,27 +116,39 @@ struct Decision {
 struct Kept {
     cpu: usize,
     since: Timestamp,
+    /// How often packets were late of late.
+    lateness: u32,
+}
+
+impl Kept {
+    /// Whether packets wait here too often.
+    fn is_late(&mut self, sender: Sender, now: Timestamp) -> bool {
+        if now.since(sender.at) > LATE {
+            self.lateness += LATE_WEIGHT;
+        } else {
+            self.lateness = self.lateness.saturating_sub(1);
+        }
+        self.lateness >= LATE_TOO_OFTEN
+    }
 }
 
 impl Decision {
     fn turn(&mut self, turn: Turn) -> Option<Move> {
-        let late = turn.sender.is_some_and(|sender| turn.now.since(sender.at) > LATE);
-        if turn.packets > FEW || turn.bytes > LITTLE {
+        // What was sent during a turn may be what the worker's own writing brought forth, such as an
+        // acknowledgement: it says where the worker is, and not where pods are.
+        let before = std::mem::replace(&mut self.ended, turn.ended);
+        let sender = turn.sender.filter(|sender| sender.at > before);
+        if turn.is_busy() {
             return self.flee(turn.now, PAUSE_MAX_BUSY);
         }
-        if late {
-            self.lateness += LATE_WEIGHT;
-            if self.kept.is_some() && self.lateness >= LATE_TOO_OFTEN {
-                return self.flee(turn.now, PAUSE_MAX_LATE);
-            }
-        } else if turn.sender.is_some() {
-            self.lateness = self.lateness.saturating_sub(1);
-        }
-        let Some(sender) = turn.sender else {
+        let Some(sender) = sender else {
             let forgotten = turn.now.since(self.last_sent) > FORGET;
             return if forgotten { self.leave() } else { None };
         };
         self.last_sent = turn.now;
+        if self.kept.as_mut().is_some_and(|kept| kept.is_late(sender, turn.now)) {
+            return self.flee(turn.now, PAUSE_MAX_LATE);
+        }
         if sender.cpu == self.candidate {
             self.surely = (self.surely + 1).min(ENOUGH);
         } else if self.surely > OTHER {
@@ -134,12 +161,12 @@ impl Decision {
         if there || self.surely < ENOUGH || turn.now < self.pause_ends {
             return None;
         }
-        self.kept = Some(Kept { cpu: self.candidate, since: turn.now });
+        self.kept = Some(Kept { cpu: self.candidate, since: turn.now, lateness: 0 });
         Some(Move::To(self.candidate))
     }
 
     fn leave(&mut self) -> Option<Move> {
-        (self.surely, self.lateness) = (0, 0);
+        self.surely = 0;
         self.kept.take().map(|_| Move::Anywhere)
     }
 
@@ -177,12 +204,14 @@ mod tests {
             Self { decision: Decision::default(), now: Timestamp::ZERO + Duration::from_secs(5) }
         }
 
-        /// A turn 100 us after the last, for one packet of a pod that waited for `wait`.
+        /// A turn 100 us after the last, or later if it takes that, for one packet of a pod that
+        /// waited for `wait`.
         fn packet(&mut self, cpu: usize, wait: Duration) -> Option<Move> {
-            self.now = self.now + 100 * US;
+            self.now = self.now + (wait + 20 * US).max(100 * US);
             let at = Timestamp(self.now.0 - wait.as_nanos() as u64);
             let sender = Some(Sender { cpu, at });
-            self.decision.turn(Turn { now: self.now, packets: 1, bytes: 60, sender })
+            let (now, ended) = (self.now, self.now + 10 * US);
+            self.decision.turn(Turn { now, ended, packets: 1, bytes: 60, sender })
         }
 
         fn packets(&mut self, cpu: usize, count: usize) -> Vec<Move> {
@@ -191,7 +220,8 @@ mod tests {
 
         fn of_mesh(&mut self, packets: usize, bytes: usize) -> Option<Move> {
             self.now = self.now + 100 * US;
-            self.decision.turn(Turn { now: self.now, packets, bytes, sender: None })
+            let (now, ended) = (self.now, self.now + 10 * US);
+            self.decision.turn(Turn { now, ended, packets, bytes, sender: None })
         }
     }
 
@@ -208,6 +238,19 @@ mod tests {
         for _ in 0..100 {
             moves.extend(worker.packet(1, 5 * US));
             moves.extend(worker.of_mesh(1, 60));
+        }
+        assert_eq!(moves, [Move::To(1)]);
+    }
+
+    #[test]
+    fn acknowledgements_from_the_workers_own_cpu_do_not_matter() {
+        let mut worker = Worker::new();
+        let mut moves = Vec::new();
+        for _ in 0..100 {
+            moves.extend(worker.packet(1, 5 * US));
+            // Sent while that turn was under way, on the CPU that the worker was on.
+            worker.decision.ended = worker.now + 115 * US;
+            moves.extend(worker.packet(0, 5 * US));
         }
         assert_eq!(moves, [Move::To(1)]);
     }
@@ -238,6 +281,18 @@ mod tests {
         let left = worker.now;
         while worker.packet(1, 5 * US).is_none() {}
         assert_eq!(worker.now.since(left), PAUSE_MAX_BUSY);
+    }
+
+    #[test]
+    fn packets_that_follow_each_other_within_a_turn_are_not_much() {
+        let mut worker = Worker::new();
+        worker.packets(1, 20);
+        let (now, ended) = (worker.now + 100 * US, worker.now + 250 * US);
+        let sender = Some(Sender { cpu: 1, at: worker.now + 95 * US });
+        let mut turn = Turn { now, ended, packets: 15, bytes: 800, sender };
+        assert_eq!(worker.decision.turn(turn), None);
+        turn.packets = 30;
+        assert_eq!(worker.decision.turn(turn), Some(Move::Anywhere));
     }
 
     #[test]

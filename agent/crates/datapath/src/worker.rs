@@ -94,7 +94,7 @@ impl Worker {
             }
             let ready = |token| events.iter().any(|e| e.token == token && e.readable);
             let now = clock::now();
-            let mut turn = Turn { now, packets: 0, bytes: 0, sender: None };
+            let mut turn = Turn { now, ended: now, packets: 0, bytes: 0, sender: None };
             if ready(TUN) {
                 self.read_tun(&mut turn);
             }
@@ -108,6 +108,7 @@ impl Worker {
             self.output.transmit();
             self.shared.flows.write_through();
             self.report_interface(now);
+            turn.ended = clock::now();
             self.placement.turn(turn);
         }
     }

@@ -56,7 +56,7 @@ mod tests {
     #[test]
     fn thread_stays_where_it_is_kept_until_all_are_allowed_again() {
         let all = Affinity::current().unwrap();
-        let cpu = (0..1024).filter(|cpu| all.contains(*cpu)).next_back().unwrap();
+        let cpu = (0..1024).rfind(|cpu| all.contains(*cpu)).unwrap();
         all.keep_on(cpu).unwrap();
         let kept = Affinity::current().unwrap();
         assert_eq!((0..1024).filter(|c| kept.contains(*c)).collect::<Vec<_>>(), [cpu]);
