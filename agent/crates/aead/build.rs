@@ -2,7 +2,10 @@
 
 #![allow(clippy::print_stdout, reason = "how a build script speaks")]
 
+use std::path::PathBuf;
+
 const SHIM: &str = "c/ipsec_mb.c";
+const ARCHIVE: &str = "libIPSec_MB.a";
 
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(ipsec_mb)");
@@ -11,10 +14,28 @@ fn main() {
     if std::env::var("CARGO_CFG_TARGET_ARCH").as_deref() != Ok("x86_64") {
         return;
     }
-    if cc::Build::new().file(SHIM).cargo_warnings(false).try_compile("weft_ipsec_mb").is_ok() {
-        println!("cargo::rustc-link-lib=static:-bundle=IPSec_MB");
-        println!("cargo::rustc-cfg=ipsec_mb");
-    } else {
-        println!("cargo::warning=WireGuard does without AVX-512: libipsec-mb-dev is not installed");
+    match archive().ok_or(format!("there is no {ARCHIVE}")).and_then(|archive| {
+        let shim = cc::Build::new().file(SHIM).cargo_warnings(false).try_compile("weft_ipsec_mb");
+        shim.map(|()| archive).map_err(|error| error.to_string())
+    }) {
+        Ok(archive) => {
+            println!("cargo::rerun-if-changed={}", archive.display());
+            println!("cargo::rustc-link-lib=static:-bundle=IPSec_MB");
+            println!("cargo::rustc-cfg=ipsec_mb");
+        }
+        Err(why) => println!(
+            "cargo::warning=WireGuard will do without AVX-512: install libipsec-mb-dev, then \
+             `cargo clean -p weft-aead` ({why})"
+        ),
     }
+}
+
+/// Where the C compiler finds the library.
+fn archive() -> Option<PathBuf> {
+    let compiler = cc::Build::new().cargo_metadata(false).try_get_compiler().ok()?;
+    let mut command = compiler.to_command();
+    let output = command.arg(format!("-print-file-name={ARCHIVE}")).output().ok()?;
+    let path = PathBuf::from(String::from_utf8(output.stdout).ok()?.trim());
+    // The name alone comes back if there is none.
+    path.is_absolute().then_some(path)
 }

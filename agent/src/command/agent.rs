@@ -43,8 +43,8 @@ pub(crate) struct Arguments {
     /// Leave the pod's own address on what it sends out of the fabric.
     #[arg(long, env = "WEFT_NO_MASQUERADE")]
     no_masquerade: bool,
-    /// Let what is for pods pass the host's routing and netfilter, instead of going straight from the
-    /// fabric's interface to the pod, which needs Linux 5.12 and `CAP_BPF`.
+    /// Let what is for pods pass the host's routing and netfilter, whose rules do not see it otherwise:
+    /// it goes straight from the fabric's interface to the pod (Linux 5.12 and `CAP_BPF`).
     #[arg(long, env = "WEFT_NO_DIRECT_DELIVERY")]
     no_direct_delivery: bool,
     /// MTU for pods in bytes; derived from the underlay unless set.

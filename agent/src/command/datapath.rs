@@ -58,9 +58,7 @@ impl Arguments {
         config.tun_cpu = on(Offload::TunCpu);
         config.udp_offloads.gso = on(Offload::UdpGso);
         config.udp_offloads.gro = on(Offload::UdpGro);
-        if !on(Offload::WgAvx512) {
-            config.aead = weft_datapath::Aead::Ring;
-        }
+        config.avx512 = on(Offload::WgAvx512);
         weft_datapath::run(config)
     }
 }

@@ -122,7 +122,7 @@ async fn firewall_that_cuts_pods_off_is_a_problem_that_says_what_to_do() -> Resu
 /// Pods do not depend on what the host forwards to hear each other; the world still does.
 #[tokio::test]
 async fn pods_that_are_delivered_to_talk_whatever_the_host_forwards() -> Result<()> {
-    if !can_run(&["nft"]) {
+    if !can_run(&["nft", "tc"]) {
         return Ok(());
     }
     let lab = lab(true).await?;

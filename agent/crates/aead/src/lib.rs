@@ -30,8 +30,14 @@ impl Engine {
     /// The fastest that is built in and that this CPU can run.
     #[must_use]
     pub fn fastest() -> Self {
+        // The library asks the processor what it has, but not the system whether it may be used.
         #[cfg(ipsec_mb)]
-        if ipsec_mb::is_usable() {
+        if is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512ifma")
+            && ipsec_mb::is_usable()
+        {
             return Self::IpsecMb;
         }
         Self::Ring

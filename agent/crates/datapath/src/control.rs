@@ -281,12 +281,15 @@ impl Control {
         let mut tun = Tun::open(name, self.workers.len(), mtu, self.tun_offloads)?;
         self.devices_opened += 1;
         let (name, number, offloads) = (name.to_owned(), self.devices_opened, tun.offloads());
-        let mut watched = || {
-            tun.watch_senders().inspect_err(|error| {
-                tracing::info!(%error, "workers will not follow their pods");
-            })
+        let tells_cpu = self.tun_cpu && {
+            let watched = tun.watch_senders();
+            watched
+                .inspect_err(|error| tracing::info!(%error, "workers do not follow pods"))
+                .is_ok()
         };
-        let tells_cpu = self.tun_cpu && watched().is_ok();
+        if !tells_cpu && let Err(error) = tun.unwatch_senders() {
+            tracing::debug!(%error, "senders were not watched");
+        }
         Ok((Device { name, number, mtu, offloads, tells_cpu }, tun))
     }
 

@@ -34,4 +34,3 @@ mod worker;
 
 pub use config::{DatapathConfig, FLOWS_DEFAULT};
 pub use run::run;
-pub use weft_aead::Engine as Aead;

@@ -14,8 +14,9 @@ use weft_netio::{Affinity, Sender};
 /// Packets of a turn, super-packets counted once, beyond which there may be much to do: many waited,
 /// or one brought forth the next while the turn went on, as between pods of one node ...
 const FEW: usize = 8;
-/// ... which takes longer for each than this.
+/// ... which takes longer for each than this. No more than so many follow each other.
 const QUICK: Duration = Duration::from_micros(6);
+const MANY: usize = 32;
 /// Bytes of a turn beyond which there is much to do.
 const LITTLE: usize = 8 * 1024;
 /// How many more packets must have come from a CPU than from others before the worker goes there.
@@ -58,7 +59,7 @@ impl Turn {
     fn is_busy(&self) -> bool {
         let took = self.ended.since(self.now).as_nanos();
         let many = self.packets > FEW && took < QUICK.as_nanos() * self.packets as u128;
-        many || self.bytes > LITTLE
+        many || self.packets >= MANY || self.bytes > LITTLE
     }
 }
 
@@ -292,6 +293,11 @@ mod tests {
         let mut turn = Turn { now, ended, packets: 15, bytes: 800, sender };
         assert_eq!(worker.decision.turn(turn), None);
         turn.packets = 30;
+        assert_eq!(worker.decision.turn(turn), Some(Move::Anywhere));
+        // However long the sender, on the same CPU, interrupted it.
+        worker.packets(1, 200);
+        let (now, ended) = (worker.now + 100 * US, worker.now + 4000 * US);
+        turn = Turn { now, ended, packets: MANY, bytes: 1800, sender };
         assert_eq!(worker.decision.turn(turn), Some(Move::Anywhere));
     }
 

@@ -10,6 +10,7 @@ use tokio::runtime::{Builder, Handle};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tonic::transport::Server;
+use weft_aead::Engine as Aead;
 use weft_control::{KeptSocket, serve_unix};
 use weft_mesh::{Event as MeshEvent, Mesh};
 use weft_netio::{Poller, clock};
@@ -96,7 +97,8 @@ fn start(
     let count = config.worker_count();
     let instances = u32::try_from(count * INSTANCES_PER_WORKER).unwrap_or(u32::MAX);
     let engine = Engine::with_instances(instances)?;
-    let mesh = Arc::new(Mesh::new(seed[1], clock::epoch(), config.aead));
+    let aead = if config.avx512 { Aead::fastest() } else { Aead::Ring };
+    let mesh = Arc::new(Mesh::new(seed[1], clock::epoch(), aead));
     let shared = Arc::new(Shared { mesh, flows });
     let counters: Vec<Arc<Counters>> = (0..count).map(|_| Arc::default()).collect();
     let workers = counters.iter().enumerate().map(|(index, counters)| {

@@ -22,6 +22,8 @@ pub(crate) const SKB_CHANGE_HEAD: i32 = 43;
 pub(crate) const KTIME_GET_BOOT_NS: i32 = 125;
 pub(crate) const REDIRECT_NEIGH: i32 = 152;
 pub(crate) const CHECK_MTU: i32 = 163;
+/// Of [`CHECK_MTU`]: whether the segments of a super-packet fit.
+pub(crate) const BPF_MTU_CHK_SEGS: i32 = 1;
 
 /// Programs may call what is for programs under the GPL only.
 const LICENSE: &CStr = c"Dual BSD/GPL";
@@ -135,14 +137,18 @@ impl Code {
             code: u64,
             license: u64,
         }
-        let attributes = Attributes {
+        if cfg!(target_endian = "big") {
+            // Instructions are put together for the others.
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let mut attributes = Attributes {
             program_type,
             instructions: u32::try_from(self.0.len()).map_err(io::Error::other)?,
             code: address(self.0.as_ptr()),
             license: address(LICENSE.as_ptr()),
         };
         // SAFETY: these are the attributes of this command; both pointers outlive the call.
-        let fd = unsafe { bpf(BPF_PROG_LOAD, &attributes) }?;
+        let fd = unsafe { bpf(BPF_PROG_LOAD, &mut attributes) }?;
         // SAFETY: a new descriptor that nobody else has; made with close-on-exec.
         Ok(unsafe { OwnedFd::from_raw_fd(fd) })
     }
@@ -167,7 +173,7 @@ pub(crate) fn create_map(
         map_flags: u32,
     }
     let word = |number| u32::try_from(number).map_err(io::Error::other);
-    let attributes = Attributes {
+    let mut attributes = Attributes {
         map_type,
         key_size: word(key_size)?,
         value_size: word(value_size)?,
@@ -175,7 +181,7 @@ pub(crate) fn create_map(
         map_flags,
     };
     // SAFETY: these are the attributes of this command, without pointers.
-    let fd = unsafe { bpf(BPF_MAP_CREATE, &attributes) }?;
+    let fd = unsafe { bpf(BPF_MAP_CREATE, &mut attributes) }?;
     // SAFETY: a new descriptor that nobody else has; made with close-on-exec.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
@@ -201,9 +207,9 @@ pub(crate) unsafe fn update<const K: usize, const V: usize>(
     value: &[u8; V],
 ) -> io::Result<()> {
     let (key, value) = (address(key.as_ptr()), address(value.as_ptr()));
-    let element = Element { map: map.as_raw_fd().cast_unsigned(), key, value, flags: 0 };
+    let mut element = Element { map: map.as_raw_fd().cast_unsigned(), key, value, flags: 0 };
     // SAFETY: these are the attributes of this command; the caller vouches for the sizes.
-    unsafe { bpf(BPF_MAP_UPDATE_ELEM, &element) }.map(drop)
+    unsafe { bpf(BPF_MAP_UPDATE_ELEM, &mut element) }.map(drop)
 }
 
 /// Takes a key out.
@@ -215,9 +221,9 @@ pub(crate) unsafe fn update<const K: usize, const V: usize>(
 /// `map` must have keys of this size.
 pub(crate) unsafe fn delete<const K: usize>(map: BorrowedFd<'_>, key: &[u8; K]) -> io::Result<()> {
     let key = address(key.as_ptr());
-    let element = Element { map: map.as_raw_fd().cast_unsigned(), key, value: 0, flags: 0 };
+    let mut element = Element { map: map.as_raw_fd().cast_unsigned(), key, value: 0, flags: 0 };
     // SAFETY: these are the attributes of this command; the caller vouches for the size.
-    unsafe { bpf(BPF_MAP_DELETE_ELEM, &element) }.map(drop)
+    unsafe { bpf(BPF_MAP_DELETE_ELEM, &mut element) }.map(drop)
 }
 
 /// The kernel's number of a program.
@@ -238,13 +244,13 @@ pub(crate) fn program_id(program: BorrowedFd<'_>) -> io::Result<u32> {
         id: u32,
     }
     let mut info = Info { program_type: 0, id: 0 };
-    let attributes = Attributes {
+    let mut attributes = Attributes {
         fd: program.as_raw_fd().cast_unsigned(),
         len: size_of::<Info>() as u32,
         info: std::ptr::from_mut(&mut info).expose_provenance() as u64,
     };
     // SAFETY: these are the attributes of this command; `info` has room for `len` bytes.
-    unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &attributes) }?;
+    unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attributes) }?;
     Ok(info.id)
 }
 
@@ -255,11 +261,11 @@ fn address<T>(pointer: *const T) -> u64 {
 /// Calls `bpf(2)`.
 ///
 /// # Safety
-/// `attributes` must be those of `command`, with valid pointers.
-unsafe fn bpf<T>(command: i32, attributes: &T) -> io::Result<i32> {
+/// `attributes` must be those of `command`, with valid pointers. Some commands write into them.
+unsafe fn bpf<T>(command: i32, attributes: &mut T) -> io::Result<i32> {
     // SAFETY: as the caller vouches; the kernel takes what is not given as zero.
     let result = unsafe {
-        libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>())
+        libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<T>())
     };
     if result < 0 {
         return Err(io::Error::last_os_error());

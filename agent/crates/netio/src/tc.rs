@@ -138,11 +138,7 @@ pub async fn remove_port(netlink: &Netlink, host_if: &str) -> Result<Ensured, Ne
     for (priority, _) in filters.iter().filter_map(redirect_of) {
         changed = changed.or(port.delete_filter(priority, "u32").await?);
     }
-    let left = port.filters(INGRESS).await?.len() + port.filters(EGRESS).await?.len();
-    if left == 0 {
-        changed = changed.or(port.delete_qdisc().await?);
-    }
-    Ok(changed)
+    Ok(changed.or(port.delete_unused_qdisc().await?))
 }
 
 /// Frames that each port dropped since its qdisc was made, by interface index, wrapping at 32 bits.
@@ -211,6 +207,12 @@ impl Port<'_> {
             Err(error) if error.errno() == Some(libc::EEXIST) => Ok(Ensured::Unchanged),
             Err(error) => Err(error),
         }
+    }
+
+    /// Unless somebody has filters on it.
+    async fn delete_unused_qdisc(&self) -> Result<Ensured, NetlinkError> {
+        let left = self.filters(INGRESS).await?.len() + self.filters(EGRESS).await?.len();
+        if left == 0 { self.delete_qdisc().await } else { Ok(Ensured::Unchanged) }
     }
 
     async fn delete_qdisc(&self) -> Result<Ensured, NetlinkError> {

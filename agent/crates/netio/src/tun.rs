@@ -256,6 +256,14 @@ impl Tun {
         Ok(())
     }
 
+    /// Takes away what an earlier process left of [`Tun::watch_senders`].
+    ///
+    /// # Errors
+    /// The kernel's: it has no such thing.
+    pub fn unwatch_senders(&self) -> io::Result<()> {
+        self.queues.first().map_or(Ok(()), |first| Senders::unwatch(first.as_fd()))
+    }
+
     /// Changes the MTU of the device.
     ///
     /// # Errors

@@ -49,7 +49,8 @@ pub const MEMORY_BYTES_DEFAULT: usize = 16 << 20;
 pub const CONFIG_BYTES_MAX: usize = 4 << 20;
 /// Longest text of a refusal that is kept, in bytes.
 pub const REFUSAL_MAX: usize = 1024;
-/// Deadline of a packet call unless told otherwise. Deadlines are exact to 4 ms, and never too early.
+/// Deadline of a packet call unless told otherwise. A call is ended at its
+/// deadline or up to 8 ms later.
 pub const PACKET_DEADLINE: Duration = Duration::from_millis(1);
 /// Deadline of making an instance, and of a configuration.
 pub const CONFIGURE_DEADLINE: Duration = Duration::from_millis(100);

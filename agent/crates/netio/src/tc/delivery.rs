@@ -14,7 +14,8 @@ use netlink_packet_route::tc::{TcAttribute, TcBpfFlags, TcFilterBpfOption, TcMes
 
 use super::{INGRESS, PROGRAM_HANDLE, PROGRAM_PRIORITY, Port, is_program, options};
 use crate::bpf::{
-    self, CHECK_MTU, Code, MAP_LOOKUP_ELEM, REDIRECT_NEIGH, SKB_CHANGE_HEAD, SKB_LOAD_BYTES,
+    self, BPF_MTU_CHK_SEGS, CHECK_MTU, Code, MAP_LOOKUP_ELEM, REDIRECT_NEIGH, SKB_CHANGE_HEAD,
+    SKB_LOAD_BYTES,
 };
 use crate::link;
 use crate::netlink::{Ensured, Mode, Netlink, NetlinkError};
@@ -116,10 +117,11 @@ impl Delivery {
             return Ok(Ensured::Unchanged);
         };
         let port = Port { netlink, name: interface, index: link.index };
-        if !port.has_qdisc().await? || !port.filters(INGRESS).await?.iter().any(is_program) {
+        if !port.has_qdisc().await? || !port.filters(INGRESS).await?.iter().any(is_delivery) {
             return Ok(Ensured::Unchanged);
         }
-        port.delete_filter(PROGRAM_PRIORITY, "bpf").await
+        let removed = port.delete_filter(PROGRAM_PRIORITY, "bpf").await?;
+        Ok(removed.or(port.delete_unused_qdisc().await?))
     }
 }
 
@@ -130,15 +132,25 @@ fn key(address: IpAddr) -> Key {
     }
 }
 
+/// Whether a filter was put on by some [`Delivery`].
+fn is_delivery(filter: &TcMessage) -> bool {
+    is_program(filter) && value_of(filter, TCA_BPF_NAME).as_deref() == Some(NAME)
+}
+
 /// The kernel's number of a filter's program.
 fn id_of(filter: &TcMessage) -> Option<u32> {
-    let number = |option: &TcOption| {
+    let id = value_of(filter, TCA_BPF_ID).filter(|_| is_delivery(filter))?;
+    Some(u32::from_ne_bytes(*id.as_array()?))
+}
+
+/// An attribute of a filter with a program.
+fn value_of(filter: &TcMessage, kind: u16) -> Option<Vec<u8>> {
+    options(filter).find_map(|option| {
         let TcOption::Bpf(option) = option else { return None };
         let mut bytes = vec![0; option.value_len()];
         option.emit_value(&mut bytes);
-        (option.kind() == TCA_BPF_ID).then_some(u32::from_ne_bytes(*bytes.as_array()?))
-    };
-    is_program(filter).then(|| options(filter).find_map(number))?
+        (option.kind() == kind).then_some(bytes)
+    })
 }
 
 /// `device = map[destination]; if the packet fits, send it to the neighbour there; else route it`
@@ -195,12 +207,15 @@ fn program(map: BorrowedFd<'_>) -> Code {
     routed.push(code.jump_if(0, 0));
     code.load_word(DEVICE, 0, 0).store_word(10, NEIGHBOUR, FAMILY);
 
-    // The host tells the sender of a packet that is too big. Super-packets pass.
+    // The host tells the sender of a packet that is too big: by its length, then by its segments.
     code.load_word(0, PACKET, LEN).store_word(10, LENGTH, 0);
-    code.copy(1, PACKET).copy(2, DEVICE);
-    at(&mut code, 3, LENGTH);
-    code.set(4, 0).set(5, 0).call(CHECK_MTU);
-    routed.push(code.jump_unless(0, 0));
+    for check in [0, BPF_MTU_CHK_SEGS] {
+        code.copy(1, PACKET).copy(2, DEVICE);
+        at(&mut code, 3, LENGTH);
+        code.set(4, 0).set(5, check).call(CHECK_MTU);
+        routed.push(code.jump_unless(0, 0));
+        code.store_value(10, LENGTH, 0);
+    }
 
     // Room for an Ethernet header, which the neighbour's is written over.
     code.copy(1, PACKET).set(2, 14).set(3, 0).call(SKB_CHANGE_HEAD);

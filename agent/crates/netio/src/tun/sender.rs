@@ -63,10 +63,13 @@ impl Senders {
         let notes =
             unsafe { mmap(None, size, ProtFlags::PROT_READ, MapFlags::MAP_SHARED, &map, 0) }?;
         let senders = Self { notes: notes.cast(), queues, size };
-        let mut fd = program.as_raw_fd();
-        // SAFETY: TUNSETFILTEREBPF reads one int.
-        unsafe { ioctl_ptr(queue, TUNSETFILTEREBPF, &mut fd) }?;
+        set_filter(queue, program.as_raw_fd())?;
         Ok(senders)
+    }
+
+    /// Takes a program off that an earlier process put on the device.
+    pub(crate) fn unwatch(queue: BorrowedFd<'_>) -> io::Result<()> {
+        set_filter(queue, -1)
     }
 
     /// Who sent the last packet for `queue`; `None` before the first.
@@ -86,6 +89,11 @@ impl Drop for Senders {
         // SAFETY: mapped by `watch` with this size, and nobody has a reference to it.
         let _ = unsafe { munmap(self.notes.cast::<c_void>(), self.size.get()) };
     }
+}
+
+fn set_filter(queue: BorrowedFd<'_>, mut program: i32) -> io::Result<()> {
+    // SAFETY: TUNSETFILTEREBPF reads one int.
+    unsafe { ioctl_ptr(queue, TUNSETFILTEREBPF, &mut program) }
 }
 
 /// `notes[queue] = now with its last bits replaced by the CPU; keep the whole packet`

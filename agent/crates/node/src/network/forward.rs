@@ -1,7 +1,7 @@
 //! Firewalls of others that drop what is forwarded, as Docker's does.
 //!
-//! What goes from pod to pod is forwarded by the host, and no rule of our own table can accept what
-//! a chain of somebody else drops. In `iptables`' own chain, where every network puts rules, two of
+//! What pods exchange with the world, and with each other where delivery is not direct, is forwarded
+//! by the host, and no rule of our own table can accept what a chain of somebody else drops. In `iptables`' own chain, where every network puts rules, two of
 //! ours stand at the end, so that whatever is refused there stays refused. Other chains are left alone
 //! and reported.
 

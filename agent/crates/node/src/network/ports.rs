@@ -54,9 +54,15 @@ impl KernelPorts {
         self.turn.lock().await.deliveries.ensure(&self.netlink, &self.interface).await
     }
 
-    /// Forgets ports that are not among `links`.
-    pub(crate) async fn forget_all_but(&self, links: &[Link]) {
-        self.turn.lock().await.forget_all_but(links);
+    /// Forgets ports that are gone. Looks itself: what a caller saw before may lack a port that was
+    /// attached since.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) async fn forget_gone(&self) -> Result<(), NetlinkError> {
+        let mut known = self.turn.lock().await;
+        known.forget_all_but(&link::list(&self.netlink).await?);
+        Ok(())
     }
 
     /// [`Ports::ensure`] into the interface of index `into`.

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use weft_netio::monitor::{Change, Monitor};
 use weft_netio::nft::{self, NftError};
-use weft_netio::{Netlink, addr, link, route, rule, sysctl, tc};
+use weft_netio::{Netlink, NetlinkError, addr, link, route, rule, sysctl, tc};
 
 use super::forward::{self, Passing};
 use super::plan::{Action, Actual, Desired, NFT_TABLE, plan, plan_ports, unbridged};
@@ -388,26 +388,29 @@ impl NetworkTask {
 
     /// After the ports, so that a program that takes the place of another knows all pods.
     async fn delivery(&mut self, desired: &Desired, actual: &Actual) -> Option<String> {
-        let interface = actual.link(&desired.interface)?.index;
-        self.port_wiring.forget_all_but(&actual.links).await;
-        if self.delivering == Some(interface) {
-            return None;
+        let done = self.ensure_delivery(desired, actual).await;
+        let direct = done.is_ok() && self.port_wiring.delivers().await;
+        if self.core.read(|s| s.direct_delivery) != direct {
+            self.core.update(|s| s.direct_delivery = direct);
         }
-        match self.port_wiring.ensure_delivery().await {
-            Ok(done) => {
-                if done.changed() {
-                    tracing::debug!("delivery to pods put in place");
-                }
-                self.delivering = Some(interface);
-                let direct = self.port_wiring.delivers().await;
-                if self.core.read(|s| s.direct_delivery) != direct {
-                    self.core.update(|s| s.direct_delivery = direct);
-                }
-                None
+        done.err().filter(|error| !error.is_absent()).map(|error| error.to_string())
+    }
+
+    async fn ensure_delivery(
+        &mut self,
+        desired: &Desired,
+        actual: &Actual,
+    ) -> Result<(), NetlinkError> {
+        self.port_wiring.forget_gone().await?;
+        let interface = actual.link(&desired.interface).map(|link| link.index);
+        if self.delivering.is_none() || self.delivering != interface {
+            self.delivering = None;
+            if self.port_wiring.ensure_delivery().await?.changed() {
+                tracing::debug!("delivery to pods put in place");
             }
-            Err(error) if error.is_absent() => None,
-            Err(error) => Some(error.to_string()),
+            self.delivering = interface;
         }
+        Ok(())
     }
 
     /// Adds what our ports dropped since the last time.

@@ -46,6 +46,18 @@ impl Bed {
         socket
     }
 
+    /// The MTU that the host tells a sender over IPv4: destination unreachable, fragmentation needed.
+    fn told_mtu(&self) -> u16 {
+        let told = wait_for(|| {
+            let mut buffer = vec![0; 1 << 17];
+            let (range, _) = self.tun.queues()[0].read(&mut buffer).unwrap()?;
+            let packet = buffer[range].to_vec();
+            (packet[0] >> 4 == 4 && packet[9] == 1).then_some(packet)
+        });
+        assert_eq!((told[20], told[21]), (3, 4));
+        u16::from_be_bytes([told[26], told[27]])
+    }
+
     /// Whether a datagram for `to` that is written into the TUN arrives within 300 ms.
     fn reaches(&self, to: &str, payload: usize) -> bool {
         let socket = self.listen(to);
@@ -153,12 +165,25 @@ fn what_is_too_big_for_the_pod_is_routed_and_its_sender_told() {
     });
     assert!(bed.reaches(TO[0], 1272));
     assert!(!bed.reaches(TO[0], 1273));
-    let told = wait_for(|| {
-        let mut buffer = vec![0; 1 << 17];
-        let (range, _) = bed.tun.queues()[0].read(&mut buffer).unwrap()?;
-        let packet = buffer[range].to_vec();
-        (packet[0] >> 4 == 4 && packet[9] == 1).then_some(packet)
-    });
-    // Destination unreachable, fragmentation needed, and the MTU.
-    assert_eq!((told[20], told[21], &told[26..28]), (3, 4, &1300_u16.to_be_bytes()[..]));
+    assert_eq!(bed.told_mtu(), 1300);
+
+    // A super-packet of two datagrams: its own length does not matter, that of its segments does.
+    let super_packet = |payload: u16| {
+        let packet = datagram("10.1.0.2".parse().unwrap(), 2 * usize::from(payload));
+        let header = VnetHeader {
+            flags: VnetHeader::NEEDS_CSUM,
+            gso_type: VnetHeader::GSO_UDP_L4,
+            hdr_len: 28,
+            gso_size: payload,
+            csum_start: 20,
+            csum_offset: 6,
+        };
+        bed.tun.queues()[0].write(&header, &[IoSlice::new(&packet)]).unwrap();
+    };
+    super_packet(1273);
+    assert_eq!(bed.told_mtu(), 1300);
+    let socket = bed.listen(TO[0]);
+    super_packet(1272);
+    let mut buffer = [0; 9000];
+    assert_eq!([(); 2].map(|()| socket.recv(&mut buffer).unwrap()), [1272; 2]);
 }
