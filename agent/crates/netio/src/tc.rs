@@ -241,16 +241,26 @@ impl Port<'_> {
         if has_program(filters, program) {
             return Ok(Ensured::Unchanged);
         }
-        let mut message = self.filter(PROGRAM_PRIORITY, PROGRAM_HANDLE, "bpf");
         let instructions = u16::try_from(program.len() / 8).unwrap_or(u16::MAX);
-        let option =
-            |kind, bytes| TcOption::Bpf(TcFilterBpfOption::Other(DefaultNla::new(kind, bytes)));
-        message.attributes.push(TcAttribute::Options(vec![
-            option(TCA_BPF_OPS_LEN, instructions.to_ne_bytes().to_vec()),
-            option(TCA_BPF_OPS, program.to_vec()),
-            TcOption::Bpf(TcFilterBpfOption::Flags(TcBpfFlags::DirectAction)),
-        ]));
-        self.add_filter(message, Mode::Replace, "put the source check on").await
+        let attributes =
+            [(TCA_BPF_OPS_LEN, &instructions.to_ne_bytes()[..]), (TCA_BPF_OPS, program)];
+        self.put_program(attributes, "put the source check on").await
+    }
+
+    /// Puts a program, which `attributes` say, in its place among the filters.
+    async fn put_program(
+        &self,
+        attributes: [(u16, &[u8]); 2],
+        action: &'static str,
+    ) -> Result<Ensured, NetlinkError> {
+        let attribute = |(kind, value): (u16, &[u8])| {
+            TcOption::Bpf(TcFilterBpfOption::Other(DefaultNla::new(kind, value.to_vec())))
+        };
+        let direct = TcOption::Bpf(TcFilterBpfOption::Flags(TcBpfFlags::DirectAction));
+        let options = attributes.map(attribute).into_iter().chain([direct]).collect();
+        let mut message = self.filter(PROGRAM_PRIORITY, PROGRAM_HANDLE, "bpf");
+        message.attributes.push(TcAttribute::Options(options));
+        self.add_filter(message, Mode::Replace, action).await
     }
 
     async fn ensure_redirect(
@@ -375,16 +385,17 @@ fn is_program(filter: &TcMessage) -> bool {
 }
 
 fn has_program(filters: &[TcMessage], program: &[u8]) -> bool {
-    let is = |filter: &TcMessage| program_of(filter).as_deref() == Some(program);
+    let is = |filter: &TcMessage| value_of(filter, TCA_BPF_OPS).as_deref() == Some(program);
     filters.iter().any(|filter| is_program(filter) && is(filter))
 }
 
-fn program_of(filter: &TcMessage) -> Option<Vec<u8>> {
+/// An attribute of a filter with a program.
+fn value_of(filter: &TcMessage, kind: u16) -> Option<Vec<u8>> {
     options(filter).find_map(|option| match option {
-        TcOption::Bpf(TcFilterBpfOption::Other(other)) if other.kind() == TCA_BPF_OPS => {
-            let mut program = vec![0; other.value_len()];
-            other.emit_value(&mut program);
-            Some(program)
+        TcOption::Bpf(option) if option.kind() == kind => {
+            let mut value = vec![0; option.value_len()];
+            option.emit_value(&mut value);
+            Some(value)
         }
         _ => None,
     })

@@ -9,16 +9,15 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use netlink_packet_core::{DefaultNla, Nla};
-use netlink_packet_route::tc::{TcAttribute, TcBpfFlags, TcFilterBpfOption, TcMessage, TcOption};
+use netlink_packet_route::tc::TcMessage;
 
-use super::{INGRESS, PROGRAM_HANDLE, PROGRAM_PRIORITY, Port, is_program, options};
+use super::{INGRESS, PROGRAM_PRIORITY, Port, is_program, value_of};
 use crate::bpf::{
     self, BPF_MTU_CHK_SEGS, CHECK_MTU, Code, MAP_LOOKUP_ELEM, REDIRECT_NEIGH, SKB_CHANGE_HEAD,
     SKB_LOAD_BYTES,
 };
 use crate::link;
-use crate::netlink::{Ensured, Mode, Netlink, NetlinkError};
+use crate::netlink::{Ensured, Netlink, NetlinkError};
 
 /// Addresses that the map can hold; a node has a few hundred pods at most.
 const ADDRESSES_MAX: usize = 16_384;
@@ -97,15 +96,8 @@ impl Delivery {
         if port.filters(INGRESS).await?.iter().any(|filter| id_of(filter) == Some(self.id)) {
             return Ok(qdisc);
         }
-        let mut message = port.filter(PROGRAM_PRIORITY, PROGRAM_HANDLE, "bpf");
-        let option =
-            |kind, bytes| TcOption::Bpf(TcFilterBpfOption::Other(DefaultNla::new(kind, bytes)));
-        message.attributes.push(TcAttribute::Options(vec![
-            option(TCA_BPF_FD, self.program.as_raw_fd().to_ne_bytes().to_vec()),
-            option(TCA_BPF_NAME, NAME.to_vec()),
-            TcOption::Bpf(TcFilterBpfOption::Flags(TcBpfFlags::DirectAction)),
-        ]));
-        port.add_filter(message, Mode::Replace, "put delivery on").await
+        let program = self.program.as_raw_fd().to_ne_bytes();
+        port.put_program([(TCA_BPF_FD, &program), (TCA_BPF_NAME, NAME)], "put delivery on").await
     }
 
     /// Takes a program off that an earlier [`Self::ensure`] put on `interface`.
@@ -141,16 +133,6 @@ fn is_delivery(filter: &TcMessage) -> bool {
 fn id_of(filter: &TcMessage) -> Option<u32> {
     let id = value_of(filter, TCA_BPF_ID).filter(|_| is_delivery(filter))?;
     Some(u32::from_ne_bytes(*id.as_array()?))
-}
-
-/// An attribute of a filter with a program.
-fn value_of(filter: &TcMessage, kind: u16) -> Option<Vec<u8>> {
-    options(filter).find_map(|option| {
-        let TcOption::Bpf(option) = option else { return None };
-        let mut bytes = vec![0; option.value_len()];
-        option.emit_value(&mut bytes);
-        (option.kind() == kind).then_some(bytes)
-    })
 }
 
 /// `device = map[destination]; if the packet fits, send it to the neighbour there; else route it`
