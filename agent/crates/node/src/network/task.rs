@@ -66,7 +66,8 @@ pub(crate) struct NetworkTask {
     /// Pods' ports that are as they should be, unless something was announced of them since.
     ports: BTreeMap<String, Port>,
     ports_checked: Instant,
-    /// Index of the interface that delivers to pods, unless something was announced of it since.
+    /// Index of the interface that delivers to pods, unless something was announced of it, or a
+    /// port vanished, since.
     delivering: Option<u32>,
     /// Drops last seen, by interface index.
     drops: BTreeMap<u32, u64>,
@@ -163,7 +164,9 @@ impl NetworkTask {
             | Change::RuleSet(_)
             | Change::RuleDeleted(_) => return,
         };
-        self.delivering = self.delivering.filter(|delivering| *delivering != index);
+        // What was delivered to a port that vanished has to be forgotten.
+        let gone = matches!(change, Change::LinkDeleted(_));
+        self.delivering = self.delivering.filter(|delivering| !gone && *delivering != index);
         self.ports.retain(|_, port| port.index != index);
     }
 
@@ -401,10 +404,10 @@ impl NetworkTask {
         desired: &Desired,
         actual: &Actual,
     ) -> Result<(), NetlinkError> {
-        self.port_wiring.forget_gone().await?;
         let interface = actual.link(&desired.interface).map(|link| link.index);
         if self.delivering.is_none() || self.delivering != interface {
             self.delivering = None;
+            self.port_wiring.forget_gone().await?;
             if self.port_wiring.ensure_delivery().await?.changed() {
                 tracing::debug!("delivery to pods put in place");
             }
