@@ -11,6 +11,7 @@ use weft_tests::talk::{Party, tcp_both_ways, udp_both_ways};
 use weft_tests::{TestLab, eventually};
 
 use crate::names::{Case, Underlay, Variant};
+use crate::streams::Ends;
 use crate::{fabric, peers};
 
 /// How long a network may take to carry the first byte: handshakes, neighbours.
@@ -33,7 +34,7 @@ pub(crate) struct Bed {
 
 impl Bed {
     /// Makes the set-up of a case and waits until pods can talk.
-    pub(crate) async fn make(case: Case, underlay: Underlay, congestion: &str) -> Result<Self> {
+    pub(crate) async fn make(case: Case, underlay: Underlay) -> Result<Self> {
         let options = Options {
             nodes: 2,
             underlay_mtu: underlay.mtu,
@@ -47,11 +48,6 @@ impl Bed {
             }
             peer => peers::make(peer, options, underlay).await?,
         };
-        for pod in [&bed.client, &bed.neighbour, &bed.server] {
-            let set = || sysctl::ensure("net/ipv4/tcp_congestion_control", congestion);
-            let set = netns::enter(&pod.namespace, set)?;
-            set.with_context(|| format!("this machine has no congestion control {congestion}"))?;
-        }
         bed.settle().await?;
         bed.signal(Signal::SIGSTOP);
         Ok(bed)
@@ -86,11 +82,9 @@ impl Bed {
     }
 
     /// Who sends to whom.
-    pub(crate) fn ends(&self, variant: Variant) -> (&Party, &Party) {
-        match variant {
-            Variant::SameNode => (&self.client, &self.neighbour),
-            _ => (&self.client, &self.server),
-        }
+    pub(crate) fn ends<'a>(&'a self, variant: Variant, congestion: &'a str) -> Ends<'a> {
+        let to = if variant == Variant::SameNode { &self.neighbour } else { &self.server };
+        Ends { from: &self.client, to, congestion }
     }
 
     /// Process ids of what carries the packets in user space.

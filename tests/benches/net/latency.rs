@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use weft_netio::netns;
 use weft_tests::talk::Party;
 
-use crate::streams;
+use crate::streams::{self, Ends};
 
 /// The scheduler and whoever heeds load settle.
 const WARM_UP: Duration = Duration::from_millis(200);
@@ -26,12 +26,12 @@ pub(crate) struct RoundTrips {
 }
 
 /// Measures round trips on one connection, with both ends on the same CPU, or on `cpus` = 2.
-pub(crate) fn ping_pong(from: &Party, to: &Party, cpus: usize) -> Result<RoundTrips> {
+pub(crate) fn ping_pong(ends: Ends<'_>, cpus: usize) -> Result<RoundTrips> {
     let available = cpus_of_this_thread()?;
     let at = |number: usize| available.get(number).copied();
     let client_cpu = at(0).context("no CPU")?;
     let server_cpu = at(cpus - 1).with_context(|| format!("this machine lacks {cpus} CPUs"))?;
-    let (client, server) = streams::connect(from, to)?;
+    let (client, server) = streams::connect(ends)?;
     let mut times = std::thread::scope(|scope| {
         let echo = scope.spawn(move || pin(server_cpu).and_then(|()| echo(&server)));
         let asked = scope.spawn(move || pin(client_cpu).and_then(|()| ask(client))).join();

@@ -28,11 +28,11 @@ use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use weft_tests::eventually;
 use weft_tests::report::Report;
-use weft_tests::talk::Party;
 
 use crate::bed::Bed;
 use crate::names::{Case, Load, Metric, Underlay, Variant};
 use crate::options::Options;
+use crate::streams::Ends;
 
 /// Set by a signal: whoever is at work ends, so that everything is taken away.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
@@ -116,7 +116,7 @@ impl Run {
             }
             eprintln!("{names}: setting up {case}");
             let made = tokio::select! {
-                made = Bed::make(case, underlay, &self.options.congestion) => made,
+                made = Bed::make(case, underlay) => made,
                 () = interrupted() => bail!("interrupted"),
             };
             match made {
@@ -125,7 +125,9 @@ impl Run {
             }
         }
         match self.options.during.clone() {
-            Some(command) => run_during(&beds, variants, &command).await?,
+            Some(command) => {
+                run_during(&beds, variants, (&command, &self.options.congestion)).await?;
+            },
             None => self.rounds(&beds, variants).await?,
         }
         for (case, bed) in beds.iter().filter(|(case, _)| case.is_weft()) {
@@ -159,7 +161,7 @@ impl Run {
                         go_on()?;
                         match bed.running().await {
                             Ok(_running) => {
-                                self.measure(*case, *variant, *load, bed.ends(*variant));
+                                self.measure(*case, *variant, *load, bed);
                             }
                             Err(error) => {
                                 self.failed(*case, &format!("{variant}: {load:?}"), &error);
@@ -172,7 +174,7 @@ impl Run {
         Ok(())
     }
 
-    fn measure(&mut self, case: Case, variant: Variant, load: Load, ends: (&Party, &Party)) {
+    fn measure(&mut self, case: Case, variant: Variant, load: Load, bed: &Bed) {
         let earlier = match load {
             Load::Datagrams(64) => Some(Metric::Udp64),
             Load::Datagrams(_) => Some(Metric::Udp1350),
@@ -181,6 +183,7 @@ impl Run {
         let earlier = earlier.and_then(|metric| {
             self.report.median(case.name(), variant.name(), metric.name()).map(|kpps| kpps * 1e3)
         });
+        let ends = bed.ends(variant, &self.options.congestion);
         let measured = match apply(load, ends, earlier) {
             // Once more: a machine that others use may be away for seconds.
             Err(_) => apply(load, ends, None),
@@ -219,12 +222,13 @@ impl Run {
 
 fn apply(
     load: Load,
-    (from, to): (&Party, &Party),
+    ends: Ends<'_>,
     earlier: Option<f64>,
 ) -> Result<Vec<(Metric, f64)>> {
+    let Ends { from, to, .. } = ends;
     Ok(match load {
         Load::Streams(count) => {
-            let streams = streams::measure(from, to, count)?;
+            let streams = streams::measure(ends, count)?;
             match count {
                 1 => vec![
                     (Metric::Tcp1, streams.gbps),
@@ -239,7 +243,7 @@ fn apply(
             vec![(metric, rate / 1e3)]
         }
         Load::PingPong { cpus } => {
-            let trips = latency::ping_pong(from, to, cpus)?;
+            let trips = latency::ping_pong(ends, cpus)?;
             let [p50, p99] = match cpus {
                 1 => [Metric::Rr50, Metric::Rr99],
                 _ => [Metric::Rr2At50, Metric::Rr2At99],
@@ -250,14 +254,18 @@ fn apply(
     })
 }
 
-async fn run_during(beds: &[(Case, Bed)], variants: &[Variant], command: &str) -> Result<()> {
+async fn run_during(
+    beds: &[(Case, Bed)],
+    variants: &[Variant],
+    (command, congestion): (&str, &str),
+) -> Result<()> {
     for variant in variants {
         for (case, bed) in beds.iter().filter(|(case, _)| case.has(*variant)) {
             go_on()?;
             let _running = bed.running().await?;
-            let (from, to) = bed.ends(*variant);
+            let ends = bed.ends(*variant, congestion);
             let datapaths: Vec<_> = bed.datapaths().iter().map(i32::to_string).collect();
-            let status = streams::during(from, to, || {
+            let status = streams::during(ends, || {
                 let mut shell = Command::new("sh");
                 shell.args(["-c", command]).env("BENCH_CASE", case.name());
                 shell.env("BENCH_VARIANT", variant.name());

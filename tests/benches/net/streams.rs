@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use socket2::{Domain, SockRef, Socket, Type};
 use weft_netio::netns;
 use weft_tests::talk::Party;
 
@@ -16,6 +17,14 @@ const MEASURED: Duration = Duration::from_millis(1000);
 const CHUNK: usize = 128 << 10;
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// The pods at the ends of a load, and how their TCP controls congestion.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ends<'a> {
+    pub(crate) from: &'a Party,
+    pub(crate) to: &'a Party,
+    pub(crate) congestion: &'a str,
+}
+
 /// What streams did together.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Throughput {
@@ -25,8 +34,8 @@ pub(crate) struct Throughput {
 }
 
 /// Measures `count` streams from one pod to another.
-pub(crate) fn measure(from: &Party, to: &Party, count: usize) -> Result<Throughput> {
-    let pairs = (0..count).map(|_| connect(from, to)).collect::<Result<Vec<_>>>()?;
+pub(crate) fn measure(ends: Ends<'_>, count: usize) -> Result<Throughput> {
+    let pairs = (0..count).map(|_| connect(ends)).collect::<Result<Vec<_>>>()?;
     with_load(pairs, |received| {
         std::thread::sleep(WARM_UP);
         let (begun, cpu, bytes) = (Instant::now(), cpu_seconds()?, received());
@@ -40,19 +49,29 @@ pub(crate) fn measure(from: &Party, to: &Party, count: usize) -> Result<Throughp
 }
 
 /// Keeps one stream going while `work` runs.
-pub(crate) fn during<T>(from: &Party, to: &Party, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    with_load(vec![connect(from, to)?], |_| {
+pub(crate) fn during<T>(ends: Ends<'_>, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    with_load(vec![connect(ends)?], |_| {
         std::thread::sleep(WARM_UP);
         work()
     })
 }
 
 /// The client's end first. Also closes what a dead peer would hold open for ever.
-pub(crate) fn connect(from: &Party, to: &Party) -> Result<(TcpStream, TcpStream)> {
+pub(crate) fn connect(ends: Ends<'_>) -> Result<(TcpStream, TcpStream)> {
+    let Ends { from, to, congestion } = ends;
     let listener = listen(to)?;
     let address = listener.local_addr()?;
-    let client = netns::enter(&from.namespace, || TcpStream::connect_timeout(&address, PATIENCE))?;
-    let client = client.with_context(|| format!("no connection to {address}"))?;
+    let client = netns::enter(&from.namespace, || {
+        Socket::new(Domain::for_address(address), Type::STREAM, None)
+    })??;
+    // Before they are connected: what the machine's own choice set up then would stay.
+    for end in [SockRef::from(&listener), SockRef::from(&client)] {
+        let set = end.set_tcp_congestion(congestion.as_bytes());
+        set.with_context(|| format!("this machine has no congestion control {congestion}"))?;
+    }
+    let connected = client.connect_timeout(&address.into(), PATIENCE);
+    connected.with_context(|| format!("no connection to {address}"))?;
+    let client = TcpStream::from(client);
     let (server, _) = listener.accept()?;
     for end in [&client, &server] {
         end.set_nodelay(true)?;
