@@ -6,8 +6,7 @@ use wasmtime::{Config, InstanceAllocationStrategy, Linker, OptLevel, PoolingAllo
 
 use crate::error::{EngineError, RuntimeError};
 use crate::host::{self, HostState};
-use crate::ticker::Ticker;
-use crate::{MEMORY_BYTES_MAX, TABLE_ELEMENTS_MAX};
+use crate::{MEMORY_BYTES_MAX, TABLE_ELEMENTS_MAX, clock};
 
 /// Live instances of all plugins and workers at most, unless told otherwise. An instance slot
 /// reserves 4 GiB of address space and no memory.
@@ -22,14 +21,13 @@ pub struct Engine {
 struct Inner {
     engine: wasmtime::Engine,
     linker: Linker<HostState>,
-    ticker: Ticker,
 }
 
 impl Engine {
-    /// Sets the runtime up for up to [`INSTANCES_DEFAULT`] live instances and starts its clock.
+    /// Sets the runtime up for up to [`INSTANCES_DEFAULT`] live instances.
     ///
     /// # Errors
-    /// [`EngineError`] if the address space or a thread is not to be had.
+    /// [`EngineError`] if the address space or a signal is not to be had.
     pub fn new() -> Result<Self, EngineError> {
         Self::with_instances(INSTANCES_DEFAULT)
     }
@@ -37,14 +35,14 @@ impl Engine {
     /// As [`Self::new`], for up to `instances` live instances.
     ///
     /// # Errors
-    /// [`EngineError`] if the address space or a thread is not to be had.
+    /// [`EngineError`] if the address space or a signal is not to be had.
     pub fn with_instances(instances: u32) -> Result<Self, EngineError> {
         let runtime = |e| EngineError::Runtime(RuntimeError::from(e));
         let engine = wasmtime::Engine::new(&config(instances)).map_err(runtime)?;
         let mut linker = Linker::new(&engine);
         host::define(&mut linker).map_err(runtime)?;
-        let ticker = Ticker::start(&engine).map_err(EngineError::Thread)?;
-        Ok(Self { inner: Arc::new(Inner { engine, linker, ticker }) })
+        clock::install().map_err(EngineError::Clock)?;
+        Ok(Self { inner: Arc::new(Inner { engine, linker }) })
     }
 
     pub(crate) fn wasmtime(&self) -> &wasmtime::Engine {
@@ -53,11 +51,6 @@ impl Engine {
 
     pub(crate) fn linker(&self) -> &Linker<HostState> {
         &self.inner.linker
-    }
-
-    #[inline]
-    pub(crate) fn ticker(&self) -> &Ticker {
-        &self.inner.ticker
     }
 }
 

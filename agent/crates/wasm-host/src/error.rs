@@ -42,9 +42,9 @@ pub enum EngineError {
     /// The runtime refused its settings or could not reserve address space.
     #[error("the Wasm runtime cannot start: {0}; is the address space limited (`ulimit -v`)?")]
     Runtime(#[source] RuntimeError),
-    /// No thread for the clock that ends calls which run too long.
-    #[error("cannot start the thread that watches plugin deadlines: {0}")]
-    Thread(#[source] std::io::Error),
+    /// No signal for the clock that ends calls which run too long.
+    #[error("cannot watch the deadlines of plugins: {0}")]
+    Clock(#[source] std::io::Error),
 }
 
 /// A module that is refused.
@@ -116,6 +116,9 @@ pub enum LoadError {
     /// It does not come to life: its start function trapped, or a limit of the host is reached.
     #[error("the module cannot be instantiated: {0}")]
     Instantiate(#[source] RuntimeError),
+    /// No timer for the clock that ends calls which run too long.
+    #[error("cannot watch the deadlines of plugins: {0}")]
+    Clock(#[source] std::io::Error),
     /// The exchange area is not inside the memory.
     #[error("the module's exchange area at {address:#x} is outside its memory")]
     Exchange {

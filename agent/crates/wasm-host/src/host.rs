@@ -11,7 +11,7 @@ use weft_abi::{
 };
 use weft_model::Timestamp;
 
-use crate::TABLE_ELEMENTS_MAX;
+use crate::{TABLE_ELEMENTS_MAX, clock};
 use crate::map::MapError;
 use crate::shared::SharedState;
 
@@ -22,7 +22,7 @@ pub(crate) struct HostState {
     pub(crate) memory: Option<Memory>,
     /// Time of the packet.
     pub(crate) now: Timestamp,
-    /// Ticks that the call under way may still see.
+    /// Ticks of the clock after which the call under way is ended.
     pub(crate) ticks: u64,
     /// The call was ended by its deadline.
     pub(crate) deadline_passed: bool,
@@ -30,20 +30,16 @@ pub(crate) struct HostState {
 }
 
 impl HostState {
-    /// Notes that a call begins, which may see `ticks` of the clock.
+    /// Notes that a call begins, which is ended after `ticks` of the clock.
     #[inline]
     pub(crate) fn begin(&mut self, ticks: u64) {
         self.ticks = ticks;
         self.deadline_passed = false;
     }
 
-    /// The clock has ticked since the last time, once or more.
-    ///
-    /// However often counts once: a worker that the kernel took off its CPU in the middle of a call
-    /// must not look like a plugin that loops.
+    /// The clock of some thread has ticked since the last time; that of this one counts.
     pub(crate) fn tick(&mut self) -> UpdateDeadline {
-        self.ticks = self.ticks.saturating_sub(1);
-        if self.ticks == 0 {
+        if clock::ticked() >= self.ticks {
             self.deadline_passed = true;
             return UpdateDeadline::Interrupt;
         }

@@ -12,7 +12,7 @@ use crate::module::Module;
 use crate::settings::Settings;
 use crate::shared::{InstanceCounters, SharedState};
 use crate::standing::{Consequence, Standing};
-use crate::{CONFIG_BYTES_MAX, ticker};
+use crate::{CONFIG_BYTES_MAX, clock};
 
 /// How a configuration relates to the one in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +59,7 @@ impl PluginInstance {
             standing: shared.standing(settings.revision),
             counters: shared.register(),
             interest: settings.interest(module.info()),
-            ticks: ticker::ticks(settings.deadline),
+            ticks: clock::ticks(settings.deadline),
             deltas: Vec::new(),
             live: Some(live),
             settings,

@@ -10,10 +10,11 @@
 //! limited, a call that passes its deadline is ended, and a plugin that faults too often is taken
 //! out. No sockets, no async, no Kubernetes here.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 #![warn(missing_docs)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod clock;
 mod engine;
 mod error;
 mod host;
@@ -25,7 +26,6 @@ mod module;
 mod settings;
 mod shared;
 mod standing;
-mod ticker;
 
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ pub const MEMORY_BYTES_DEFAULT: usize = 16 << 20;
 pub const CONFIG_BYTES_MAX: usize = 4 << 20;
 /// Longest text of a refusal that is kept, in bytes.
 pub const REFUSAL_MAX: usize = 1024;
-/// Deadline of a packet call unless told otherwise. A call is ended at its
+/// Deadline of a packet call unless told otherwise, in CPU time. A call is ended at its
 /// deadline or up to 8 ms later.
 pub const PACKET_DEADLINE: Duration = Duration::from_millis(1);
 /// Deadline of making an instance, and of a configuration.

@@ -15,7 +15,8 @@ use crate::error::{ConfigureError, LoadError, RuntimeError};
 use crate::host::{HostState, range};
 use crate::module::{MEMORY, Module};
 use crate::shared::SharedState;
-use crate::{CONFIGURE_DEADLINE, REFUSAL_MAX, ticker};
+use crate::clock::{self, Call};
+use crate::{CONFIGURE_DEADLINE, REFUSAL_MAX};
 
 /// Offset of the window in the exchange area.
 const WINDOW: usize = Descriptor::LEN + Answer::LEN;
@@ -81,8 +82,9 @@ impl Live {
         // Asked at each tick, so that no deadline has to be set for each call.
         store.epoch_deadline_callback(|mut context| Ok(context.data_mut().tick()));
         store.set_epoch_deadline(1);
-        engine.ticker().keep_awake();
-        store.data_mut().begin(ticker::ticks(CONFIGURE_DEADLINE));
+        let _watched = clock::watch().map_err(LoadError::Clock)?;
+        let _call = Call::begin(module.engine().wasmtime());
+        store.data_mut().begin(clock::ticks(CONFIGURE_DEADLINE));
         let instance = module.pre().instantiate(&mut store).map_err(instantiate)?;
         let memory =
             instance.get_memory(&mut store, MEMORY).ok_or(LoadError::MissingExport(MEMORY))?;
@@ -141,8 +143,14 @@ impl Live {
         show(window, shown);
         state.now = Timestamp(descriptor.now);
         state.begin(ticks);
-        self.engine.ticker().keep_awake();
-        match self.on_packet.call(&mut self.store, ()) {
+        if clock::watch_thread().is_err() {
+            return Err(CallError::Nonsense("the kernel has no timer for its deadline"));
+        }
+        let called = {
+            let _call = Call::begin(self.engine.wasmtime());
+            self.on_packet.call(&mut self.store, ())
+        };
+        match called {
             Ok(code) => self.decide(code, descriptor.ip_version),
             Err(e) => Err(self.failed(e)),
         }
@@ -243,8 +251,10 @@ impl Live {
         let len = i32::try_from(config.len()).map_err(|_| no_room())?;
         let state = self.store.data_mut();
         state.now = state.shared.last_seen();
-        state.begin(ticker::ticks(CONFIGURE_DEADLINE));
-        self.engine.ticker().keep_awake();
+        state.begin(clock::ticks(CONFIGURE_DEADLINE));
+        let _watched = clock::watch().map_err(|e| ConfigureError::Trap(e.to_string()))?;
+        let engine = self.engine.clone();
+        let _call = Call::begin(engine.wasmtime());
         let address = match self.allocate.call(&mut self.store, len) {
             Ok(0) => return Err(no_room()),
             Ok(address) => address,
