@@ -10,12 +10,16 @@ pub mod cni;
 mod drop_reason;
 mod ids;
 mod mtu;
+mod service;
 mod snapshot;
 mod time;
 
 pub use drop_reason::DropReason;
 pub use ids::{Generation, IdError, MacAddr, NodeName, PeerId, PodName, PublicKey, Vni};
 pub use mtu::{Encapsulation, Mtu, MtuError, overhead};
+pub use service::{
+    Endpoint, Service, ServiceName, ServicePort, ServiceProtocol, TrafficPolicy,
+};
 pub use snapshot::{
     Cluster, Delta, DeltaError, HookPosition, Node, OnFault, PLUGINS_MAX, PluginMode, PluginSpec,
     Pod, Snapshot, changed,

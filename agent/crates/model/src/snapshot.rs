@@ -5,7 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-use crate::{Encapsulation, Generation, MacAddr, NodeName, PodName, PublicKey, Vni};
+use crate::{
+    Encapsulation, Generation, MacAddr, NodeName, PodName, PublicKey, Service, ServiceName, Vni,
+};
 
 /// Settings that hold for the whole fabric.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +22,10 @@ pub struct Cluster {
     pub vni: Vni,
     /// MTU for pods if the operator fixed one; else each agent derives it from its underlay.
     pub mtu: Option<u16>,
+    /// Ranges of the Services' cluster IPs.
+    pub service_cidrs: Vec<IpNet>,
+    /// Addresses of nodes inside these ranges serve node ports; all of a node's if there is none.
+    pub node_port_cidrs: Vec<IpNet>,
 }
 
 /// A node of the fabric: one that runs an agent, or a static peer that somebody else's VXLAN or
@@ -126,6 +132,8 @@ pub struct Snapshot {
     pub pods: BTreeMap<PodName, Pod>,
     /// By name.
     pub plugins: BTreeMap<String, PluginSpec>,
+    /// By namespace and name.
+    pub services: BTreeMap<ServiceName, Service>,
 }
 
 /// What changed between two generations.
@@ -149,6 +157,10 @@ pub struct Delta {
     pub plugins: Vec<PluginSpec>,
     /// Plugins that are gone.
     pub removed_plugins: Vec<String>,
+    /// New or changed Services, whole.
+    pub services: Vec<Service>,
+    /// Services that are gone.
+    pub removed_services: Vec<ServiceName>,
 }
 
 /// A delta that does not fit.
@@ -183,6 +195,7 @@ impl Snapshot {
             nodes: BTreeMap::new(),
             pods: BTreeMap::new(),
             plugins: BTreeMap::new(),
+            services: BTreeMap::new(),
         }
     }
 
@@ -192,6 +205,7 @@ impl Snapshot {
         let (nodes, removed_nodes) = changed(&self.nodes, &next.nodes);
         let (pods, removed_pods) = changed(&self.pods, &next.pods);
         let (plugins, removed_plugins) = changed(&self.plugins, &next.plugins);
+        let (services, removed_services) = changed(&self.services, &next.services);
         Delta {
             from: self.generation,
             to: next.generation,
@@ -202,6 +216,8 @@ impl Snapshot {
             removed_pods,
             plugins,
             removed_plugins,
+            services,
+            removed_services,
         }
     }
 
@@ -220,9 +236,11 @@ impl Snapshot {
         delta.removed_nodes.iter().for_each(|n| drop(self.nodes.remove(n)));
         delta.removed_pods.iter().for_each(|p| drop(self.pods.remove(p)));
         delta.removed_plugins.iter().for_each(|p| drop(self.plugins.remove(p)));
+        delta.removed_services.iter().for_each(|s| drop(self.services.remove(s)));
         self.nodes.extend(delta.nodes.into_iter().map(|n| (n.name.clone(), n)));
         self.pods.extend(delta.pods.into_iter().map(|p| (p.name.clone(), p)));
         self.plugins.extend(delta.plugins.into_iter().map(|p| (p.name.clone(), p)));
+        self.services.extend(delta.services.into_iter().map(|s| (s.name.clone(), s)));
         Ok(())
     }
 }
@@ -238,6 +256,8 @@ impl Delta {
             && self.removed_pods.is_empty()
             && self.plugins.is_empty()
             && self.removed_plugins.is_empty()
+            && self.services.is_empty()
+            && self.removed_services.is_empty()
     }
 }
 
@@ -261,6 +281,8 @@ mod tests {
             port: 51820,
             vni: Vni::DEFAULT,
             mtu: None,
+            service_cidrs: vec![],
+            node_port_cidrs: vec![],
         });
         snapshot.generation = Generation(generation);
         for (id, address) in nodes {

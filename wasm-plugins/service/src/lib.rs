@@ -1,0 +1,1 @@
+//! The built-in plugin that translates what is sent to Services.
