@@ -57,7 +57,7 @@ impl Rewrite {
         self
     }
 
-    /// Lets it come from another port.
+    /// Lets it come from another port; 0: from any that no other flow to the destination has.
     #[must_use]
     pub fn source_port(mut self, port: u16) -> Self {
         self.0.source_port = Some(port);

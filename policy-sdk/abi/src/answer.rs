@@ -49,7 +49,7 @@ pub struct RewriteFields {
     pub source: Option<[u8; 16]>,
     /// New destination address.
     pub destination: Option<[u8; 16]>,
-    /// New source port.
+    /// New source port; 0: any that no other flow to the destination has.
     pub source_port: Option<u16>,
     /// New destination port.
     pub destination_port: Option<u16>,

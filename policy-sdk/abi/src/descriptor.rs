@@ -18,6 +18,8 @@ pub mod flags {
     pub const LATER_FRAGMENT: u32 = 1 << 6;
     /// Any fragment.
     pub const FRAGMENT: u32 = 1 << 7;
+    /// The source is this node itself.
+    pub const SOURCE_HOST: u32 = 1 << 8;
 }
 
 macro_rules! layout {
