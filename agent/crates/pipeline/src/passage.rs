@@ -318,7 +318,8 @@ impl<'p> Passage<'p> {
                 | mark(flags::DESTINATION_LOCAL_POD, self.destination == Target::LocalPod)
                 | mark(flags::FROM_MESH, self.origin != Origin::Tun)
                 | mark(flags::LATER_FRAGMENT, self.is_later_fragment())
-                | mark(flags::FRAGMENT, h.fragment != Fragment::No),
+                | mark(flags::FRAGMENT, h.fragment != Fragment::No)
+                | mark(flags::SOURCE_HOST, self.source == Target::Host),
             segment_size: self.meta.gso.map_or(0, |g| g.segment_size),
             transport_offset: h.transport_offset,
             payload_offset: h.payload_offset,

@@ -120,6 +120,12 @@ impl<P: Plugin> Pipeline<P> {
         self.stages.plugins.iter_mut()
     }
 
+    /// Changes the plugin of that name where it is, such as its configuration; nothing happens if
+    /// there is none.
+    pub fn change_plugin(&mut self, name: &str, change: impl FnOnce(&mut P)) {
+        self.stages.plugins.change(name, change);
+    }
+
     /// What this worker counted for each plugin in force, in the order in which they are asked.
     pub fn plugin_counters(&self) -> impl Iterator<Item = (&str, &PluginCounters)> {
         self.stages.plugins.counters()
@@ -220,7 +226,7 @@ impl<P: Plugin> Stages<P> {
         }
         self.find_flow(p)?;
         p.reverse_destination()?;
-        if p.origin == Origin::Tun && matches!(p.source, Target::LocalPod | Target::Host) {
+        if self.enters(p) {
             self.plugins.ask(p, Position::Egress, &self.routes, &mut self.answer)?;
         }
         let mut target = self.route(p)?;
@@ -235,6 +241,14 @@ impl<P: Plugin> Stages<P> {
         Ok(action)
     }
 
+    /// True if the packet enters the fabric here: from a pod, the host, or from outside to what may
+    /// be a Service. What comes from outside to a pod meets its ingress plugins only.
+    fn enters(&self, p: &mut Passage<'_>) -> bool {
+        p.origin == Origin::Tun
+            && (matches!(p.source, Target::LocalPod | Target::Host)
+                || p.locate(&self.routes) != Target::LocalPod)
+    }
+
     /// Nobody may speak for a pod that is not his, and nobody may use this node as a router
     /// between others.
     fn check_origin(&self, p: &mut Passage<'_>) -> Result<(), Stop> {
@@ -244,7 +258,14 @@ impl<P: Plugin> Stages<P> {
         match p.origin {
             Origin::Tun => {
                 p.source = self.routes.target(p.headers.source);
-                // A peer's addresses come in through the mesh, or not at all.
+                // A peer's addresses come in through the mesh, or not at all; but itself it may be
+                // a client of a Service as any machine is.
+                if matches!(p.source, Target::Peer(_))
+                    && self.routes.is_peer_host(p.headers.source)
+                    && p.locate(&self.routes) != Target::LocalPod
+                {
+                    p.source = Target::World;
+                }
                 if matches!(p.source, Target::None | Target::Peer(_)) {
                     let chatter = is_neighbour_chatter(p.headers);
                     let why = if chatter { DropReason::NoRoute } else { DropReason::SpoofedSource };
@@ -314,6 +335,10 @@ impl<P: Plugin> Stages<P> {
     fn deliver(&self, p: &Passage<'_>, target: Target) -> Result<Action, Stop> {
         let reply = p.direction() == Direction::Reply;
         match (p.origin, target) {
+            // No peer knows such a source: the host sends it, under an address of its own.
+            (_, Target::Peer(_)) if self.routes.is_host_source(p.headers.source) => {
+                return Ok(Action::ToTun);
+            }
             (_, Target::None) => return Err(DropReason::NoRoute.into()),
             (_, Target::LocalPod) | (Origin::Peer(_), Target::Host) => return Ok(Action::ToTun),
             // Only as the answer to what a translation sent to the peer.

@@ -87,9 +87,10 @@ impl<P: Plugin> Plugins<P> {
         };
         let here = translator.filter(|t| t.ingress == (position == Position::Ingress));
         let mut told = p.describe(position);
-        for plugin in self.list.iter_mut().filter(|s| s.stands_at(position)) {
+        let Self { flows, list, .. } = self;
+        for plugin in list.iter_mut().filter(|s| s.stands_at(position)) {
             let before = p.key;
-            let next = plugin.judge(p, &mut told, position, answer)?;
+            let next = plugin.judge(p, &mut told, position, flows, answer)?;
             if here.is_some_and(|t| t.slot == plugin.slot) {
                 p.translate()?;
             }
@@ -105,6 +106,16 @@ impl<P: Plugin> Plugins<P> {
             p.translate()?;
         }
         Ok(())
+    }
+}
+
+impl<P: Plugin> Plugins<P> {
+    /// Changes the plugin of that name, if it is in force.
+    pub(crate) fn change(&mut self, name: &str, change: impl FnOnce(&mut P)) {
+        if let Some(slotted) = self.list.iter_mut().find(|s| s.interest.name == name) {
+            change(&mut slotted.plugin);
+            slotted.interest.revision = slotted.plugin.interest().revision;
+        }
     }
 }
 
@@ -154,6 +165,7 @@ impl<P: Plugin> Slotted<P> {
         p: &mut Passage<'_>,
         told: &mut Descriptor,
         position: Position,
+        flows: &FlowTable,
         answer: &mut Vec<u8>,
     ) -> Result<Next, Stop> {
         if self.interest.protocols & protocol_bit(p.headers.protocol) == 0 {
@@ -183,7 +195,8 @@ impl<P: Plugin> Slotted<P> {
             p.memory.set_slot(slot, *bytes);
             p.changed |= 1 << slot;
         }
-        let done = carry_out(p, outcome, slot, position, &mut self.counters, answer)?;
+        let place = (slot, position);
+        let done = carry_out(p, outcome, place, flows, &mut self.counters, answer)?;
         let Some(next) = done else { return fault(&self.interest, &mut self.counters) };
         if p.memory.judge(slot, way, revision, next == Next::SkipRest) {
             p.changed |= 1 << slot;
@@ -197,8 +210,8 @@ impl<P: Plugin> Slotted<P> {
 fn carry_out(
     p: &mut Passage<'_>,
     outcome: Outcome<'_>,
-    slot: u8,
-    position: Position,
+    place: (u8, Position),
+    flows: &FlowTable,
     counters: &mut PluginCounters,
     answer: &mut Vec<u8>,
 ) -> Result<Option<Next>, Stop> {
@@ -214,7 +227,7 @@ fn carry_out(
             Err(Stop::Reject { code })
         }
         Verdict::Rewrite(fields) => {
-            let done = translate(p, fields, slot, position);
+            let done = translate(p, fields, place, flows);
             counters.rewritten += u64::from(done.is_some());
             Ok(done)
         }
@@ -239,13 +252,13 @@ fn fault(interest: &Interest, counters: &mut PluginCounters) -> Result<Next, Sto
 fn translate(
     p: &mut Passage<'_>,
     fields: &RewriteFields,
-    slot: u8,
-    position: Position,
+    (slot, position): (u8, Position),
+    flows: &FlowTable,
 ) -> Option<Next> {
     let change = Rewrite {
         source: fields.source.map(address),
         destination: fields.destination.map(address),
-        source_port: fields.source_port,
+        source_port: fields.source_port.filter(|port| *port != 0),
         destination_port: fields.destination_port,
     };
     let me = Translator { slot, ingress: position == Position::Ingress };
@@ -270,6 +283,10 @@ fn translate(
         }
     }
     p.apply(&change).ok()?;
+    // Two flows of one sender may be sent to one place, and answers must tell them apart.
+    if fields.source_port == Some(0) || flows.is_taken(&p.key, p.now) {
+        p.move_to(flows.with_free_source_port(p.key, p.now)?).ok()?;
+    }
     Some(Next::Ask)
 }
 

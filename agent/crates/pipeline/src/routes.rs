@@ -34,6 +34,8 @@ pub struct RoutesConfig {
     pub peers: Vec<(PeerId, Vec<IpNet>)>,
     /// Ranges of all pods of the fabric: what no peer has there is nobody.
     pub pod_cidrs: Vec<IpNet>,
+    /// Stand for this host where the way back would miss it otherwise: never leave it.
+    pub host_sources: Vec<IpAddr>,
 }
 
 /// Finds the [`Target`] of an address: the longest prefix wins.
@@ -44,6 +46,7 @@ pub struct Routes {
     /// By prefix length, longest first.
     v4: Vec<(u32, HashMap<u32, Target>)>,
     v6: Vec<(u128, HashMap<u128, Target>)>,
+    host_sources: Vec<IpAddr>,
 }
 
 impl Routes {
@@ -51,14 +54,16 @@ impl Routes {
     /// host, and the peer over a subnet that is nobody's.
     #[must_use]
     pub fn new(config: &RoutesConfig) -> Self {
-        let mut routes = Self::default();
+        let mut routes =
+            Self { host_sources: config.host_sources.clone(), ..Self::default() };
         for net in config.pod_cidrs.iter().chain(&config.local_subnets) {
             routes.add(*net, Target::None);
         }
         for (peer, nets) in &config.peers {
             nets.iter().for_each(|net| routes.add(*net, Target::Peer(*peer)));
         }
-        config.host_addresses.iter().for_each(|a| routes.add_exact(*a, Target::Host));
+        let of_host = config.host_addresses.iter().chain(&config.host_sources);
+        of_host.for_each(|a| routes.add_exact(*a, Target::Host));
         config.local_pods.iter().for_each(|a| routes.add_exact(*a, Target::LocalPod));
         routes.v4.sort_by_key(|(mask, _)| std::cmp::Reverse(*mask));
         routes.v6.sort_by_key(|(mask, _)| std::cmp::Reverse(*mask));
@@ -94,6 +99,23 @@ impl Routes {
                 table(&mut self.v6, mask).insert(bits, target);
             }
         }
+    }
+
+    /// True for an address that stands for this host and is known on it only.
+    #[must_use]
+    #[inline]
+    pub fn is_host_source(&self, address: IpAddr) -> bool {
+        self.host_sources.contains(&address)
+    }
+
+    /// True for an address of a peer itself, not of its pods.
+    #[must_use]
+    pub fn is_peer_host(&self, address: IpAddr) -> bool {
+        let exact = match address {
+            IpAddr::V4(v4) => self.exact_v4.get(&v4.to_bits()),
+            IpAddr::V6(v6) => self.exact_v6.get(&v6.to_bits()),
+        };
+        matches!(exact, Some(Target::Peer(_)))
     }
 
     /// Where packets to `address` go.
@@ -171,6 +193,7 @@ mod tests {
                 (PeerId(3), vec![net("10.1.2.128/25")]),
             ],
             pod_cidrs: vec![net("10.1.0.0/16"), net("fd00::/16")],
+            host_sources: vec![ip("169.254.1.9")],
         })
     }
 
@@ -181,6 +204,7 @@ mod tests {
             ("10.1.1.5", Target::LocalPod),
             ("10.1.1.1", Target::Host),
             ("192.0.2.1", Target::Host),
+            ("169.254.1.9", Target::Host),
             ("10.1.1.6", Target::None),
             ("10.1.1.255", Target::None),
             ("10.1.2.7", Target::Peer(PeerId(2))),
@@ -196,6 +220,8 @@ mod tests {
         for (address, target) in cases {
             assert_eq!(routes.target(address.parse().unwrap()), target, "{address}");
         }
+        let is_peer_host = |a: &str| routes.is_peer_host(a.parse().unwrap());
+        assert_eq!(["192.0.2.2", "10.1.2.7", "192.0.2.1"].map(is_peer_host), [true, false, false]);
     }
 
     #[test]

@@ -33,6 +33,13 @@ impl HashSeed {
     }
 }
 
+impl HashSeed {
+    /// One of the secret words.
+    pub(crate) fn word(&self) -> u64 {
+        self.0[3]
+    }
+}
+
 /// Both halves of a 128-bit product, folded: every bit of the input reaches every bit.
 #[inline]
 #[allow(clippy::cast_possible_truncation)] // halves of a product
@@ -110,6 +117,12 @@ impl FlowKey {
     #[inline]
     pub(crate) fn mapped_addresses(self) -> ([u8; 16], [u8; 16]) {
         (self.source.to_be_bytes(), self.destination.to_be_bytes())
+    }
+
+    /// The same from another port.
+    #[inline]
+    pub(crate) fn with_source_port(self, source_port: u16) -> Self {
+        Self { source_port, ..self }
     }
 
     /// The same with the destination of `other`.

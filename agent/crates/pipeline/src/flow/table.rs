@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use weft_model::Timestamp;
 
 use super::fragments::{FragmentId, Fragments};
-use super::key::{FlowKey, HashSeed};
+use super::key::{FlowKey, HashSeed, fold};
 use super::memory::{Memory, SlotOwners};
 use super::record::{self, RECORD_LEN, RecordError};
 use super::shard::{Alias, Flow, FlowId, Seen, Shard, Traffic, Translator};
@@ -14,6 +14,12 @@ use super::state::{Direction, FlowState};
 
 /// Shards at most: one bit each in a word.
 const SHARDS_MAX: usize = 64;
+/// First of the source ports to try, and how many: above Linux's range for its own sockets.
+const PORTS_FIRST: (u16, u16) = (61_000, 4_536);
+/// Then: all but those of well-known services.
+const PORTS: (u16, u16) = (1_024, 64_512);
+/// Ports tried of each.
+const PORT_TRIES: usize = 32;
 /// Flows that make another shard worth while.
 const SHARD_LEN_MIN: usize = 1024;
 
@@ -150,6 +156,27 @@ impl FlowTable {
             Lookup::Found(found) => Some(found.direction),
             Lookup::New | Lookup::Clash => None,
         }
+    }
+
+    /// True if a live flow has that tuple, in whichever direction.
+    pub(crate) fn is_taken(&self, key: &FlowKey, now: Timestamp) -> bool {
+        !matches!(self.find(key, false, now, None), Lookup::New)
+    }
+
+    /// The tuple with a source port that no flow to the destination has; not to be guessed from
+    /// outside. `None` if none was found. Ports that hosts do not take for themselves come first.
+    pub(crate) fn with_free_source_port(&self, key: FlowKey, now: Timestamp) -> Option<FlowKey> {
+        let mut random = key.hash(&self.seed) ^ now.0;
+        let ranges = std::iter::repeat_n(PORTS_FIRST, PORT_TRIES).chain([PORTS; PORT_TRIES]);
+        for (from, count) in ranges {
+            random = fold(random ^ self.seed.word(), 0x9e37_79b9_7f4a_7c15);
+            let port = from + u16::try_from(random % u64::from(count)).unwrap_or(0);
+            let tried = key.with_source_port(port);
+            if !self.is_taken(&tried, now) {
+                return Some(tried);
+            }
+        }
+        None
     }
 
     /// Looks a packet's tuple up. `opening`: it opens a TCP connection, so that one that is over

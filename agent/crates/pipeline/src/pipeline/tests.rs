@@ -1,3 +1,4 @@
+mod services;
 mod support;
 
 use std::time::Duration;

@@ -32,6 +32,8 @@ const fn v6(a: u16, b: u16, port: u16) -> SocketAddr {
 pub(super) const POD: SocketAddr = v4(10, 1, 1, 5, 40_000);
 pub(super) const POD2: SocketAddr = v4(10, 1, 1, 6, 8080);
 pub(super) const HOST: SocketAddr = v4(192, 0, 2, 1, 10_250);
+pub(super) const HOST_SOURCE: SocketAddr = v4(169, 254, 1, 9, 0);
+pub(super) const PEER_HOST: SocketAddr = v4(192, 0, 2, 2, 10_250);
 pub(super) const REMOTE: SocketAddr = v4(10, 1, 2, 7, 9376);
 pub(super) const OTHER_REMOTE: SocketAddr = v4(10, 1, 2, 8, 7000);
 pub(super) const SERVICE: SocketAddr = v4(10, 96, 0, 10, 80);
@@ -72,6 +74,7 @@ pub(super) fn node(plugins: Vec<TestPlugin>) -> Node {
             (PeerId(3), vec![net("10.1.3.0/24")]),
         ],
         pod_cidrs: vec![net("10.1.0.0/16"), net("fd00::/16")],
+        host_sources: vec![HOST_SOURCE.ip()],
     });
     let mut node = Node::new(Arc::new(FlowTable::new(100, 7)), Arc::new(routes), MTU);
     node.set_plugins(plugins).unwrap();

@@ -1,0 +1,149 @@
+//! What is sent to a Service, by whom, and how it comes back.
+
+use weft_model::{DropReason, PluginMode};
+use weft_packet::{Headers, Meta};
+
+use super::support::*;
+use super::{dropped, peer, tun};
+use crate::flow::FlowKey;
+use crate::pipeline::{Action, AnswerTo};
+
+/// Sends what is for [`SERVICE`] or port 30 080 of the host's stand-in to `backend`.
+fn translating(backend: std::net::SocketAddr, source: Option<std::net::SocketAddr>) -> TestPlugin {
+    let node_port = mapped(HOST_SOURCE.ip());
+    TestPlugin::new("service", move |d, _| {
+        let of_service = d.destination == mapped(SERVICE.ip()) && d.destination_port < 90;
+        if !of_service && (d.destination, d.destination_port) != (node_port, 30_080) {
+            return Verdict::Continue;
+        }
+        Verdict::Rewrite(RewriteFields {
+            destination: Some(mapped(backend.ip())),
+            destination_port: Some(backend.port()),
+            source: source.map(|s| mapped(s.ip())),
+            source_port: source.map(|s| s.port()),
+        })
+    })
+    .mode(PluginMode::Flow)
+}
+
+fn key(packet: &[u8]) -> FlowKey {
+    FlowKey::from(Headers::parse(packet, &Meta::default()).unwrap().five_tuple())
+}
+
+fn node_port() -> std::net::SocketAddr {
+    (HOST_SOURCE.ip(), 30_080).into()
+}
+
+/// SVC-197: two connections whose translated tuples are the same both work.
+#[test]
+fn one_client_port_to_two_ports_of_one_backend_is_told_apart() {
+    let mut node = node(vec![translating(REMOTE, None)]);
+    let sent = [SERVICE, (SERVICE.ip(), 81).into()].map(|service| {
+        let mut packet = tcp(POD, service, SYN);
+        assert_eq!(tun(&mut node, &mut packet), Action::ToPeer(PEER));
+        (service, key(&packet))
+    });
+    assert_eq!(sent[0].1.source(), POD);
+    assert_ne!(sent[1].1.source(), POD);
+    assert_eq!(sent[0].1.destination(), sent[1].1.destination());
+    for (service, key_there) in sent {
+        let mut answer = tcp(key_there.destination(), key_there.source(), SYN | ACK);
+        assert_eq!(peer(&mut node, &mut answer), Action::ToTun);
+        assert_eq!((key(&answer).source(), key(&answer).destination()), (service, POD));
+    }
+}
+
+/// SVC-066: who comes from outside reaches a pod of another node, and the answer comes back this way.
+#[test]
+fn outsider_reaches_a_pod_of_another_node_under_the_nodes_address() {
+    let source = (HOST.ip(), 0).into();
+    let mut node = node(vec![translating(REMOTE, Some(source))]);
+    let mut packet = tcp(WORLD, node_port(), SYN);
+    assert_eq!(tun(&mut node, &mut packet), Action::ToPeer(PEER));
+    let there = key(&packet);
+    assert_eq!((there.source().ip(), there.destination()), (HOST.ip(), REMOTE));
+    assert!(there.source().port() >= 61_000, "not a port that the host takes for itself");
+    let mut answer = tcp(REMOTE, there.source(), SYN | ACK);
+    assert_eq!(peer(&mut node, &mut answer), Action::ToTun);
+    assert_eq!((key(&answer).source(), key(&answer).destination()), (node_port(), WORLD));
+}
+
+/// SVC-067: a pod of this node sees who the client is.
+#[test]
+fn outsider_keeps_his_address_towards_a_pod_of_this_node() {
+    let mut node = node(vec![translating(POD2, None)]);
+    let mut packet = tcp(WORLD, node_port(), SYN);
+    assert_eq!(tun(&mut node, &mut packet), Action::ToTun);
+    assert_eq!((key(&packet).source(), key(&packet).destination()), (WORLD, POD2));
+    let mut answer = tcp(POD2, WORLD, SYN | ACK);
+    assert_eq!(tun(&mut node, &mut answer), Action::ToTun);
+    assert_eq!((key(&answer).source(), key(&answer).destination()), (node_port(), WORLD));
+}
+
+/// SVC-023, SVC-161: a backend on another host is reached by the host's own way, not the mesh.
+#[test]
+fn what_stands_for_the_host_never_leaves_it() {
+    let mut node = node(vec![translating(PEER_HOST, Some(HOST_SOURCE))]);
+    let mut packet = tcp(HOST, SERVICE, SYN);
+    assert_eq!(tun(&mut node, &mut packet), Action::ToTun);
+    let there = key(&packet);
+    assert_eq!((there.source().ip(), there.destination()), (HOST_SOURCE.ip(), PEER_HOST));
+    let mut answer = tcp(PEER_HOST, there.source(), SYN | ACK);
+    assert_eq!(tun(&mut node, &mut answer), Action::ToTun);
+    assert_eq!((key(&answer).source(), key(&answer).destination()), (SERVICE, HOST));
+}
+
+/// SVC-060: another node itself is a client as any machine is; of a pod it is none, past the mesh.
+#[test]
+fn another_node_reaches_a_node_port_and_no_pod_past_the_mesh() {
+    let mut node = node(vec![translating(POD2, None)]);
+    let mut packet = tcp(PEER_HOST, node_port(), SYN);
+    assert_eq!(tun(&mut node, &mut packet), Action::ToTun);
+    let mut answer = tcp(POD2, PEER_HOST, SYN | ACK);
+    assert_eq!(tun(&mut node, &mut answer), Action::ToTun, "by the way it came");
+    assert_eq!(key(&answer).source(), node_port());
+    let spoofed = tun(&mut node, &mut tcp(PEER_HOST, POD, SYN));
+    assert_eq!(spoofed, dropped(DropReason::SpoofedSource));
+    let of_its_pods = tun(&mut node, &mut tcp(REMOTE, node_port(), SYN));
+    assert_eq!(of_its_pods, dropped(DropReason::SpoofedSource));
+}
+
+/// SVC-166, SVC-167: a pod that is chosen for its own connection sees somebody else.
+#[test]
+fn pod_reaches_itself_through_a_service() {
+    let backend = (POD.ip(), 8080).into();
+    let mut node = node(vec![translating(backend, Some((HOST.ip(), 0).into()))]);
+    let mut packet = tcp(POD, SERVICE, SYN);
+    assert_eq!(tun(&mut node, &mut packet), Action::ToTun);
+    let there = key(&packet);
+    assert_eq!((there.source().ip(), there.destination()), (HOST.ip(), backend));
+    let mut answer = tcp(backend, there.source(), SYN | ACK);
+    assert_eq!(tun(&mut node, &mut answer), Action::ToTun);
+    assert_eq!((key(&answer).source(), key(&answer).destination()), (SERVICE, POD));
+}
+
+/// SVC-180: the flow of a client that keeps its port goes to the backend that the plugin says now.
+#[test]
+fn datagrams_go_to_another_backend_when_the_plugin_says_so() {
+    let mut node = node(vec![translating(REMOTE, None)]);
+    let mut packet = udp(POD, SERVICE);
+    assert_eq!(tun(&mut node, &mut packet), Action::ToPeer(PEER));
+    node.set_plugins(vec![translating(POD2, None).revision(2)]).unwrap();
+    let mut packet = udp(POD, SERVICE);
+    assert_eq!(tun(&mut node, &mut packet), Action::ToTun);
+    assert_eq!(key(&packet).destination(), POD2);
+    let mut answer = udp(POD2, POD);
+    assert_eq!(tun(&mut node, &mut answer), Action::ToTun);
+    assert_eq!(key(&answer).source(), SERVICE);
+}
+
+/// SVC-170: who comes from outside is told in the name of whom he asked.
+#[test]
+fn outsider_is_told_that_nobody_is_there() {
+    let mut node = node(vec![TestPlugin::new("service", |_, _| Verdict::Reject(1))]);
+    let action = tun(&mut node, &mut tcp(WORLD, node_port(), SYN));
+    let why = Some(DropReason::PluginReject);
+    assert_eq!(action, Action::Answer { to: AnswerTo::Tun, dropped: why });
+    let told = key(node.answer());
+    assert_eq!((told.source(), told.destination()), (node_port(), WORLD));
+}
