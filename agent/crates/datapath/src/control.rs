@@ -6,17 +6,21 @@ use std::collections::BTreeSet;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
+use prost::Message;
+use tokio::sync::oneshot;
 use weft_mesh::{ConfigError, MeshConfig};
-use weft_model::Timestamp;
+use weft_model::{SERVICE_PLUGIN, Timestamp};
 use weft_netio::{Netlink, Offloads, Tun, TunError, UdpOffloads, UdpSocket, clock, link};
 use weft_pipeline::{Routes, RoutesConfig};
+use weft_proto::tables::v1::ServiceTables;
 use weft_proto::v1::{ApplyRequest, ApplyResponse, Offload};
 use weft_wasm_host::Module;
 
 use crate::counters::Counters;
-use crate::link::{TunEnd, Update, WorkerGone, WorkerLink};
+use crate::link::{PluginChange, TunEnd, Update, WorkerGone, WorkerLink};
 use crate::plugins::{Plugins, PutError};
 use crate::shared::Shared;
 use crate::store::{Saved, Store, hex};
@@ -145,7 +149,9 @@ impl Control {
         let Saved { desired, running } = saved;
         // What ran before stands in for what could not be used.
         let running = running.into_iter().map(|spec| (spec.name.clone(), spec)).collect();
-        self.plugins.set(&self.store, &running, clock::now());
+        let built_in = Desired::default().after(desired.clone()).unwrap_or_default();
+        let built_in = |name: &str| built_in.built_in_config(name);
+        self.plugins.set(&self.store, &running, &built_in, clock::now());
         match self.apply(desired) {
             Ok(_) => Ok(()),
             Err(ApplyError::Tables(error)) => {
@@ -159,28 +165,66 @@ impl Control {
     /// Carries out a request; returns when every worker uses the result.
     pub(crate) fn apply(&mut self, request: ApplyRequest) -> Result<ApplyResponse, ApplyError> {
         let now = clock::now();
+        let services = request.services.clone().filter(|_| request.from != 0);
+        let nothing_else = services.is_some() && is_of_services_only(&request);
         let desired = self.desired.after(request)?;
+        if nothing_else && self.device.is_some() && self.change_services(&desired, services, now)? {
+            self.desired = desired;
+            return Ok(self.applied());
+        }
         let tables = Tables::try_new(&desired)?;
         let opened = self.open(&tables.settings)?;
         let applied = self.shared.mesh.apply(&tables.mesh, now)?;
         for conflict in applied.conflicts {
             tracing::warn!(?conflict, "two peers claim the same; the first has it");
         }
-        let plugins_changed =
-            self.plugins.set(&self.store, &desired.plugins, now) || self.device.is_none();
+        let built_in = |name: &str| desired.built_in_config(name);
+        let plugins_changed = self.plugins.set(&self.store, &desired.plugins, &built_in, now)
+            || self.device.is_none()
+            || desired.services != self.desired.services;
         let first = self.desired.generation == 0;
         self.desired = desired;
         self.hand_over(&tables, opened, plugins_changed)?;
-        self.save();
         if first {
             let generation = self.desired.generation;
             tracing::info!(generation, "tables in force");
         }
-        Ok(ApplyResponse {
+        Ok(self.applied())
+    }
+
+    /// Saves what is in force, and says what that is.
+    fn applied(&self) -> ApplyResponse {
+        self.save();
+        ApplyResponse {
             generation: self.desired.generation,
             plugins: self.plugins.status(),
             missing_modules: self.plugins.missing(),
-        })
+        }
+    }
+
+    /// Has the live instances take a change of Services. False if they cannot: then they have to be
+    /// made anew.
+    fn change_services(
+        &mut self,
+        desired: &Desired,
+        change: Option<ServiceTables>,
+        now: Timestamp,
+    ) -> Result<bool, WorkerGone> {
+        let config = change.unwrap_or_default().encode_to_vec();
+        if !self.plugins.runs(SERVICE_PLUGIN) {
+            // It starts with everything, when it does.
+            return Ok(desired.services == self.desired.services);
+        }
+        if !self.plugins.takes_change(SERVICE_PLUGIN, config.len(), now) {
+            return Ok(false);
+        }
+        let failed = AtomicBool::new(false);
+        let plugin = SERVICE_PLUGIN;
+        let change = Arc::new(PluginChange { plugin, config, revision: now.0, failed });
+        let update = || Update { change: Some(Arc::clone(&change)), ..Update::default() };
+        let sent = self.workers.iter().map(|worker| worker.send(update()));
+        wait_for(sent.collect::<Result<Vec<_>, _>>()?)?;
+        Ok(!change.failed.load(Ordering::Relaxed))
     }
 
     /// Checks a module and keeps it for an Apply to come.
@@ -305,11 +349,14 @@ impl Control {
         let renamed = opened.device.is_some();
         let routes = Arc::new(Routes::new(&routes(tables)));
         if plugins_changed && self.plugins.needs_two_steps(&self.in_use) {
-            let Self { plugins, in_use, .. } = self;
-            let remaining = plugins.instances(|name| in_use.contains(name));
+            let Self { plugins, in_use, desired, .. } = self;
+            let built_in = |name: &str| desired.built_in_config(name);
+            let remaining = plugins.instances(|name| in_use.contains(name), &built_in);
             self.send_all(Opened::default(), None, Some(remaining))?;
         }
-        let plugins = plugins_changed.then(|| self.plugins.instances(|_| true));
+        let Self { plugins, desired, .. } = self;
+        let built_in = |name: &str| desired.built_in_config(name);
+        let plugins = plugins_changed.then(|| plugins.instances(|_| true, &built_in));
         self.send_all(opened, Some((routes, settings.mtu)), plugins)?;
         self.in_use = self.plugins.names();
         match old {
@@ -353,9 +400,10 @@ impl Control {
                 plugins: plugins.next(),
                 tun: queue.map(|queue| TunEnd { queue, device: number, merge_udp }),
                 udp: sockets.next(),
+                change: None,
             })?);
         }
-        waiting.into_iter().try_for_each(|done| done.blocking_recv().map_err(|_| WorkerGone))
+        wait_for(waiting)
     }
 
     fn set_mtu(&mut self, name: &str, mtu: u16) {
@@ -384,6 +432,22 @@ impl Control {
     }
 }
 
+/// Waits until every worker uses what it was sent.
+fn wait_for(workers: Vec<oneshot::Receiver<()>>) -> Result<(), WorkerGone> {
+    workers.into_iter().try_for_each(|done| done.blocking_recv().map_err(|_| WorkerGone))
+}
+
+/// True if a change is of Services and of nothing else.
+fn is_of_services_only(request: &ApplyRequest) -> bool {
+    let rest = ApplyRequest {
+        generation: request.generation,
+        from: request.from,
+        services: request.services.clone(),
+        ..ApplyRequest::default()
+    };
+    *request == rest
+}
+
 fn routes(tables: &Tables) -> RoutesConfig {
     let MeshConfig { peers, .. } = &tables.mesh;
     RoutesConfig {
@@ -392,6 +456,7 @@ fn routes(tables: &Tables) -> RoutesConfig {
         local_pods: tables.pods.clone(),
         peers: peers.iter().map(|p| (p.id, p.allowed_ips.clone())).collect(),
         pod_cidrs: tables.settings.pod_cidrs.clone(),
+        host_sources: tables.settings.host_sources.clone(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! How the control side and a worker reach each other: updates in, events out.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use tokio::sync::{mpsc, oneshot};
@@ -17,6 +18,17 @@ pub(crate) struct Update {
     pub(crate) plugins: Option<Vec<PluginInstance>>,
     pub(crate) tun: Option<TunEnd>,
     pub(crate) udp: Option<UdpSocket>,
+    /// For one of the plugins in force.
+    pub(crate) change: Option<Arc<PluginChange>>,
+}
+
+/// A change of a plugin's configuration, for the instances of all workers.
+pub(crate) struct PluginChange {
+    pub(crate) plugin: &'static str,
+    pub(crate) config: Vec<u8>,
+    pub(crate) revision: u64,
+    /// Set by a worker whose instance did not take it.
+    pub(crate) failed: AtomicBool,
 }
 
 /// A worker's end of a TUN device.

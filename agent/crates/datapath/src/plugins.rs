@@ -11,7 +11,9 @@ use weft_model::Timestamp;
 use weft_pipeline::PLUGINS_MAX;
 use weft_proto::v1::plugin_status::State;
 use weft_proto::v1::{PluginSpec, PluginStatus};
-use weft_wasm_host::{Engine, LoadError, Module, PluginInstance, Settings, SharedState};
+use weft_wasm_host::{
+    Engine, LoadError, MEMORY_BYTES_MAX, Module, PluginInstance, Settings, SharedState,
+};
 
 use crate::store::{Store, hex};
 
@@ -39,7 +41,16 @@ struct Running {
     spec: PluginSpec,
     module: Arc<Module>,
     settings: Settings,
+    /// Bytes of the changes that instances took since they were made.
+    changed_bytes: usize,
 }
+
+/// Configurations of built-in plugins by name, which do not stand in their specs.
+pub(crate) type BuiltIn<'a> = &'a dyn Fn(&str) -> Option<Vec<u8>>;
+
+/// Bytes of changes after which instances are made anew from the whole, if that is not longer:
+/// each instance keeps them for when it is remade.
+const CHANGES_MAX: usize = 1 << 20;
 
 /// Every plugin that was asked for.
 pub(crate) struct Plugins {
@@ -81,6 +92,7 @@ impl Plugins {
         &mut self,
         store: &Store,
         wanted: &BTreeMap<String, PluginSpec>,
+        built_in: BuiltIn<'_>,
         now: Timestamp,
     ) -> bool {
         let before = self.running.len();
@@ -93,7 +105,7 @@ impl Plugins {
             if self.running.get(name).is_some_and(|running| running.spec == *spec) {
                 continue;
             }
-            match self.try_run(store, spec, now) {
+            match self.try_run(store, spec, built_in(name), now) {
                 Ok(running) => {
                     self.running.insert(name.clone(), running);
                     changed = true;
@@ -121,11 +133,19 @@ impl Plugins {
 
     /// One set of instances for each worker, of the plugins that `pick` wants. A plugin that cannot
     /// be made any more is refused.
-    pub(crate) fn instances(&mut self, pick: impl Fn(&str) -> bool) -> Vec<Vec<PluginInstance>> {
+    pub(crate) fn instances(
+        &mut self,
+        pick: impl Fn(&str) -> bool,
+        built_in: BuiltIn<'_>,
+    ) -> Vec<Vec<PluginInstance>> {
         let mut sets: Vec<Vec<PluginInstance>> = Vec::new();
         sets.resize_with(self.workers, Vec::new);
         let mut failed = Vec::new();
-        for (name, running) in self.running.iter().filter(|(name, _)| pick(name)) {
+        for (name, running) in self.running.iter_mut().filter(|(name, _)| pick(name)) {
+            if let Some(config) = built_in(name) {
+                running.settings.config = config;
+                running.changed_bytes = 0;
+            }
             let shared = self.shared.get(name).cloned();
             let shared = shared.unwrap_or_else(|| SharedState::new(name.clone()));
             let make = |_| {
@@ -144,6 +164,20 @@ impl Plugins {
             }
         }
         sets
+    }
+
+    /// Notes that the instances of a built-in plugin are to take a change of so many bytes, as of
+    /// `now`. False if it does not run, or if its instances shall rather be made anew.
+    pub(crate) fn takes_change(&mut self, name: &str, bytes: usize, now: Timestamp) -> bool {
+        let Some(running) = self.running.get_mut(name) else { return false };
+        running.changed_bytes += bytes;
+        running.settings.revision = now.0;
+        running.changed_bytes <= CHANGES_MAX.max(running.settings.config.len())
+    }
+
+    /// Whether a plugin of that name runs.
+    pub(crate) fn runs(&self, name: &str) -> bool {
+        self.running.contains_key(name)
     }
 
     /// What runs, to be saved.
@@ -220,6 +254,7 @@ impl Plugins {
         &mut self,
         store: &Store,
         spec: &PluginSpec,
+        built_in: Option<Vec<u8>>,
         now: Timestamp,
     ) -> Result<Running, Refusal> {
         let checked = weft_model::PluginSpec::from_proto(spec.clone())?;
@@ -228,12 +263,16 @@ impl Plugins {
         }
         let module = self.module(store, checked.digest)?;
         // Rises from change to change, also over a restart: flows remember it.
-        let settings = Settings::from_spec(&checked, now.0);
+        let mut settings = Settings::from_spec(&checked, now.0);
+        if let Some(config) = built_in {
+            settings.config = config;
+            settings.memory_max = MEMORY_BYTES_MAX;
+        }
         let name = spec.name.clone();
         let shared =
             self.shared.entry(name.clone()).or_insert_with(|| SharedState::new(name)).clone();
         PluginInstance::new(&module, settings.clone(), shared)?;
-        Ok(Running { spec: spec.clone(), module, settings })
+        Ok(Running { spec: spec.clone(), module, settings, changed_bytes: 0 })
     }
 
     fn module(&mut self, store: &Store, digest: Digest) -> Result<Arc<Module>, Refusal> {

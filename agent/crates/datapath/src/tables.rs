@@ -8,10 +8,12 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
+use prost::Message;
 use weft_control::convert::{addresses, endpoint, keys, mac, narrow, subnets};
 use weft_control::{ConvertError, FromProto, Reason};
 use weft_mesh::{MeshConfig, PeerConfig, SecretKey};
-use weft_model::{Encapsulation, Mtu, PeerId, PublicKey, Vni};
+use weft_model::{Encapsulation, Mtu, PeerId, PublicKey, SERVICE_PLUGIN, Vni};
+use weft_proto::tables::v1::{ServiceSettings, ServiceTable, ServiceTables};
 use weft_proto::v1::{ApplyRequest, LocalPod, NodeSettings, Peer, PluginSpec};
 
 /// Why a request changes nothing.
@@ -37,9 +39,39 @@ pub(crate) struct Desired {
     pub(crate) peers: BTreeMap<u32, Peer>,
     pub(crate) pods: BTreeMap<String, LocalPod>,
     pub(crate) plugins: BTreeMap<String, PluginSpec>,
+    pub(crate) services: Services,
+}
+
+/// What the built-in plugin of Services is configured with.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Services {
+    settings: Option<ServiceSettings>,
+    by_name: BTreeMap<String, ServiceTable>,
+}
+
+impl Services {
+    fn change(&mut self, change: ServiceTables) {
+        self.settings = change.settings.or(self.settings.take());
+        change.removed.iter().for_each(|name| drop(self.by_name.remove(name)));
+        self.by_name.extend(change.services.into_iter().map(|s| (s.name.clone(), s)));
+    }
+
+    /// Everything, as the plugin takes it.
+    pub(crate) fn complete(&self) -> ServiceTables {
+        ServiceTables {
+            settings: self.settings.clone(),
+            services: self.by_name.values().cloned().collect(),
+            removed: Vec::new(),
+        }
+    }
 }
 
 impl Desired {
+    /// The configuration of a built-in plugin, which does not stand in its spec.
+    pub(crate) fn built_in_config(&self, plugin: &str) -> Option<Vec<u8>> {
+        (plugin == SERVICE_PLUGIN).then(|| self.services.complete().encode_to_vec())
+    }
+
     /// The state that `request` leads to.
     ///
     /// A change that was applied already may come again, so that plugins whose modules were
@@ -58,6 +90,7 @@ impl Desired {
         request.removed_peers.iter().for_each(|id| drop(next.peers.remove(id)));
         request.removed_pods.iter().for_each(|key| drop(next.pods.remove(key)));
         request.removed_plugins.iter().for_each(|name| drop(next.plugins.remove(name)));
+        next.services.change(request.services.unwrap_or_default());
         next.peers.extend(request.peers.into_iter().map(|p| (p.id, p)));
         next.pods.extend(request.pods.into_iter().map(|p| (p.attachment.clone(), p)));
         next.plugins.extend(request.plugins.into_iter().map(|p| (p.name.clone(), p)));
@@ -73,6 +106,7 @@ impl Desired {
             peers: self.peers.values().cloned().collect(),
             pods: self.pods.values().cloned().collect(),
             plugins: self.plugins.values().cloned().collect(),
+            services: Some(self.services.complete()),
             ..ApplyRequest::default()
         }
     }
@@ -87,6 +121,7 @@ pub(crate) struct Settings {
     pub(crate) addresses: Vec<IpAddr>,
     pub(crate) subnets: Vec<IpNet>,
     pub(crate) pod_cidrs: Vec<IpNet>,
+    pub(crate) host_sources: Vec<IpAddr>,
 }
 
 /// Everything but plugins, checked and typed.
@@ -125,6 +160,7 @@ impl Settings {
             addresses: addresses("addresses", &settings.addresses)?,
             subnets: subnets("subnets", &settings.subnets)?,
             pod_cidrs: subnets("pod_cidrs", &settings.pod_cidrs)?,
+            host_sources: addresses("host_sources", &settings.host_sources)?,
         })
     }
 }

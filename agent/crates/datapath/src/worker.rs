@@ -7,6 +7,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use weft_mesh::Received;
@@ -14,7 +15,7 @@ use weft_model::{DropReason, PeerId, Timestamp};
 use weft_netio::{Events, Poller, QueueError, Readiness, TunQueue, clock};
 use weft_packet::Merger;
 use weft_pipeline::Pipeline;
-use weft_wasm_host::PluginInstance;
+use weft_wasm_host::{ConfigureKind, PluginInstance};
 
 use crate::counters::Counters;
 use crate::link::{ControlLink, Event, Update};
@@ -213,7 +214,7 @@ impl Worker {
     fn take_updates(&mut self) {
         let Self { control, poller, pipeline, merger, output, device, .. } = self;
         control.take(|update| {
-            let Update { routes, plugins, tun, udp } = update;
+            let Update { routes, plugins, tun, udp, change } = update;
             if let Some((routes, mtu)) = routes {
                 pipeline.apply(routes, mtu);
             }
@@ -222,6 +223,15 @@ impl Worker {
                 if let Err(error) = pipeline.set_plugins(plugins) {
                     tracing::error!(%error, "the plugins in use stay");
                 }
+            }
+            if let Some(change) = change {
+                pipeline.change_plugin(change.plugin, |plugin| {
+                    let kind = ConfigureKind::Delta;
+                    if let Err(error) = plugin.configure(kind, &change.config, change.revision) {
+                        tracing::warn!(%error, "a change of a plugin's configuration is not taken");
+                        change.failed.store(true, Ordering::Relaxed);
+                    }
+                });
             }
             // A descriptor that is closed leaves the poller by itself.
             if let Some(tun) = tun {

@@ -1,12 +1,23 @@
 //! Services as the hub publishes them: what of a Kubernetes Service and its EndpointSlices a node needs.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::NodeName;
+
+/// Name of the built-in plugin that translates what is sent to Services.
+pub const SERVICE_PLUGIN: &str = "service";
+
+/// Addresses that stand for a node inside the fabric, where an answer to its own address would miss
+/// the fabric on its way back: link-local and unique local ones, the same on every node, that never
+/// leave it.
+pub const HOST_SOURCES: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(169, 254, 88, 1)),
+    IpAddr::V6(Ipv6Addr::new(0xfd57, 0x6566, 0x7400, 0, 0, 0, 0, 1)),
+];
 
 /// Namespace and name of a Service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -208,7 +208,8 @@ impl Session<'_> {
 
     /// False if the module cannot be had now, or is no good; the latter shows as a refused plugin.
     async fn put_module(&mut self, digest: &[u8]) -> Result<bool, Status> {
-        let kept = self.modules.get(digest).unwrap_or_default();
+        let built_in = weft_builtin::by_digest(digest).map(<[u8]>::to_vec);
+        let kept = built_in.or_else(|| self.modules.get(digest).unwrap_or_default());
         let module = match kept {
             Some(module) => module,
             None => match self.hub.fetch_module(digest, self.modules).await {

@@ -5,6 +5,7 @@ mod delivery;
 pub(crate) mod forward;
 mod plan;
 mod ports;
+mod ruleset;
 mod sysctls;
 mod task;
 mod underlay;

@@ -8,10 +8,16 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use weft_control::ToProto;
-use weft_model::{MacAddr, Node, NodeName, PublicKey, Snapshot, changed};
+use weft_model::{
+    HOST_SOURCES, MacAddr, Node, NodeName, PublicKey, SERVICE_PLUGIN, Snapshot, changed,
+};
 use weft_proto::v1::{ApplyRequest, LocalPod, NodeSettings, Peer, PluginSpec};
 
 use crate::keys::KeyFile;
+
+mod services;
+
+use services::Services;
 
 /// Index of each peer, kept on disk: a peer keeps its sessions when the agent is restarted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +73,7 @@ pub(crate) struct Tables {
     peers: BTreeMap<u32, Peer>,
     pods: BTreeMap<String, LocalPod>,
     plugins: BTreeMap<String, PluginSpec>,
+    services: Services,
 }
 
 impl Tables {
@@ -76,8 +83,12 @@ impl Tables {
         let peers = others
             .filter_map(|n| ids.by_name.get(n.name.as_str()).map(|id| (*id, peer(*id, n))))
             .collect();
-        let plugins = snapshot.plugins.values().map(|p| (p.name.clone(), p.to_proto())).collect();
+        let plugins = snapshot.plugins.values().map(|p| (p.name.clone(), p.to_proto()));
+        let services = Services::compile(snapshot, local, ids);
+        let built_in = (!services.is_empty()).then(|| (SERVICE_PLUGIN.to_owned(), service_plugin()));
+        let plugins = plugins.chain(built_in).collect();
         Self {
+            services,
             settings: settings(snapshot, local),
             keys: local.keys.iter().map(|k| k.public).collect(),
             peers,
@@ -95,6 +106,7 @@ impl Tables {
             peers: self.peers.values().cloned().collect(),
             pods: self.pods.values().cloned().collect(),
             plugins: self.plugins.values().cloned().collect(),
+            services: Some(self.services.complete()),
             ..ApplyRequest::default()
         }
     }
@@ -116,6 +128,7 @@ impl Tables {
             removed_pods,
             plugins,
             removed_plugins,
+            services: self.services.change_from(&old.services),
         }
     }
 
@@ -138,6 +151,17 @@ fn settings(snapshot: &Snapshot, local: &Local<'_>) -> NodeSettings {
         subnets: texts(subnets),
         pod_cidrs: texts(&snapshot.cluster.pod_cidrs),
         key_files: local.keys.iter().map(|k| k.path.display().to_string()).collect(),
+        host_sources: texts(HOST_SOURCES),
+    }
+}
+
+/// Before every plugin of a user, who see backends.
+fn service_plugin() -> PluginSpec {
+    PluginSpec {
+        name: SERVICE_PLUGIN.to_owned(),
+        digest: weft_builtin::SERVICE.digest().to_vec(),
+        priority: i32::MIN,
+        ..PluginSpec::default()
     }
 }
 

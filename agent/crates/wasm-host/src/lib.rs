@@ -46,7 +46,7 @@ pub const MEMORY_BYTES_MAX: usize = 64 << 20;
 /// Memory that a plugin is given unless told otherwise, in bytes.
 pub const MEMORY_BYTES_DEFAULT: usize = 16 << 20;
 /// Longest configuration in bytes, the deltas since the last full one counted in.
-pub const CONFIG_BYTES_MAX: usize = 4 << 20;
+pub const CONFIG_BYTES_MAX: usize = 32 << 20;
 /// Longest text of a refusal that is kept, in bytes.
 pub const REFUSAL_MAX: usize = 1024;
 /// Deadline of a packet call unless told otherwise, in CPU time. A call is ended at its

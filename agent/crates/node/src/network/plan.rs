@@ -10,6 +10,7 @@ use weft_netio::link::Link;
 use weft_netio::route::{MAIN, PROTOCOL, Route};
 use weft_netio::rule::Rule;
 
+use super::ruleset::{Services, ruleset};
 use crate::cni::Record;
 use crate::config::AgentConfig;
 use crate::core::State;
@@ -62,14 +63,17 @@ impl Desired {
             own.chain(gateways).find(|a| Family::of(&IpNet::from(*a)) == family)
         };
         let cidrs: &[IpNet] = if overlap { &[] } else { &cluster.pod_cidrs };
+        let services = state.snapshot.as_ref().filter(|_| !overlap).map(Services::of);
+        let services = services.unwrap_or_default();
         let ipv6 = cidrs.iter().any(|c| matches!(c, IpNet::V6(_)));
         let interface = config.interface.clone();
+        let destinations = cidrs.iter().map(IpNet::trunc).chain(services.destinations(cidrs));
         Some(Self {
-            routes: cidrs.iter().map(|c| (c.trunc(), source(Family::of(c)))).collect(),
+            routes: destinations.map(|d| (d, source(Family::of(&d)))).collect(),
             rules: rules(&interface, cidrs),
             interface_sysctls: interface_sysctls(&interface, ipv6),
             node_sysctls: if overlap { Vec::new() } else { node_sysctls(ipv6) },
-            ruleset: ruleset(&interface, cidrs, config.masquerade, cluster.port),
+            ruleset: ruleset(&interface, cidrs, config.masquerade, cluster.port, &services),
             ports: state
                 .attachments
                 .values()
@@ -88,7 +92,7 @@ fn rules(interface: &str, cidrs: &[IpNet]) -> Vec<Rule> {
         let rule =
             |priority, input, to, table| Rule { family, priority, input, from: None, to, table };
         rules.push(rule(PRIORITY_OUT, Some(interface.to_owned()), None, MAIN));
-        rules.push(rule(PRIORITY_IN, None, Some(cidr.trunc()), TABLE));
+        rules.push(rule(PRIORITY_IN, None, None, TABLE));
     }
     rules
 }
@@ -115,41 +119,6 @@ fn node_sysctls(ipv6: bool) -> Vec<(String, &'static str)> {
         sysctls.push(("net/ipv6/conf/all/forwarding".to_owned(), "1"));
     }
     sysctls
-}
-
-/// The table as text. What is inside the fabric and what carries it (UDP to `port`) is not tracked;
-/// what leaves it for the world gets the node's address.
-pub(crate) fn ruleset(interface: &str, cidrs: &[IpNet], masquerade: bool, port: u16) -> String {
-    let mut sets = String::new();
-    let mut raw = String::new();
-    let mut nat = String::new();
-    for cidr in cidrs {
-        let (word, kind) = match cidr {
-            IpNet::V4(_) => ("ip", "ipv4_addr"),
-            IpNet::V6(_) => ("ip6", "ipv6_addr"),
-        };
-        let set = format!("pod_cidrs_{word}");
-        let cidr = cidr.trunc();
-        sets.push_str(&format!(
-            "  set {set} {{\n    type {kind}\n    flags interval\n    elements = {{ {cidr} }}\n  }}\n"
-        ));
-        raw.push_str(&format!("    iifname \"{interface}\" {word} daddr @{set} notrack\n"));
-        nat.push_str(&format!(
-            "    oifname != \"{interface}\" {word} saddr @{set} {word} daddr != @{set} masquerade\n"
-        ));
-    }
-    let carrier = format!("    udp dport {port} notrack\n");
-    let mut chains = format!(
-        "  chain prerouting {{\n    type filter hook prerouting priority raw; policy accept;\n{raw}{carrier}  }}\n  chain output {{\n    type filter hook output priority raw; policy accept;\n{carrier}  }}\n"
-    );
-    if masquerade {
-        chains.push_str(&format!(
-            "  chain postrouting {{\n    type nat hook postrouting priority srcnat; policy accept;\n{nat}  }}\n"
-        ));
-    }
-    format!(
-        "table inet {NFT_TABLE}\ndelete table inet {NFT_TABLE}\ntable inet {NFT_TABLE} {{\n{sets}{chains}}}\n"
-    )
 }
 
 /// What is there.

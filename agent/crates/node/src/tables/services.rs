@@ -1,0 +1,247 @@
+//! Services as the plugin on this node is told of them: who may be chosen is settled here, so that the
+//! plugin only chooses.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use weft_model::{
+    Endpoint, HOST_SOURCES, Node, NodeName, Service, ServicePort, Snapshot, TrafficPolicy,
+};
+use weft_proto::tables::v1::frontend::Kind;
+use weft_proto::tables::v1::{
+    Frontend, NodePortAddresses, Range, ServicePortTable, ServiceSettings, ServiceTable,
+    ServiceTables, backend,
+};
+
+use super::{Local, PeerIds};
+
+/// This node among the nodes of backends; others have the index they have as peers.
+const OWN_NODE: u16 = u16::MAX;
+/// Where a node's zone stands in its labels.
+const ZONE: &str = "topology.kubernetes.io/zone";
+
+/// Everything the plugin is configured with.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Services {
+    settings: Option<ServiceSettings>,
+    by_name: BTreeMap<String, ServiceTable>,
+}
+
+impl Services {
+    pub(crate) fn compile(snapshot: &Snapshot, local: &Local<'_>, ids: &PeerIds) -> Self {
+        if snapshot.services.is_empty() {
+            return Self::default();
+        }
+        let view = View::new(snapshot, local, ids);
+        let tables = snapshot.services.values().map(|s| view.table(s));
+        Self {
+            settings: Some(view.settings(snapshot)),
+            by_name: tables.map(|t| (t.name.clone(), t)).collect(),
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.by_name.is_empty()
+    }
+
+    pub(crate) fn complete(&self) -> ServiceTables {
+        ServiceTables {
+            settings: self.settings.clone(),
+            services: self.by_name.values().cloned().collect(),
+            removed: Vec::new(),
+        }
+    }
+
+    /// `None` if nothing changed.
+    pub(crate) fn change_from(&self, old: &Self) -> Option<ServiceTables> {
+        let (services, removed) = weft_model::changed(&old.by_name, &self.by_name);
+        let settings = self.settings.clone().filter(|_| self.settings != old.settings);
+        let nothing = services.is_empty() && removed.is_empty() && settings.is_none();
+        (!nothing).then_some(ServiceTables { settings, services, removed })
+    }
+}
+
+/// What is where, seen from this node.
+struct View<'a> {
+    own: &'a NodeName,
+    zone: Option<&'a str>,
+    addresses: &'a BTreeSet<IpAddr>,
+    own_subnets: &'a [IpNet],
+    nodes: BTreeMap<&'a NodeName, (u16, &'a Node)>,
+}
+
+impl<'a> View<'a> {
+    fn new(snapshot: &'a Snapshot, local: &Local<'a>, ids: &PeerIds) -> Self {
+        let index = |name: &NodeName| match ids.by_name.get(name.as_str()) {
+            _ if name == local.node => OWN_NODE,
+            // Below this node's, and never 0, which is nobody's.
+            Some(id) => u16::try_from(id % u32::from(OWN_NODE - 1)).unwrap_or(0) + 1,
+            None => 0,
+        };
+        let own = snapshot.nodes.get(local.node);
+        Self {
+            own: local.node,
+            zone: own.and_then(|n| n.labels.get(ZONE)).map(String::as_str),
+            addresses: local.addresses,
+            own_subnets: own.map(|n| n.subnets.as_slice()).unwrap_or_default(),
+            nodes: snapshot.nodes.iter().map(|(name, node)| (name, (index(name), node))).collect(),
+        }
+    }
+
+    fn settings(&self, snapshot: &Snapshot) -> ServiceSettings {
+        let cluster = &snapshot.cluster;
+        let serves = |address: &&IpAddr| {
+            let cidrs = &cluster.node_port_cidrs;
+            let inside = cidrs.is_empty() || cidrs.iter().any(|c| c.contains(*address));
+            inside && !address.is_loopback()
+        };
+        let of_node = |(index, node): &(u16, &Node)| {
+            let own = *index == OWN_NODE;
+            let addresses: Vec<_> = if own {
+                self.addresses.iter().filter(serves).map(bytes).collect()
+            } else {
+                node.addresses.iter().filter(serves).map(bytes).collect()
+            };
+            NodePortAddresses { node: u32::from(*index), addresses }
+        };
+        let own = self.nodes.get(self.own).map(|(_, node)| node.addresses.as_slice());
+        let own = own.unwrap_or_default();
+        // What peers take from this node: its own addresses, and those of its subnets.
+        let gateways = self.addresses.iter().filter(|a| self.own_subnets.iter().any(|s| s.contains(*a)));
+        let mut sources: Vec<IpAddr> = Vec::new();
+        for address in own.iter().chain(gateways) {
+            if sources.iter().all(|s| s.is_ipv4() != address.is_ipv4()) {
+                sources.push(*address);
+            }
+        }
+        ServiceSettings {
+            nodes: self.nodes.values().map(of_node).collect(),
+            own_node: u32::from(OWN_NODE),
+            node_sources: sources.iter().map(bytes).collect(),
+            host_sources: HOST_SOURCES.iter().map(bytes).collect(),
+            service_cidrs: cluster.service_cidrs.iter().map(range).collect(),
+        }
+    }
+
+    fn table(&self, service: &Service) -> ServiceTable {
+        let frontends = |kind: Kind, addresses: &[IpAddr]| {
+            let one = |a: &IpAddr| Frontend { kind: kind.into(), address: bytes(a) };
+            addresses.iter().map(one).collect::<Vec<_>>()
+        };
+        let frontends = [
+            frontends(Kind::ClusterIp, &service.cluster_ips),
+            frontends(Kind::LoadBalancer, &service.load_balancer_ips),
+            frontends(Kind::ExternalIp, &service.external_ips),
+        ];
+        let port = |(index, port)| self.port(service, index, port);
+        ServiceTable {
+            name: service.name.to_string(),
+            frontends: frontends.concat(),
+            ports: service.ports.iter().enumerate().map(port).collect(),
+            affinity_s: service.affinity_s.unwrap_or(0),
+            internal_local: service.internal_policy == TrafficPolicy::Local,
+            external_local: service.external_policy == TrafficPolicy::Local,
+            source_ranges: service.source_ranges.iter().map(range).collect(),
+        }
+    }
+
+    fn port(&self, service: &Service, index: usize, port: &ServicePort) -> ServicePortTable {
+        let backends = |ipv4: bool| {
+            let target = |e: &Endpoint| e.targets.get(index).copied().unwrap_or(0);
+            let all: Vec<_> = service
+                .endpoints
+                .iter()
+                .filter(|e| e.address.is_ipv4() == ipv4 && target(e) != 0)
+                .collect();
+            let chosen = self.chosen(&all);
+            let mut records = Vec::new();
+            for (endpoint, bits) in all.iter().zip(chosen).filter(|(e, _)| e.ready || e.serving) {
+                records.extend(bytes(&endpoint.address));
+                records.extend(target(endpoint).to_be_bytes());
+                records.extend(self.index_of(endpoint).to_be_bytes());
+                records.push(bits | self.place(endpoint.address));
+            }
+            records
+        };
+        ServicePortTable {
+            protocol: u32::from(port.protocol.number()),
+            port: u32::from(port.port),
+            node_port: port.node_port.map_or(0, u32::from),
+            backends_v4: backends(true),
+            backends_v6: backends(false),
+        }
+    }
+
+    /// For each endpoint of a port and family, whether it gets new connections, and from where.
+    fn chosen(&self, all: &[&Endpoint]) -> Vec<u8> {
+        let leaving = |e: &Endpoint| e.serving && e.terminating;
+        let none_ready = !all.iter().any(|e| e.ready);
+        let hinted = self.hinted(all);
+        let ready_nodes: BTreeSet<_> =
+            all.iter().filter(|e| e.ready).filter_map(|e| e.node.as_ref()).collect();
+        let bits = |e: &&Endpoint| {
+            let mut bits = 0;
+            if (e.ready && hinted(e)) || (none_ready && leaving(e)) {
+                bits |= backend::CLUSTER;
+            }
+            let alone = e.node.as_ref().is_some_and(|node| !ready_nodes.contains(node));
+            if e.node.is_some() && (e.ready || (alone && leaving(e))) {
+                bits |= backend::LOCAL;
+            }
+            if e.ready || leaving(e) {
+                bits |= backend::COUNTS;
+            }
+            bits
+        };
+        all.iter().map(bits).collect()
+    }
+
+    /// Which ready endpoints are meant for this node: by node if each says for which, else by zone,
+    /// else all.
+    fn hinted<'e>(&'e self, all: &[&Endpoint]) -> Box<dyn Fn(&Endpoint) -> bool + 'e> {
+        let ready = || all.iter().filter(|e| e.ready);
+        let here = |e: &Endpoint| e.for_nodes.contains(self.own);
+        if ready().all(|e| !e.for_nodes.is_empty()) && ready().any(|e| here(e)) {
+            return Box::new(here);
+        }
+        let Some(zone) = self.zone else { return Box::new(|_| true) };
+        let near = move |e: &Endpoint| e.for_zones.iter().any(|z| z == zone);
+        if ready().all(|e| !e.for_zones.is_empty()) && ready().any(|e| near(e)) {
+            return Box::new(near);
+        }
+        Box::new(|_| true)
+    }
+
+    fn index_of(&self, endpoint: &Endpoint) -> u16 {
+        let node = endpoint.node.as_ref().and_then(|name| self.nodes.get(name));
+        node.map_or(0, |(index, _)| *index)
+    }
+
+    fn place(&self, address: IpAddr) -> u8 {
+        let contains = |subnets: &[IpNet]| subnets.iter().any(|s| s.contains(&address));
+        if self.addresses.contains(&address) {
+            backend::HOST
+        } else if contains(self.own_subnets) {
+            backend::LOCAL_POD
+        } else if self.nodes.values().any(|(_, node)| contains(&node.subnets)) {
+            backend::REMOTE_POD
+        } else {
+            backend::ELSEWHERE
+        }
+    }
+}
+
+fn bytes(address: &IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}
+
+fn range(net: &IpNet) -> Range {
+    Range { address: bytes(&net.network()), prefix: u32::from(net.prefix_len()) }
+}
+
+#[cfg(test)]
+mod tests;

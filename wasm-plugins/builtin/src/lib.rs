@@ -1,0 +1,36 @@
+//! The built-in plugins, as the modules that nodes run.
+
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+use std::sync::LazyLock;
+
+use sha2::{Digest, Sha256};
+
+/// A built-in plugin.
+#[derive(Debug)]
+pub struct BuiltIn {
+    /// The Wasm module.
+    pub module: &'static [u8],
+    digest: LazyLock<[u8; 32]>,
+}
+
+impl BuiltIn {
+    /// SHA-256 of the module.
+    #[must_use]
+    pub fn digest(&self) -> &[u8; 32] {
+        &self.digest
+    }
+}
+
+/// Translates what is sent to Services.
+pub static SERVICE: BuiltIn = BuiltIn {
+    module: include_bytes!(concat!(env!("OUT_DIR"), "/service.wasm")),
+    digest: LazyLock::new(|| Sha256::digest(SERVICE.module).into()),
+};
+
+/// The module with that digest, if it is one of these.
+#[must_use]
+pub fn by_digest(digest: &[u8]) -> Option<&'static [u8]> {
+    (SERVICE.digest().as_slice() == digest).then_some(SERVICE.module)
+}
