@@ -36,6 +36,18 @@ pub(crate) struct Arguments {
     /// Prefix length of a node's IPv6 subnet.
     #[arg(long, env = "WEFT_NODE_PREFIX_V6", default_value_t = weft_hub::NODE_PREFIX_V6)]
     node_prefix_v6: u8,
+    /// CIDR of the Services' cluster IPs; one for each family. Unless set, 10.96.0.0/16 if there are
+    /// IPv4 pods and fd00:10:96::/112 if there are IPv6 pods.
+    #[arg(long, env = "WEFT_SERVICE_CIDR", value_delimiter = ',')]
+    service_cidr: Vec<IpNet>,
+    /// CIDR of the nodes' addresses that serve node ports; may be given several times. Unless set,
+    /// all of a node's addresses do.
+    #[arg(long, env = "WEFT_NODE_PORT_CIDR", value_delimiter = ',')]
+    node_port_cidr: Vec<IpNet>,
+    /// Serve externalIPs of Services. Who may write a Service can then draw the traffic to any address
+    /// to it (CVE-2020-8554).
+    #[arg(long, env = "WEFT_ALLOW_EXTERNAL_IPS")]
+    allow_external_ips: bool,
     /// How nodes talk to each other.
     #[arg(long, env = "WEFT_ENCAPSULATION", default_value = "wireguard")]
     encapsulation: EncapsulationArgument,
@@ -66,6 +78,9 @@ impl Arguments {
             pod_cidrs: self.pod_cidr,
             node_prefix_v4: self.node_prefix_v4,
             node_prefix_v6: self.node_prefix_v6,
+            service_cidrs: self.service_cidr,
+            node_port_cidrs: self.node_port_cidr,
+            allow_external_ips: self.allow_external_ips,
             encapsulation: self.encapsulation.into(),
             mesh_port: self.mesh_port,
             vni: Vni::try_new(self.vni)?,

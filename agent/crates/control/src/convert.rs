@@ -2,6 +2,7 @@
 //! inside, types are valid.
 
 mod fabric;
+mod service;
 mod update;
 
 #[cfg(test)]
@@ -66,6 +67,9 @@ pub enum Reason {
     /// Outside its range.
     #[error("{0} is outside the range of this field")]
     Range(u64),
+    /// More or fewer entries than there should be.
+    #[error("has {0} entries, which is not one for each of what they belong to")]
+    Count(u64),
     /// No legal name or number.
     #[error(transparent)]
     Id(#[from] IdError),

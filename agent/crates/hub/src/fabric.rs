@@ -168,6 +168,7 @@ impl Fabric {
             nodes: merged.nodes,
             pods: merged.pods,
             plugins: merged.plugins,
+            services: BTreeMap::new(),
         };
         let first = before.generation.0 == state.generation_bound;
         let delta = before.delta_to(&next);

@@ -144,6 +144,8 @@ mod tests {
             port: 1,
             vni: Vni::DEFAULT,
             mtu: Some(1000 + u16::try_from(generation).unwrap()),
+            service_cidrs: vec![],
+            node_port_cidrs: vec![],
         });
         snapshot.generation = Generation(generation);
         snapshot

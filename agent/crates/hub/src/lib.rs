@@ -22,6 +22,7 @@ mod store;
 pub use ca::{CaError, issue_admin, show_token};
 pub use config::{
     CERTIFICATE_TTL, ConfigError, HubConfig, NODE_PREFIX_V4, NODE_PREFIX_V6, QUARANTINE,
+    SERVICE_CIDR_V4, SERVICE_CIDR_V6,
 };
 pub use lease::{Allocator, Holder, Lease, LeaseError, LeaseStore};
 pub use module::{ModuleError, check_module};

@@ -94,6 +94,8 @@ impl ToProto for Cluster {
             port: self.port.into(),
             vni: self.vni.get(),
             mtu: self.mtu.map(Into::into),
+            service_cidrs: texts(&self.service_cidrs),
+            node_port_cidrs: texts(&self.node_port_cidrs),
         }
     }
 }
@@ -106,6 +108,8 @@ impl FromProto<v1::Cluster> for Cluster {
             port: narrow("port", message.port)?,
             vni: Vni::try_new(message.vni).map_err(|e| ConvertError::new("vni", e))?,
             mtu: message.mtu.map(|m| narrow("mtu", m)).transpose()?,
+            service_cidrs: subnets("service_cidrs", &message.service_cidrs)?,
+            node_port_cidrs: subnets("node_port_cidrs", &message.node_port_cidrs)?,
         })
     }
 }

@@ -1,8 +1,9 @@
 use std::collections::BTreeMap;
 
 use weft_model::{
-    Cluster, Delta, Encapsulation, Generation, HookPosition, Node, OnFault, PluginSpec, Pod,
-    PodName, PublicKey, Snapshot, Vni,
+    Cluster, Delta, Encapsulation, Endpoint, Generation, HookPosition, Node, OnFault, PluginSpec,
+    Pod, PodName, PublicKey, Service, ServiceName, ServicePort, ServiceProtocol, Snapshot,
+    TrafficPolicy, Vni,
 };
 use weft_proto::v1;
 
@@ -28,6 +29,8 @@ fn snapshot() -> Snapshot {
         port: 4789,
         vni: Vni::DEFAULT,
         mtu: Some(1400),
+        service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
+        node_port_cidrs: vec!["192.0.2.0/24".parse().unwrap()],
     });
     snapshot.generation = Generation(7);
     snapshot.nodes.insert(node().name, node());
@@ -49,7 +52,51 @@ fn snapshot() -> Snapshot {
         deadline_us: Some(500),
     };
     snapshot.plugins.insert("block".into(), plugin);
+    snapshot.services.insert(service().name, service());
     snapshot
+}
+
+fn service() -> Service {
+    let port = |name: &str, protocol, port, node_port| ServicePort {
+        name: name.into(),
+        protocol,
+        port,
+        node_port,
+    };
+    let endpoint = Endpoint {
+        address: "10.1.0.5".parse().unwrap(),
+        node: Some(node().name),
+        ready: true,
+        serving: true,
+        terminating: false,
+        for_nodes: vec![node().name],
+        for_zones: vec!["a".into()],
+        targets: vec![8080, 0, 9000],
+    };
+    let elsewhere = Endpoint {
+        address: "fd01::9".parse().unwrap(),
+        node: None,
+        ready: false,
+        terminating: true,
+        ..endpoint.clone()
+    };
+    Service {
+        name: ServiceName { namespace: "default".into(), name: "web".into() },
+        cluster_ips: vec!["10.96.0.7".parse().unwrap(), "fd00:10:96::7".parse().unwrap()],
+        load_balancer_ips: vec!["198.51.100.1".parse().unwrap()],
+        external_ips: vec!["203.0.113.1".parse().unwrap()],
+        source_ranges: vec!["198.51.100.0/24".parse().unwrap()],
+        internal_policy: TrafficPolicy::Cluster,
+        external_policy: TrafficPolicy::Local,
+        affinity_s: Some(10_800),
+        health_check_node_port: Some(32_000),
+        ports: vec![
+            port("http", ServiceProtocol::Tcp, 80, Some(30_080)),
+            port("dns", ServiceProtocol::Udp, 53, None),
+            port("sctp", ServiceProtocol::Sctp, 132, None),
+        ],
+        endpoints: vec![endpoint, elsewhere],
+    }
 }
 
 fn round_trip(body: UpdateBody) {
@@ -98,6 +145,29 @@ fn error_names_the_field() {
     assert!(enumeration.contains("plugins[0].position"), "{enumeration}");
     let deadline = error_of(|s| s.plugins[0].deadline_us = Some(1));
     assert!(deadline.contains("plugins[0].deadline_us"), "{deadline}");
+}
+
+#[test]
+fn error_names_the_field_of_a_service() {
+    let name = error_of(|s| s.services[0].name = None);
+    assert_eq!(name, "field `snapshot.services[0].name`: is missing");
+    let address = error_of(|s| s.services[0].cluster_ips[1] = "x".into());
+    assert_eq!(address, "field `snapshot.services[0].cluster_ips[1]`: `x` is no IP address");
+    let protocol = error_of(|s| s.services[0].ports[1].protocol = 1);
+    let outside = "1 is outside the range of this field";
+    assert_eq!(protocol, format!("field `snapshot.services[0].ports[1].protocol`: {outside}"));
+    let port = error_of(|s| s.services[0].ports[0].port = 0);
+    assert!(port.contains("services[0].ports[0].port"), "{port}");
+    let node = error_of(|s| s.services[0].endpoints[0].node = "A B".into());
+    assert!(node.contains("services[0].endpoints[0].node"), "{node}");
+    let targets = error_of(|s| s.services[0].endpoints[1].targets.truncate(2));
+    assert!(targets.contains("services[0].endpoints[1].targets"), "{targets}");
+    let hint = error_of(|s| s.services[0].endpoints[0].for_nodes.push(String::new()));
+    assert!(hint.contains("services[0].endpoints[0].for_nodes[1]"), "{hint}");
+    let twice = error_of(|s| s.services.push(s.services[0].clone()));
+    assert_eq!(twice, "field `snapshot.services`: `default/web` occurs twice");
+    let cidr = error_of(|s| s.cluster.as_mut().unwrap().service_cidrs.push("10.96.0.1/16".into()));
+    assert!(cidr.contains("cluster.service_cidrs[1]"), "{cidr}");
 }
 
 #[test]

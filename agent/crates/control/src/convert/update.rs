@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use weft_model::{Cluster, Delta, Generation, Node, NodeName, PluginSpec, Pod, PodName, Snapshot};
+use weft_model::{
+    Cluster, Delta, Generation, Node, NodeName, PluginSpec, Pod, PodName, Service, ServiceName,
+    Snapshot,
+};
 use weft_proto::v1;
 
 use super::{ConvertError, FromProto, Reason, ToProto, each};
@@ -80,6 +83,7 @@ impl ToProto for Snapshot {
             nodes: self.nodes.values().map(ToProto::to_proto).collect(),
             pods: self.pods.values().map(ToProto::to_proto).collect(),
             plugins: self.plugins.values().map(ToProto::to_proto).collect(),
+            services: self.services.values().map(ToProto::to_proto).collect(),
         }
     }
 }
@@ -91,12 +95,14 @@ impl FromProto<(Generation, v1::Snapshot)> for Snapshot {
         let nodes = each("nodes", message.nodes, Node::from_proto)?;
         let pods = each("pods", message.pods, Pod::from_proto)?;
         let plugins = each("plugins", message.plugins, PluginSpec::from_proto)?;
+        let services = each("services", message.services, Service::from_proto)?;
         Ok(Self {
             generation,
             cluster: Cluster::from_proto(cluster).map_err(|e| e.within("cluster"))?,
             nodes: by_key("nodes", nodes, |n| n.name.clone())?,
             pods: by_key("pods", pods, |p| p.name.clone())?,
             plugins: by_key("plugins", plugins, |p| p.name.clone())?,
+            services: by_key("services", services, |s| s.name.clone())?,
         })
     }
 }
@@ -130,6 +136,8 @@ impl ToProto for Delta {
             removed_pods: self.removed_pods.iter().map(ToProto::to_proto).collect(),
             plugins: self.plugins.iter().map(ToProto::to_proto).collect(),
             removed_plugins: self.removed_plugins.clone(),
+            services: self.services.iter().map(ToProto::to_proto).collect(),
+            removed_services: self.removed_services.iter().map(ToProto::to_proto).collect(),
         }
     }
 }
@@ -147,6 +155,12 @@ impl FromProto<(Generation, v1::Delta)> for Delta {
             removed_pods: each("removed_pods", message.removed_pods, PodName::from_proto)?,
             plugins: each("plugins", message.plugins, PluginSpec::from_proto)?,
             removed_plugins: message.removed_plugins,
+            services: each("services", message.services, Service::from_proto)?,
+            removed_services: each(
+                "removed_services",
+                message.removed_services,
+                ServiceName::from_proto,
+            )?,
         })
     }
 }

@@ -10,6 +10,8 @@ pub(crate) fn cluster() -> Cluster {
         port: 51820,
         vni: Vni::DEFAULT,
         mtu: None,
+        service_cidrs: vec![],
+        node_port_cidrs: vec![],
     }
 }
 
