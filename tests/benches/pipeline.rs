@@ -163,6 +163,7 @@ impl<P: Plugin> Node<P> {
             local_pods: vec!["10.1.1.5".parse()?],
             peers: vec![(PEER, vec!["10.1.2.0/24".parse()?, "192.0.2.2/32".parse()?])],
             pod_cidrs: vec!["10.1.0.0/16".parse()?],
+            host_sources: vec![],
         });
         let table = Arc::new(FlowTable::new(1 << 18, 42));
         let mut pipeline = Pipeline::new(Arc::clone(&table), Arc::new(routes), 1420);

@@ -6,6 +6,7 @@
 pub mod machine;
 pub mod outsider;
 pub mod report;
+pub mod service;
 pub mod talk;
 pub mod traffic;
 

@@ -36,6 +36,5 @@ fn is_of_cargo(name: &str) -> bool {
     let kept = ["CARGO_HOME", "CARGO_NET_OFFLINE", "CARGO_TERM_COLOR"];
     let prefixes = ["CARGO", "RUSTC", "RUSTDOC", "RUSTFLAGS", "DEP_"];
     let names = ["OPT_LEVEL", "DEBUG", "PROFILE", "TARGET", "HOST", "NUM_JOBS", "RUSTUP_TOOLCHAIN"];
-    !kept.contains(&name)
-        && (prefixes.iter().any(|p| name.starts_with(p)) || names.contains(&name))
+    !kept.contains(&name) && (prefixes.iter().any(|p| name.starts_with(p)) || names.contains(&name))
 }

@@ -127,7 +127,7 @@ impl Run {
         match self.options.during.clone() {
             Some(command) => {
                 run_during(&beds, variants, (&command, &self.options.congestion)).await?;
-            },
+            }
             None => self.rounds(&beds, variants).await?,
         }
         for (case, bed) in beds.iter().filter(|(case, _)| case.is_weft()) {
@@ -220,11 +220,7 @@ impl Run {
     }
 }
 
-fn apply(
-    load: Load,
-    ends: Ends<'_>,
-    earlier: Option<f64>,
-) -> Result<Vec<(Metric, f64)>> {
+fn apply(load: Load, ends: Ends<'_>, earlier: Option<f64>) -> Result<Vec<(Metric, f64)>> {
     let Ends { from, to, .. } = ends;
     Ok(match load {
         Load::Streams(count) => {

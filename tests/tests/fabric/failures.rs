@@ -14,7 +14,7 @@ const IDLE: usize = 100;
 /// The aim is one second; a busy machine gets room.
 const STALL_MAX: Duration = Duration::from_secs(5);
 
-async fn kill_and_await_return(lab: &TestLab, process: &str) -> Result<()> {
+pub(crate) async fn kill_and_await_return(lab: &TestLab, process: &str) -> Result<()> {
     let old = lab.pid(process)?;
     kill(Pid::from_raw(old), Signal::SIGKILL)?;
     eventually(Duration::from_secs(10), async || {

@@ -20,6 +20,7 @@ mod operator;
 mod peers;
 mod plugins;
 mod refusals;
+mod services;
 mod settings;
 mod spoof;
 mod transfer;

@@ -18,7 +18,8 @@ pub use drop_reason::DropReason;
 pub use ids::{Generation, IdError, MacAddr, NodeName, PeerId, PodName, PublicKey, Vni};
 pub use mtu::{Encapsulation, Mtu, MtuError, overhead};
 pub use service::{
-    Endpoint, HOST_SOURCES, SERVICE_PLUGIN, Service, ServiceName, ServicePort, ServiceProtocol, TrafficPolicy,
+    Endpoint, HOST_SOURCES, SERVICE_PLUGIN, Service, ServiceName, ServicePort, ServiceProtocol,
+    TrafficPolicy,
 };
 pub use snapshot::{
     Cluster, Delta, DeltaError, HookPosition, Node, OnFault, PLUGINS_MAX, PluginMode, PluginSpec,

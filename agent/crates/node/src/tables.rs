@@ -85,7 +85,8 @@ impl Tables {
             .collect();
         let plugins = snapshot.plugins.values().map(|p| (p.name.clone(), p.to_proto()));
         let services = Services::compile(snapshot, local, ids);
-        let built_in = (!services.is_empty()).then(|| (SERVICE_PLUGIN.to_owned(), service_plugin()));
+        let built_in =
+            (!services.is_empty()).then(|| (SERVICE_PLUGIN.to_owned(), service_plugin()));
         let plugins = plugins.chain(built_in).collect();
         Self {
             services,

@@ -54,8 +54,7 @@ impl Routes {
     /// host, and the peer over a subnet that is nobody's.
     #[must_use]
     pub fn new(config: &RoutesConfig) -> Self {
-        let mut routes =
-            Self { host_sources: config.host_sources.clone(), ..Self::default() };
+        let mut routes = Self { host_sources: config.host_sources.clone(), ..Self::default() };
         for net in config.pod_cidrs.iter().chain(&config.local_subnets) {
             routes.add(*net, Target::None);
         }

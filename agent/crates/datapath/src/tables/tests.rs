@@ -12,6 +12,7 @@ fn settings() -> NodeSettings {
         subnets: vec!["10.1.0.0/24".into()],
         pod_cidrs: vec!["10.1.0.0/16".into()],
         key_files: vec![],
+        host_sources: vec![],
     }
 }
 

@@ -235,6 +235,7 @@ impl Fabric {
             subnets: vec![format!("10.77.{node}.0/24"), format!("fd77:{node}::/64")],
             pod_cidrs: vec!["10.77.0.0/16".into(), "fd77::/16".into()],
             key_files: vec![key_file.to_string_lossy().into_owned()],
+            host_sources: vec![],
         };
         let peer = Peer {
             id: 1,

@@ -64,19 +64,38 @@ pub(crate) fn ruleset(
     for cidr in cidrs {
         let Words { word, kind, host_source, .. } = words(is_ipv6(cidr));
         let cidr = cidr.trunc();
-        line(&mut sets, &format!("  set pod_cidrs_{word} {{\n    type {kind}\n    flags interval\n    elements = {{ {cidr} }}\n  }}"));
-        line(&mut raw, &format!("    iifname \"{interface}\" {word} daddr @pod_cidrs_{word} notrack"));
+        line(
+            &mut sets,
+            &format!(
+                "  set pod_cidrs_{word} {{\n    type {kind}\n    flags interval\n    elements = {{ {cidr} }}\n  }}"
+            ),
+        );
+        line(
+            &mut raw,
+            &format!("    iifname \"{interface}\" {word} daddr @pod_cidrs_{word} notrack"),
+        );
         if masquerade {
-            line(&mut nat, &format!("    oifname != \"{interface}\" {word} saddr @pod_cidrs_{word} {word} daddr != @pod_cidrs_{word} masquerade"));
+            line(
+                &mut nat,
+                &format!(
+                    "    oifname != \"{interface}\" {word} saddr @pod_cidrs_{word} {word} daddr != @pod_cidrs_{word} masquerade"
+                ),
+            );
         }
         if !services.addresses.is_empty() {
-            line(&mut nat, &format!("    oifname != \"{interface}\" {word} saddr {host_source} masquerade"));
+            line(
+                &mut nat,
+                &format!("    oifname != \"{interface}\" {word} saddr {host_source} masquerade"),
+            );
         }
     }
     let carrier = format!("    udp dport {port} notrack\n");
     let mut chains = String::new();
     let mut chain = |name: &str, hook: &str, rules: &str| {
-        line(&mut chains, &format!("  chain {name} {{\n    type {hook}; policy accept;\n{rules}  }}"));
+        line(
+            &mut chains,
+            &format!("  chain {name} {{\n    type {hook}; policy accept;\n{rules}  }}"),
+        );
     };
     chain("prerouting", "filter hook prerouting priority raw", &format!("{raw}{carrier}"));
     chain("output", "filter hook output priority raw", &carrier);
@@ -88,7 +107,12 @@ pub(crate) fn ruleset(
             format!("{} . {port}", protocol.to_string().to_ascii_lowercase())
         });
         let ports = ports.collect::<Vec<_>>().join(", ");
-        line(&mut sets, &format!("  set node_ports {{\n    type inet_proto . inet_service\n    elements = {{ {ports} }}\n  }}"));
+        line(
+            &mut sets,
+            &format!(
+                "  set node_ports {{\n    type inet_proto . inet_service\n    elements = {{ {ports} }}\n  }}"
+            ),
+        );
         let rules = node_port_rules(interface, cidrs, &services.node_port_cidrs);
         chain("node_ports_in", "nat hook prerouting priority dstnat", &rules);
         chain("node_ports_out", "nat hook output priority dstnat", &rules);
@@ -111,7 +135,12 @@ fn node_port_rules(interface: &str, pod_cidrs: &[IpNet], at: &[IpNet]) -> String
             (false, true) => continue,
             (false, false) => format!("{word} daddr {{ {} }} ", of_family.join(", ")),
         };
-        line(&mut rules, &format!("    iifname != \"{interface}\" fib daddr type local {word} daddr != {loopback} {served}meta l4proto . th dport @node_ports dnat {word} to {host_source}"));
+        line(
+            &mut rules,
+            &format!(
+                "    iifname != \"{interface}\" fib daddr type local {word} daddr != {loopback} {served}meta l4proto . th dport @node_ports dnat {word} to {host_source}"
+            ),
+        );
     }
     rules
 }
@@ -139,4 +168,63 @@ fn is_ipv6(net: &IpNet) -> bool {
 fn line(to: &mut String, text: &str) {
     // Writing to a String has no way to fail.
     let _ = writeln!(to, "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn cidrs() -> [IpNet; 2] {
+        ["10.42.0.0/16".parse().unwrap(), "fd42::/48".parse().unwrap()]
+    }
+
+    #[test]
+    fn ruleset_replaces_the_table_and_masquerades_only_if_asked() {
+        let services = Services::default();
+        let with = ruleset("weft0", &cidrs(), true, 4789, &services);
+        assert!(with.starts_with("table inet weft\ndelete table inet weft\n"));
+        let words: BTreeSet<&str> = with.split_whitespace().collect();
+        assert!(words.contains("masquerade") && words.contains("notrack"));
+        assert_eq!(with.matches("udp dport 4789 notrack").count(), 2, "in and out");
+        assert!(!ruleset("weft0", &cidrs(), false, 4789, &services).contains("masquerade"));
+    }
+
+    /// SVC-064, SVC-070: node ports are taken at the node's addresses that the operator named, and
+    /// never at loopback ones.
+    #[test]
+    fn node_ports_are_sent_into_the_fabric() {
+        let mut services = Services {
+            addresses: BTreeSet::from(["10.96.0.0/16".parse().unwrap()]),
+            node_ports: BTreeSet::from([
+                (ServiceProtocol::Tcp, 30080),
+                (ServiceProtocol::Udp, 30053),
+            ]),
+            node_port_cidrs: Vec::new(),
+        };
+        let text = ruleset("weft0", &cidrs(), false, 4789, &services);
+        assert!(text.contains("elements = { tcp . 30080, udp . 30053 }"), "{text}");
+        assert_eq!(
+            text.matches("dnat ip to 169.254.88.1").count(),
+            2,
+            "from outside, from the host"
+        );
+        assert_eq!(text.matches("ip daddr != 127.0.0.0/8").count(), 2);
+        assert!(
+            text.contains("ip saddr 169.254.88.1 masquerade"),
+            "needed without --masquerade too"
+        );
+        services.node_port_cidrs = vec!["192.0.2.0/24".parse().unwrap()];
+        let text = ruleset("weft0", &cidrs(), false, 4789, &services);
+        assert_eq!(text.matches("ip daddr { 192.0.2.0/24 } meta l4proto").count(), 2);
+        assert!(!text.contains("dnat ip6"), "no address of that family is named");
+    }
+
+    #[test]
+    fn nothing_of_services_is_there_without_any() {
+        let text = ruleset("weft0", &cidrs(), true, 4789, &Services::default());
+        assert!(!text.contains("node_ports") && !text.contains("169.254.88.1"));
+        assert_eq!(Services::default().destinations(&cidrs()).count(), 0);
+    }
 }

@@ -115,8 +115,8 @@ fn has(command: &str, text: &str) -> bool {
 
 fn all_there() -> bool {
     has("ip rule", "100:\tfrom all iif weft0 lookup main")
-        && has("ip rule", "101:\tfrom all to 10.42.0.0/16 lookup 5100")
-        && has("ip -6 rule", "101:\tfrom all to fd42::/48 lookup 5100")
+        && has("ip rule", "101:\tfrom all lookup 5100")
+        && has("ip -6 rule", "101:\tfrom all lookup 5100")
         && has("ip route show table 5100", "10.42.0.0/16 dev weft0")
         && has("ip -6 route show table 5100", "fd42::/48 dev weft0")
         && has("ip addr show dev weft0", "10.42.1.1/32")

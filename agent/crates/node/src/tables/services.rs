@@ -108,7 +108,8 @@ impl<'a> View<'a> {
         let own = self.nodes.get(self.own).map(|(_, node)| node.addresses.as_slice());
         let own = own.unwrap_or_default();
         // What peers take from this node: its own addresses, and those of its subnets.
-        let gateways = self.addresses.iter().filter(|a| self.own_subnets.iter().any(|s| s.contains(*a)));
+        let gateways =
+            self.addresses.iter().filter(|a| self.own_subnets.iter().any(|s| s.contains(*a)));
         let mut sources: Vec<IpAddr> = Vec::new();
         for address in own.iter().chain(gateways) {
             if sources.iter().all(|s| s.is_ipv4() != address.is_ipv4()) {

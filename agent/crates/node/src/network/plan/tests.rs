@@ -1,5 +1,3 @@
-use std::collections::BTreeSet;
-
 use super::*;
 use crate::core::UnderlayState;
 use crate::tables::tests::{node, snapshot};
@@ -175,17 +173,6 @@ fn stale_things_of_ours_go_and_things_of_others_stay() {
     let removed = done(actual.clone(), 7, &plan_removal("weft0", &actual));
     assert_eq!(removed.routes, [foreign]);
     assert_eq!(removed.rules, [foreign_rule]);
-}
-
-#[test]
-fn ruleset_replaces_the_table_and_masquerades_only_if_asked() {
-    let cidrs = ["10.42.0.0/16".parse().unwrap(), "fd42::/48".parse().unwrap()];
-    let with = ruleset("weft0", &cidrs, true, 4789);
-    assert!(with.starts_with("table inet weft\ndelete table inet weft\n"));
-    let words: BTreeSet<&str> = with.split_whitespace().collect();
-    assert!(words.contains("masquerade") && words.contains("notrack"));
-    assert_eq!(with.matches("udp dport 4789 notrack").count(), 2, "in and out");
-    assert!(!ruleset("weft0", &cidrs, false, 4789).contains("masquerade"));
 }
 
 /// A pod whose port is the interface of index 8.

@@ -1,0 +1,376 @@
+//! Services, with real sockets: every kind of client, every place of a backend.
+
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use weft_lab::Options;
+use weft_tests::outsider::Outsider;
+use weft_tests::service::{Conversation, Over, Server, ask, ask_over, udp_to};
+use weft_tests::talk::Party;
+use weft_tests::{TestLab, can_run, eventually};
+
+use crate::failures::kill_and_await_return;
+
+const SOON: Duration = Duration::from_secs(5);
+const CLUSTER_IPS: [&str; 2] = ["10.96.0.10", "fd00:10:96::10"];
+const NODE_PORT: u16 = 30_080;
+
+async fn lab(pods: usize) -> Result<TestLab> {
+    TestLab::with_pods(Options { nodes: 2, ..Options::default() }, pods).await
+}
+
+/// A Service on TCP and UDP port 80, of pods `app: web`, with more of its spec.
+fn web(more: &str) -> String {
+    let port = |protocol| {
+        format!("  - {{name: {protocol}, protocol: {protocol}, port: 80, targetPort: 8080, nodePort: {NODE_PORT}}}\n")
+            .replace("name: TCP", "name: tcp")
+            .replace("name: UDP", "name: udp")
+    };
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata:\n  name: web\nspec:\n  type: NodePort\n  clusterIP: {0}\n  clusterIPs: [{0}, \"{1}\"]\n  ipFamilies: [IPv4, IPv6]\n  ipFamilyPolicy: RequireDualStack\n{more}  ports:\n{2}{3}",
+        CLUSTER_IPS[0],
+        CLUSTER_IPS[1],
+        port("TCP"),
+        port("UDP")
+    )
+}
+
+const SELECTOR: &str = "  selector: {app: web}\n";
+
+fn pod(name: &str, labels: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\n  labels: {{{labels}}}\nspec:\n  containers: [{{name: c, image: i}}]\n"
+    )
+}
+
+/// The Service's endpoints as a slice of IPv4 addresses, each with its conditions.
+fn slice(endpoints: &[(IpAddr, &str)]) -> String {
+    let endpoints: String = endpoints
+        .iter()
+        .map(|(address, rest)| format!("- {{addresses: [\"{address}\"]{rest}}}\n"))
+        .collect();
+    let endpoints = if endpoints.is_empty() { "  []\n".to_owned() } else { endpoints };
+    format!(
+        "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: web-1\n  labels: {{kubernetes.io/service-name: web}}\naddressType: IPv4\nports:\n- {{name: tcp, protocol: TCP, port: 8080}}\n- {{name: udp, protocol: UDP, port: 8080}}\nendpoints:\n{endpoints}"
+    )
+}
+
+/// Writes manifests and waits until every node has taken them.
+async fn apply(lab: &TestLab, documents: &[String]) -> Result<()> {
+    let path = lab.manifests().join("services.yaml");
+    let half = path.with_extension("half");
+    let before = lab.status().await?.generation;
+    std::fs::write(&half, documents.join("---\n"))?;
+    std::fs::rename(&half, &path)?;
+    eventually(SOON, async || {
+        let status = lab.status().await?;
+        ensure!(status.problems.is_empty(), "{:?}", status.problems);
+        ensure!(status.generation > before, "the hub has not seen it");
+        let behind = status.nodes.iter().any(|n| n.applied_generation < status.generation);
+        ensure!(!behind, "a node is behind");
+        Ok(())
+    })
+    .await
+}
+
+fn cluster_ip(family: usize) -> SocketAddr {
+    SocketAddr::new(CLUSTER_IPS[family].parse().unwrap_or([0; 4].into()), 80)
+}
+
+fn node_address(lab: &TestLab, node: &str, family: usize) -> Result<IpAddr> {
+    let addresses = lab.node_addresses(node);
+    addresses.into_iter().find(|a| a.is_ipv6() == (family == 1)).context("no such address")
+}
+
+/// The host of a node as a party.
+fn host(lab: &TestLab, node: &str, family: usize) -> Result<Party> {
+    Ok(Party { namespace: lab.namespace_of(node)?, address: node_address(lab, node, family)? })
+}
+
+/// Asks until each of `backends` answered, at most 60 times; each answer names whom it sees.
+fn reaches(namespace: &str, over: Over, to: SocketAddr, backends: &[(&str, IpAddr)]) -> Result<()> {
+    let mut missing: BTreeSet<&str> = backends.iter().map(|(name, _)| *name).collect();
+    for _ in 0..60 {
+        let answer = ask(namespace, over, to)
+            .with_context(|| format!("{namespace} asks {to} over {over:?}"))?;
+        let expected = backends.iter().find(|(name, _)| *name == answer.by);
+        let (name, sees) = expected.with_context(|| format!("{} answers at {to}", answer.by))?;
+        ensure!(answer.sees == *sees, "{name} at {to} ({over:?}) sees {}, not {sees}", answer.sees);
+        missing.remove(name);
+    }
+    ensure!(missing.is_empty(), "{namespace} never hears of {missing:?} at {to} over {over:?}");
+    Ok(())
+}
+
+/// SVC-020, SVC-022, SVC-023, SVC-060, SVC-061, SVC-062, SVC-066: pods, hosts and machines outside
+/// reach pods of every node, at cluster IPs and node ports, in both families, over TCP and UDP.
+#[tokio::test(flavor = "multi_thread")]
+async fn everybody_reaches_every_backend() -> Result<()> {
+    if !can_run(&["nft"]) {
+        return Ok(());
+    }
+    let lab = lab(2).await?;
+    let outsider = Outsider::join(&lab)?;
+    outsider.settle().await?;
+    apply(&lab, &[web(SELECTOR), pod("a2", "app: web"), pod("b2", "app: web")]).await?;
+    let nodes = lab.nodes();
+    for family in [0, 1] {
+        let (a2, b2) = (lab.party("a2", family)?, lab.party("b2", family)?);
+        let _servers = [Server::start(&a2, 8080, "a2")?, Server::start(&b2, 8080, "b2")?];
+        let (a1, node) = (lab.party("a1", family)?, host(&lab, &nodes[0], family)?);
+        let other = host(&lab, &nodes[1], family)?;
+        let outside: IpAddr =
+            if family == 0 { outsider.underlay().parse()? } else { "fd00:198:18::200".parse()? };
+        for over in [Over::Tcp, Over::Udp] {
+            let both = |who: IpAddr| [("a2", who), ("b2", who)];
+            let at = |address| SocketAddr::new(address, NODE_PORT);
+            reaches(&a1.namespace, over, cluster_ip(family), &both(a1.address))?;
+            reaches(&node.namespace, over, cluster_ip(family), &both(node.address))?;
+            reaches(&a1.namespace, over, at(node.address), &both(a1.address))?;
+            reaches(&a1.namespace, over, at(other.address), &both(a1.address))?;
+            reaches(&node.namespace, over, at(node.address), &both(node.address))?;
+            // To another node a host is a machine outside: it is seen by pods there as it is.
+            let seen = [("a2", other.address), ("b2", node.address)];
+            reaches(&node.namespace, over, at(other.address), &seen)?;
+            let seen = [("a2", outside), ("b2", node.address)];
+            reaches(&outsider.namespace, over, at(node.address), &seen)?;
+        }
+    }
+    Ok(())
+}
+
+/// SVC-024, SVC-160, SVC-161, SVC-162: backends on this host, another one and outside of the fabric.
+#[tokio::test(flavor = "multi_thread")]
+async fn backends_may_be_hosts() -> Result<()> {
+    if !can_run(&["nft"]) {
+        return Ok(());
+    }
+    let lab = lab(1).await?;
+    let outsider = Outsider::join(&lab)?;
+    let nodes = lab.nodes();
+    let near = host(&lab, &nodes[0], 0)?;
+    let far = host(&lab, &nodes[1], 0)?;
+    let outside = outsider.party_at(outsider.underlay())?;
+    let _servers = [
+        Server::start(&near, 8080, "near")?,
+        Server::start(&far, 8080, "far")?,
+        Server::start(&outside, 8080, "outside")?,
+    ];
+    let a1 = lab.party("a1", 0)?;
+    for (backend, name) in [(&near, "near"), (&far, "far"), (&outside, "outside")] {
+        apply(&lab, &[web(""), slice(&[(backend.address, "")])]).await?;
+        for over in [Over::Tcp, Over::Udp] {
+            for (client, to) in [
+                (&a1.namespace, cluster_ip(0)),
+                (&near.namespace, cluster_ip(0)),
+                (&outside.namespace, SocketAddr::new(near.address, NODE_PORT)),
+                (&near.namespace, SocketAddr::new(near.address, NODE_PORT)),
+            ] {
+                let answer = ask(client, over, to)
+                    .with_context(|| format!("{client} to {to}, {name}, {over:?}"))?;
+                ensure!(answer.by == name, "{} answers for {name}", answer.by);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// SVC-166, SVC-167, SVC-168: a pod that is its own backend.
+#[tokio::test(flavor = "multi_thread")]
+async fn pod_reaches_itself_a_hundred_times() -> Result<()> {
+    if !can_run(&["nft"]) {
+        return Ok(());
+    }
+    let lab = lab(1).await?;
+    apply(&lab, &[web(SELECTOR), pod("a1", "app: web")]).await?;
+    for family in [0, 1] {
+        let a1 = lab.party("a1", family)?;
+        let _server = Server::start(&a1, 8080, "a1")?;
+        let node_port = SocketAddr::new(node_address(&lab, &lab.nodes()[0], family)?, NODE_PORT);
+        for over in [Over::Tcp, Over::Udp] {
+            for _ in 0..100 {
+                let answer = ask(&a1.namespace, over, cluster_ip(family))?;
+                ensure!(answer.sees != a1.address, "it sees itself");
+            }
+            ask(&a1.namespace, over, node_port).context("by the node port")?;
+        }
+    }
+    Ok(())
+}
+
+/// SVC-170, SVC-171, SVC-172, SVC-174, SVC-027: nobody is there, which the client hears at once, until
+/// somebody is.
+#[tokio::test(flavor = "multi_thread")]
+async fn client_hears_that_nobody_is_there() -> Result<()> {
+    if !can_run(&["nft"]) {
+        return Ok(());
+    }
+    let lab = lab(2).await?;
+    let outsider = Outsider::join(&lab)?;
+    let a2 = lab.party("a2", 0)?;
+    apply(&lab, &[web(""), slice(&[(a2.address, ", conditions: {ready: false}")])]).await?;
+    let node = host(&lab, &lab.nodes()[0], 0)?;
+    let a1 = lab.namespace_of("a1")?;
+    let node_port = SocketAddr::new(node.address, NODE_PORT);
+    let unknown_port = SocketAddr::new(cluster_ip(0).ip(), 81);
+    for (client, to) in [
+        (&a1, cluster_ip(0)),
+        (&a1, unknown_port),
+        (&a1, node_port),
+        (&node.namespace, cluster_ip(0)),
+        (&node.namespace, node_port),
+        (&outsider.namespace, node_port),
+    ] {
+        for over in [Over::Tcp, Over::Udp] {
+            let asked = Instant::now();
+            let error = ask(client, over, to).err();
+            let kind = error.as_ref().map(std::io::Error::kind);
+            ensure!(
+                kind == Some(ErrorKind::ConnectionRefused),
+                "{client} to {to} over {over:?}: {error:?} after {:?}",
+                asked.elapsed()
+            );
+        }
+    }
+    let _server = Server::start(&a2, 8080, "a2")?;
+    apply(&lab, &[web(""), slice(&[(a2.address, "")])]).await?;
+    for over in [Over::Tcp, Over::Udp] {
+        ensure!(ask(&a1, over, cluster_ip(0))?.by == "a2");
+    }
+    Ok(())
+}
+
+/// SVC-180, SVC-181, SVC-183, SVC-184: a client that keeps its port follows the backends.
+#[tokio::test(flavor = "multi_thread")]
+async fn datagrams_of_one_socket_follow_the_backends() -> Result<()> {
+    if !can_run(&["nft"]) {
+        return Ok(());
+    }
+    let lab = lab(2).await?;
+    let (a2, b2) = (lab.party("a2", 0)?, lab.party("b2", 0)?);
+    let _servers = [Server::start(&a2, 8080, "a2")?, Server::start(&b2, 8080, "b2")?];
+    let node = host(&lab, &lab.nodes()[0], 0)?;
+    let a1 = lab.namespace_of("a1")?;
+    apply(&lab, &[web(""), slice(&[])]).await?;
+    let sockets = [
+        udp_to(&a1, cluster_ip(0))?,
+        udp_to(&node.namespace, cluster_ip(0))?,
+        udp_to(&a1, SocketAddr::new(node.address, NODE_PORT))?,
+    ];
+    let hears = async |name: &'static str| -> Result<()> {
+        for socket in &sockets {
+            eventually(SOON, async || {
+                let answer = ask_over(socket)?;
+                ensure!(answer.by == name, "{} answers", answer.by);
+                Ok(())
+            })
+            .await
+            .with_context(|| format!("{:?} does not reach {name}", socket.peer_addr()))?;
+        }
+        Ok(())
+    };
+    for socket in &sockets {
+        ensure!(ask_over(socket).is_err(), "nobody is there");
+    }
+    apply(&lab, &[web(""), slice(&[(a2.address, "")])]).await?;
+    hears("a2").await?;
+    apply(&lab, &[web(""), slice(&[(b2.address, "")])]).await?;
+    hears("b2").await?;
+    let leaving = ", conditions: {ready: false, serving: true, terminating: true}";
+    apply(&lab, &[web(""), slice(&[(b2.address, leaving), (a2.address, "")])]).await?;
+    for socket in &sockets {
+        ensure!(ask_over(socket)?.by == "b2", "it still serves");
+    }
+    ensure!(ask(&a1, Over::Udp, cluster_ip(0))?.by == "a2", "a new one goes to who is ready");
+    apply(&lab, &[web(""), slice(&[])]).await?;
+    for socket in &sockets {
+        ensure!(ask_over(socket)?.by == "b2", "nobody else is there: it stays");
+    }
+    Ok(())
+}
+
+/// SVC-031, SVC-043, SVC-190, SVC-191: an open connection outlives its endpoint, its Service, the agent
+/// and the datapath.
+#[tokio::test(flavor = "multi_thread")]
+async fn open_connections_stay_open() -> Result<()> {
+    if !can_run(&["nft"]) {
+        return Ok(());
+    }
+    let lab = lab(2).await?;
+    let (a2, b2) = (lab.party("a2", 0)?, lab.party("b2", 0)?);
+    let _servers = [Server::start(&a2, 8080, "a2")?, Server::start(&b2, 8080, "b2")?];
+    let outsider = Outsider::join(&lab)?;
+    let node = host(&lab, &lab.nodes()[0], 0)?;
+    let node_port = SocketAddr::new(node.address, NODE_PORT);
+    apply(&lab, &[web(""), slice(&[(b2.address, "")])]).await?;
+    let mut open = Vec::new();
+    let a1 = lab.namespace_of("a1")?;
+    for (client, to) in [
+        (&a1, cluster_ip(0)),
+        (&node.namespace, cluster_ip(0)),
+        (&outsider.namespace, node_port),
+        (&node.namespace, node_port),
+    ] {
+        open.push(Conversation::open(client, to)?);
+    }
+    let mut all_answer = |when: &str| -> Result<()> {
+        for conversation in &mut open {
+            let answer = conversation.ask().with_context(|| when.to_owned())?;
+            ensure!(answer.by == "b2", "{} answers {when}", answer.by);
+        }
+        Ok(())
+    };
+    all_answer("at first")?;
+    apply(&lab, &[web(""), slice(&[(a2.address, "")])]).await?;
+    all_answer("without their endpoint")?;
+    ensure!(ask(&a1, Over::Tcp, cluster_ip(0))?.by == "a2", "new ones go elsewhere");
+    for process in ["agent", "datapath"] {
+        kill_and_await_return(&lab, &format!("{}-{process}", lab.nodes()[0])).await?;
+        all_answer(&format!("after a restart of the {process}"))?;
+        ensure!(ask(&a1, Over::Tcp, cluster_ip(0))?.by == "a2", "new ones, after the {process}");
+    }
+    apply(&lab, &[]).await?;
+    all_answer("without the Service")?;
+    ensure!(ask(&a1, Over::Tcp, cluster_ip(0)).is_err(), "it is gone for new ones");
+    Ok(())
+}
+
+/// SVC-121, SVC-122, SVC-130, SVC-132, SVC-134, SVC-135, SVC-136: policies `Local` and who they hold for.
+#[tokio::test(flavor = "multi_thread")]
+async fn local_policies_keep_traffic_on_the_node() -> Result<()> {
+    if !can_run(&["nft"]) {
+        return Ok(());
+    }
+    let lab = lab(2).await?;
+    let outsider = Outsider::join(&lab)?;
+    let b2 = lab.party("b2", 0)?;
+    let _server = Server::start(&b2, 8080, "b2")?;
+    let nodes = lab.nodes();
+    let (near, far) = (host(&lab, &nodes[0], 0)?, host(&lab, &nodes[1], 0)?);
+    let at = |party: &Party| SocketAddr::new(party.address, NODE_PORT);
+    let (a1, b1) = (lab.namespace_of("a1")?, lab.namespace_of("b1")?);
+    let silent = |client: &str, to| {
+        let error = ask(client, Over::Tcp, to).err().map(|e| e.kind());
+        ensure!(error == Some(ErrorKind::TimedOut), "{client} to {to}: {error:?}");
+        Ok(())
+    };
+    let local = "  internalTrafficPolicy: Local\n  externalTrafficPolicy: Local\n";
+    apply(&lab, &[web(&format!("{local}{SELECTOR}")), pod("b2", "app: web")]).await?;
+    silent(&a1, cluster_ip(0))?;
+    silent(&near.namespace, cluster_ip(0))?;
+    ensure!(ask(&b1, Over::Tcp, cluster_ip(0))?.by == "b2");
+    ensure!(ask(&far.namespace, Over::Tcp, cluster_ip(0))?.by == "b2");
+    silent(&outsider.namespace, at(&near))?;
+    let seen = ask(&outsider.namespace, Over::Tcp, at(&far))?.sees;
+    ensure!(seen.to_string() == outsider.underlay(), "it sees {seen}");
+    ensure!(ask(&a1, Over::Tcp, at(&near))?.by == "b2", "at its own node the policy is none");
+    silent(&b1, at(&near)).context("at another node it is that node's")?;
+    ensure!(ask(&a1, Over::Tcp, at(&far))?.by == "b2");
+    let external = "  externalTrafficPolicy: Local\n";
+    apply(&lab, &[web(&format!("{external}{SELECTOR}")), pod("b2", "app: web")]).await?;
+    ensure!(ask(&a1, Over::Tcp, cluster_ip(0))?.by == "b2", "inside it is not Local any more");
+    silent(&outsider.namespace, at(&near))
+}
