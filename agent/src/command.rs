@@ -8,5 +8,6 @@ pub(crate) mod keys;
 pub(crate) mod lab;
 pub(crate) mod node;
 pub(crate) mod plugin;
+pub(crate) mod services;
 pub(crate) mod status;
 pub(crate) mod token;

@@ -35,6 +35,8 @@ enum Command {
     /// Loads, lists, replaces, unloads and configures Wasm plugins on the live fabric.
     #[command(subcommand)]
     Plugin(command::plugin::Command),
+    /// Shows every Service with its addresses, ports and endpoints.
+    Services(command::services::Arguments),
     /// Nodes of the fabric.
     #[command(subcommand)]
     Node(command::node::Command),
@@ -110,6 +112,7 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             Command::Agent(a) => a.run().await,
             Command::Status(a) => a.run().await,
             Command::Plugin(c) => c.run().await,
+            Command::Services(a) => a.run().await,
             Command::Node(c) => c.run().await,
             Command::Token(c) => c.run(),
             Command::Keys(c) => c.run().await,

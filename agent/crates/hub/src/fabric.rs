@@ -2,6 +2,7 @@
 //! a new snapshot if it makes a difference. Calls block on the disk: not for an async thread.
 
 mod error;
+mod listing;
 mod membership;
 mod merge;
 mod plugins;

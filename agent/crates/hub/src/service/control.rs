@@ -92,6 +92,17 @@ impl Control for ControlService {
         blocking(&self.fabric, list).await
     }
 
+    type ListServicesStream = tokio_stream::Iter<std::vec::IntoIter<Result<v1::Service, Status>>>;
+
+    async fn list_services(
+        &self,
+        request: Request<v1::ListServicesRequest>,
+    ) -> Result<Response<Self::ListServicesStream>, Status> {
+        let namespace = self.admit(request)?.namespace;
+        let services: Vec<_> = self.fabric.services(&namespace).into_iter().map(Ok).collect();
+        Ok(Response::new(tokio_stream::iter(services)))
+    }
+
     async fn rotate_keys(
         &self,
         request: Request<v1::RotateKeysRequest>,
