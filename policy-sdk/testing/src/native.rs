@@ -22,7 +22,7 @@ impl<F: Export> NativePlugin<F> {
     ///
     /// # Errors
     /// The text with which the filter refuses it.
-    pub fn new(config: &str) -> Result<Self, String> {
+    pub fn new(config: impl AsRef<[u8]>) -> Result<Self, String> {
         Self::with_map(config, NativeMap::default())
     }
 
@@ -30,9 +30,9 @@ impl<F: Export> NativePlugin<F> {
     ///
     /// # Errors
     /// The text with which the filter refuses it.
-    pub fn with_map(config: &str, map: NativeMap) -> Result<Self, String> {
+    pub fn with_map(config: impl AsRef<[u8]>, map: NativeMap) -> Result<Self, String> {
         let mut filter = F::default();
-        filter.configure(Config::Full(config.as_bytes()))?;
+        filter.configure(Config::Full(config.as_ref()))?;
         map.set_capacity(usize::try_from(F::MANIFEST.map_entries).unwrap_or(usize::MAX));
         Ok(Self {
             filter,
@@ -41,6 +41,20 @@ impl<F: Export> NativePlugin<F> {
             answer: Answer::default(),
             reply: Vec::new(),
         })
+    }
+
+    /// Hands over another configuration, as the host does.
+    ///
+    /// # Errors
+    /// The text with which the filter refuses it; the one in force stays.
+    pub fn configure(&mut self, config: Config<'_>) -> Result<(), String> {
+        if let Config::Delta(_) = config {
+            return self.filter.configure(config);
+        }
+        let mut filter = F::default();
+        filter.configure(config)?;
+        self.filter = filter;
+        Ok(())
     }
 
     /// The filter.

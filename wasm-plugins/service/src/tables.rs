@@ -156,6 +156,14 @@ impl Tables {
         }
     }
 
+    /// True if nothing is left of any Service.
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        let maps = [self.by_name.len(), self.v4.len(), self.v6.len(), self.node_ports.len()];
+        let counts = [self.contested.len(), self.addresses_v4.len(), self.addresses_v6.len()];
+        self.services.iter().all(Option::is_none) && [maps.as_slice(), &counts].concat() == [0; 7]
+    }
+
     fn found(&self, claim: Claim, at: At) -> Found<'_> {
         let service = self.services.get(claim.service as usize).and_then(Option::as_ref);
         let port = service.and_then(|s| s.ports.get(usize::from(claim.port)));
