@@ -14,6 +14,7 @@ mod config;
 mod core;
 mod datapath;
 mod durable;
+mod health;
 mod hub;
 mod identity;
 mod install;

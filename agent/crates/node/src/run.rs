@@ -137,6 +137,7 @@ impl Parts {
             () = crate::datapath::run(self.core.clone(), self.link.clone(), self.modules.clone()) => Ok(()),
             () = cni::serve(cni_socket, self.attachments.clone()) => Ok(()),
             () = keep_installed(&self.core) => Ok(()),
+            () = crate::health::run(self.core.clone()) => Ok(()),
             result = drop_old_keys(&self.core, &self.keys) => result,
             () = drop_old_modules(&self.core, &self.modules) => Ok(()),
         }
