@@ -20,6 +20,7 @@ mod flow_file;
 mod harness;
 pub mod link;
 pub mod monitor;
+pub mod neighbour;
 mod netlink;
 #[cfg(test)]
 mod netlink_tests;
