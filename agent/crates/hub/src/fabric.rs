@@ -7,6 +7,7 @@ mod membership;
 mod merge;
 mod plugins;
 mod report;
+mod services;
 mod state;
 mod status;
 mod trial;
@@ -40,6 +41,7 @@ const GENERATION_BOUND: &str = "generation";
 /// See the module.
 pub(crate) struct Fabric {
     cluster: Cluster,
+    allow_external_ips: bool,
     certificate_ttl: Duration,
     ca: Ca,
     store: Arc<Store>,
@@ -63,26 +65,34 @@ pub(crate) enum OpenError {
         "node {node} holds {subnet}, which is in none of the pod CIDRs: start with the --pod-cidr it is from, and take such nodes out before you change it (`weft node remove`)"
     )]
     Stray { node: NodeName, subnet: IpNet },
-    #[error("pod CIDR {cidr} contains address {address} of node {node}: choose another range")]
-    OfNode { cidr: IpNet, address: IpAddr, node: NodeName },
+    #[error("{kind} CIDR {cidr} contains address {address} of node {node}: choose another range")]
+    OfNode { kind: &'static str, cidr: IpNet, address: IpAddr, node: NodeName },
 }
 
 /// Pods of a node whose subnet is in no CIDR would be cut off from the others' tables, and a node whose
 /// own address is in one from everybody.
-fn check_ranges(state: &State, ranges: &[IpNet]) -> Result<(), OpenError> {
+fn check_ranges(state: &State, cluster: &Cluster) -> Result<(), OpenError> {
+    let pods = &cluster.pod_cidrs;
     for (node, joined) in &state.nodes {
-        let stray = joined.subnets.iter().find(|s| !ranges.iter().any(|r| r.contains(*s)));
+        let stray = joined.subnets.iter().find(|s| !pods.iter().any(|r| r.contains(*s)));
         if let Some(subnet) = stray {
             return Err(OpenError::Stray { node: node.clone(), subnet: *subnet });
         }
         for address in &joined.reported.addresses {
-            if let Some(cidr) = ranges.iter().find(|r| r.contains(address)) {
-                let (cidr, address, node) = (*cidr, *address, node.clone());
-                return Err(OpenError::OfNode { cidr, address, node });
+            if let Some((kind, cidr)) = inside(cluster, *address) {
+                let (address, node) = (*address, node.clone());
+                return Err(OpenError::OfNode { kind, cidr, address, node });
             }
         }
     }
     Ok(())
+}
+
+/// The range of the fabric's that an address is in, and what it is for.
+fn inside(cluster: &Cluster, address: IpAddr) -> Option<(&'static str, IpNet)> {
+    let pods = cluster.pod_cidrs.iter().map(|c| ("pod", *c));
+    let mut all = pods.chain(cluster.service_cidrs.iter().map(|c| ("service", *c)));
+    all.find(|(_, cidr)| cidr.contains(&address))
 }
 
 impl Fabric {
@@ -94,7 +104,7 @@ impl Fabric {
         let ranges = cluster.pod_cidrs.iter().map(|c| (*c, config.node_prefix(*c))).collect();
         let leases = Allocator::new(store.clone(), ranges, config.quarantine);
         let mut state = State::load(&store, &leases)?;
-        check_ranges(&state, &cluster.pod_cidrs)?;
+        check_ranges(&state, &cluster)?;
         let listen = config.listen.ip();
         state.own_addresses.extend((!listen.is_unspecified()).then_some(listen));
         let reserved = read_bound(&store)?;
@@ -103,6 +113,7 @@ impl Fabric {
         snapshot.generation = Generation(reserved);
         let fabric = Self {
             cluster,
+            allow_external_ips: config.allow_external_ips,
             certificate_ttl: config.certificate_ttl,
             ca,
             store,
@@ -158,10 +169,12 @@ impl Fabric {
     fn publish(&self, state: &mut State) -> Result<(), StoreError> {
         // First: who is removed gets nothing more.
         self.history.set_members(members(state));
-        let merged = merge(&self.cluster, state);
+        let merged = merge(&self.cluster, self.allow_external_ips, state);
         merged.misfits.iter().filter(|p| !state.misfits.contains(p)).for_each(warn);
         state.misfits = merged.misfits;
         state.static_peers = merged.static_peers;
+        // On disk before anybody hears of it: after a kill nobody else gets the same.
+        state.save_allocations(&self.store, merged.allocations)?;
         let before = self.history.newest().snapshot;
         let mut next = Snapshot {
             generation: before.generation.next(),
@@ -169,7 +182,7 @@ impl Fabric {
             nodes: merged.nodes,
             pods: merged.pods,
             plugins: merged.plugins,
-            services: BTreeMap::new(),
+            services: merged.services,
         };
         let first = before.generation.0 == state.generation_bound;
         let delta = before.delta_to(&next);

@@ -14,6 +14,7 @@ mod fabric;
 mod history;
 mod lease;
 mod module;
+mod range;
 mod run;
 mod service;
 mod source;

@@ -8,6 +8,8 @@ pub(crate) mod document;
 pub(crate) mod files;
 pub(crate) mod index;
 pub(crate) mod object;
+pub(crate) mod pod;
+pub(crate) mod pool;
 
 use std::path::PathBuf;
 

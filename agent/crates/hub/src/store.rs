@@ -24,6 +24,8 @@ pub(crate) enum Table {
     Plugins,
     /// Digest in hex -> module, of those loaded by the API.
     Modules,
+    /// Namespace/name of a Service -> addresses and ports that are its own.
+    Services,
     /// Single values.
     Meta,
 }
@@ -37,6 +39,7 @@ impl Table {
             Self::Removed => "removed",
             Self::Plugins => "plugins",
             Self::Modules => "modules",
+            Self::Services => "services",
             Self::Meta => "meta",
         })
     }

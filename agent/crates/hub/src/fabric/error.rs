@@ -51,9 +51,9 @@ pub(crate) enum FabricError {
     #[error("address {address} belongs to node {owner} already: two nodes cannot have one address")]
     AddressTaken { address: std::net::IpAddr, owner: NodeName },
     #[error(
-        "address {address} of this node is in pod CIDR {cidr}: start the hub with another --pod-cidr"
+        "address {address} of this node is in {kind} CIDR {cidr}: start the hub with another --{kind}-cidr"
     )]
-    AddressOfPods { address: std::net::IpAddr, cidr: IpNet },
+    AddressInside { kind: &'static str, address: std::net::IpAddr, cidr: IpNet },
     #[error("address {0} is not one that other nodes can reach: report another")]
     AddressUnusable(std::net::IpAddr),
     #[error("WireGuard key belongs to node {0} already: every node needs its own")]
@@ -114,7 +114,7 @@ impl From<FabricError> for Status {
             E::NoNode(_) | E::NoPlugin(_) | E::NoModule => Self::not_found(text),
             E::Uid
             | E::AddressUnusable(_)
-            | E::AddressOfPods { .. }
+            | E::AddressInside { .. }
             | E::PluginName(_)
             | E::PluginRefused { .. }
             | E::Module(_)

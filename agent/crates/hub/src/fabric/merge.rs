@@ -5,8 +5,13 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use ipnet::IpNet;
-use weft_model::{Cluster, Encapsulation, Node, NodeName, PLUGINS_MAX, PluginSpec, Pod, PodName};
+use weft_model::{
+    Cluster, Encapsulation, Node, NodeName, PLUGINS_MAX, PluginSpec, Pod, PodName, Service,
+    ServiceName,
+};
 
+use super::inside;
+use super::services::{self, Allocation, Inputs};
 use super::state::{Joined, State};
 use crate::source::Problem;
 use crate::source::files::Objects;
@@ -19,12 +24,15 @@ pub(crate) struct Merged {
     pub(crate) nodes: BTreeMap<NodeName, Node>,
     pub(crate) pods: BTreeMap<PodName, Pod>,
     pub(crate) plugins: BTreeMap<String, PluginSpec>,
+    pub(crate) services: BTreeMap<ServiceName, Service>,
+    /// What Services have from now on.
+    pub(crate) allocations: BTreeMap<ServiceName, Allocation>,
     pub(crate) misfits: Vec<Problem>,
     pub(crate) static_peers: BTreeSet<NodeName>,
 }
 
 /// Merges the source, the reports and the plugins of the API.
-pub(crate) fn merge(cluster: &Cluster, state: &State) -> Merged {
+pub(crate) fn merge(cluster: &Cluster, allow_external_ips: bool, state: &State) -> Merged {
     let mut merged = Merged::default();
     for (name, joined) in &state.nodes {
         merged.nodes.insert(name.clone(), node_of(name, joined));
@@ -37,6 +45,7 @@ pub(crate) fn merge(cluster: &Cluster, state: &State) -> Merged {
         merged.take(cluster, state, defined);
     }
     merged.take_reported_pods(state);
+    merged.make_services(cluster, allow_external_ips, state);
     merged
 }
 
@@ -79,13 +88,14 @@ impl Merged {
                     Err(reason) => self.misfit(defined, reason),
                 }
             }
-            Object::Pod(pod) => drop(self.pods.insert(pod.name.clone(), pod.clone())),
+            Object::Pod(pod) => {
+                self.pods.insert(pod.pod.name.clone(), pod.pod.clone());
+            }
             Object::PacketFilter(filter) => self.take_filter(state, defined, filter),
+            // Taken up when everything else is known.
+            Object::Service(_) | Object::EndpointSlice(_) | Object::AddressPool(_) => {}
             // Read and checked; nothing in the snapshot speaks of them.
-            Object::Namespace(_)
-            | Object::Service(_)
-            | Object::EndpointSlice(_)
-            | Object::NetworkPolicy(_) => {}
+            Object::Namespace(_) | Object::NetworkPolicy(_) => {}
         }
     }
 
@@ -147,8 +157,8 @@ impl Merged {
             if address.is_loopback() || address.is_unspecified() || address.is_multicast() {
                 return Err(format!("address {address} is not one that nodes can reach"));
             }
-            if let Some(cidr) = cluster.pod_cidrs.iter().find(|c| c.contains(address)) {
-                return Err(format!("address {address} is in pod CIDR {cidr}"));
+            if let Some((kind, cidr)) = inside(cluster, *address) {
+                return Err(format!("address {address} is in {kind} CIDR {cidr}"));
             }
         }
         Ok(())
@@ -193,6 +203,21 @@ impl Merged {
                 pod.addresses.clone_from(&reported.addresses);
             }
         }
+    }
+
+    fn make_services(&mut self, cluster: &Cluster, allow_external_ips: bool, state: &State) {
+        let outcome = services::build(&Inputs {
+            cluster,
+            source: &state.source,
+            nodes: &self.nodes,
+            pods: &self.pods,
+            own_addresses: &state.own_addresses,
+            before: &state.allocations,
+            allow_external_ips,
+        });
+        self.services = outcome.services;
+        self.allocations = outcome.allocations;
+        self.misfits.extend(outcome.problems);
     }
 
     fn misfit(&mut self, defined: &Defined, reason: String) {

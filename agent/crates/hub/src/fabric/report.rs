@@ -3,12 +3,11 @@
 
 use std::net::IpAddr;
 
-use ipnet::IpNet;
-use weft_model::NodeName;
+use weft_model::{Cluster, NodeName};
 use weft_proto::v1;
 
 use super::state::{Reported, State};
-use super::{Fabric, FabricError};
+use super::{Fabric, FabricError, inside};
 use crate::store::{Change, Table};
 
 impl Fabric {
@@ -34,7 +33,7 @@ impl Fabric {
         };
         let subnets = own.subnets.clone();
         let changed = own.reported.clone();
-        check_addresses(&reported.addresses, &self.cluster.pod_cidrs)?;
+        check_addresses(&reported.addresses, &self.cluster)?;
         for pod in &mut reported.pods {
             pod.node = Some(name.clone());
             let (pod_name, subnets) = (&pod.name, &subnets);
@@ -84,10 +83,10 @@ impl Fabric {
     }
 }
 
-fn check_addresses(addresses: &[IpAddr], pods: &[IpNet]) -> Result<(), FabricError> {
+fn check_addresses(addresses: &[IpAddr], cluster: &Cluster) -> Result<(), FabricError> {
     for address in addresses {
-        if let Some(cidr) = pods.iter().find(|c| c.contains(address)) {
-            return Err(FabricError::AddressOfPods { address: *address, cidr: *cidr });
+        if let Some((kind, cidr)) = inside(cluster, *address) {
+            return Err(FabricError::AddressInside { kind, address: *address, cidr });
         }
     }
     let unusable = |a: &&IpAddr| a.is_loopback() || a.is_unspecified() || a.is_multicast();

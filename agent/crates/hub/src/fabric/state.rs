@@ -8,9 +8,10 @@ use ipnet::IpNet;
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
 use weft_control::{ConvertError, FromProto as _, convert};
-use weft_model::{MacAddr, NodeName, PluginSpec, Pod, PublicKey};
+use weft_model::{MacAddr, NodeName, PluginSpec, Pod, PublicKey, ServiceName};
 use weft_proto::v1;
 
+use super::services::Allocation;
 use crate::ca::Incarnation;
 use crate::lease::{Allocator, LeaseStore};
 use crate::source::Problem;
@@ -71,6 +72,8 @@ pub(crate) struct State {
     /// with what was good before.
     pub(crate) trial: Option<Trial>,
     pub(crate) source: Objects,
+    /// Addresses and ports that Services have, as it is on disk.
+    pub(crate) allocations: BTreeMap<ServiceName, Allocation>,
     /// Objects that are good in themselves and do not fit the others.
     pub(crate) misfits: Vec<Problem>,
     pub(crate) static_peers: BTreeSet<NodeName>,
@@ -155,8 +158,38 @@ impl State {
             let spec = PluginSpec::from_proto(message).map_err(|_| damaged())?;
             state.plugins.insert(name, spec);
         }
+        for (name, bytes) in store.all(Table::Services)? {
+            let damaged = || StoreError::Damaged { table: "services", key: name.clone() };
+            let (namespace, service) = name.split_once('/').ok_or_else(damaged)?;
+            let allocation = serde_json::from_slice(&bytes).map_err(|_| damaged())?;
+            let key = ServiceName { namespace: namespace.to_owned(), name: service.to_owned() };
+            state.allocations.insert(key, allocation);
+        }
         state.removed = store.all(Table::Removed)?.into_iter().map(|(uid, _)| uid).collect();
         Ok(state)
+    }
+
+    /// Writes down what Services have now, if it is not what they had.
+    pub(crate) fn save_allocations(
+        &mut self,
+        store: &Store,
+        now: BTreeMap<ServiceName, Allocation>,
+    ) -> Result<(), StoreError> {
+        if now == self.allocations {
+            return Ok(());
+        }
+        let changed = now.iter().filter(|(name, a)| self.allocations.get(name) != Some(a));
+        // Texts, numbers and addresses: cannot fail.
+        let changed =
+            changed.map(|(n, a)| (n.to_string(), serde_json::to_vec(a).unwrap_or_default()));
+        let changed: Vec<_> = changed.collect();
+        let gone = self.allocations.keys().filter(|name| !now.contains_key(name));
+        let gone: Vec<_> = gone.map(ToString::to_string).collect();
+        let put = changed.iter().map(|(name, bytes)| Change::Put(Table::Services, name, bytes));
+        let remove = gone.iter().map(|name| Change::Remove(Table::Services, name));
+        store.write(&put.chain(remove).collect::<Vec<_>>())?;
+        self.allocations = now;
+        Ok(())
     }
 
     /// Writes a node's record.

@@ -19,6 +19,7 @@ use weft_proto::v1::control_client::ControlClient;
 use weft_proto::v1::hub_client::HubClient;
 
 mod plugins;
+mod services;
 
 use super::*;
 use crate::module::tests::{EXPORTS, module};
@@ -49,11 +50,12 @@ impl Bench {
     async fn after_a_kill(&self) -> Self {
         let after = tempfile::tempdir().unwrap();
         for sub in ["state", "manifests"] {
-            fs::create_dir(after.path().join(sub)).unwrap();
-        }
-        for entry in fs::read_dir(self.dir.path().join("state")).unwrap() {
-            let entry = entry.unwrap();
-            fs::copy(entry.path(), after.path().join("state").join(entry.file_name())).unwrap();
+            let to = after.path().join(sub);
+            fs::create_dir(&to).unwrap();
+            for entry in fs::read_dir(self.dir.path().join(sub)).unwrap() {
+                let entry = entry.unwrap();
+                fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+            }
         }
         let hub = start(config(after.path())).await.unwrap();
         Self { dir: after, hub, token: self.token.clone() }

@@ -45,6 +45,8 @@ impl Module {
 pub(crate) struct Objects {
     pub(crate) objects: BTreeMap<Key, Defined>,
     pub(crate) problems: Vec<Problem>,
+    /// Every document was read. If not, an object that is not here may still be meant to be.
+    pub(crate) complete: bool,
     /// Modules of packet filters, by the path of the module; only good ones.
     pub(crate) modules: BTreeMap<PathBuf, Arc<Module>>,
 }
@@ -99,9 +101,10 @@ impl Directory {
             }
         }
         let (objects, mut problems) = self.index.objects();
+        let complete = unreadable.is_empty() && self.index.is_complete();
         problems.append(&mut unreadable);
         let modules = self.read_modules(&objects, &mut problems);
-        Objects { objects, problems, modules }
+        Objects { objects, problems, complete, modules }
     }
 
     fn read_modules(

@@ -67,6 +67,11 @@ impl Index {
         self.files.keys().cloned().collect()
     }
 
+    /// Whether every document could be read.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.files.values().all(|f| f.problems.is_empty())
+    }
+
     /// Every good object, once: of two of one name the first by path and line counts.
     pub(crate) fn objects(&self) -> (BTreeMap<Key, Defined>, Vec<Problem>) {
         let mut objects: BTreeMap<Key, Defined> = BTreeMap::new();

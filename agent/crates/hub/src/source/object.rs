@@ -4,16 +4,18 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
+use k8s_openapi::api::core::v1::{Namespace, Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_yaml_ng::Value;
-use weft_model::{HookPosition, MacAddr, NodeName, OnFault, PodName, PublicKey};
+use weft_model::{HookPosition, MacAddr, NodeName, OnFault, PublicKey};
 
 use super::check;
+use super::pod::{self, PodManifest};
+use super::pool::{self, AddressPool};
 
 const STATIC_PEER: &str = "weft.dev/static-peer";
 const ENDPOINT: &str = "weft.dev/endpoint";
@@ -47,8 +49,9 @@ pub(crate) enum Object {
     },
     /// A node that somebody else's VXLAN or WireGuard implementation serves.
     StaticPeer(weft_model::Node),
-    Pod(weft_model::Pod),
+    Pod(Box<PodManifest>),
     PacketFilter(PacketFilter),
+    AddressPool(AddressPool),
     Namespace(Box<Namespace>),
     Service(Box<Service>),
     EndpointSlice(Box<EndpointSlice>),
@@ -162,7 +165,7 @@ pub(crate) fn read<D: Parse + ?Sized>(document: &D) -> Result<Read, ObjectError>
     let Header { api_version, kind, metadata } = document.parse()?;
     let (key, object) = match (api_version.as_str(), kind.as_str()) {
         ("v1", "Node") => node(document.parse()?)?,
-        ("v1", "Pod") => pod(document.parse()?)?,
+        ("v1", "Pod") => pod::pod(document.parse()?)?,
         ("v1", "Namespace") => {
             let o: Namespace = document.parse()?;
             (cluster_key(&kind, &o.metadata)?, Object::Namespace(Box::new(o)))
@@ -183,6 +186,7 @@ pub(crate) fn read<D: Parse + ?Sized>(document: &D) -> Result<Read, ObjectError>
             (key(&kind, &o.metadata)?, Object::NetworkPolicy(Box::new(o)))
         }
         ("weft.dev/v1alpha1", "PacketFilter") => packet_filter(document.parse()?)?,
+        ("weft.dev/v1alpha1", "AddressPool") => pool::address_pool(document.parse()?)?,
         (_, list) if list.ends_with("List") => {
             let ListOf { items } = document.parse()?;
             return Ok(Read::List(items));
@@ -204,7 +208,7 @@ fn name_of(metadata: &ObjectMeta) -> Result<String, ObjectError> {
 /// The name, as Kubernetes would take it: a DNS subdomain, for some kinds a label.
 fn legal_name(kind: &str, metadata: &ObjectMeta) -> Result<String, ObjectError> {
     let name = name_of(metadata)?;
-    let label = matches!(kind, "Namespace" | "Service" | "PacketFilter");
+    let label = matches!(kind, "Namespace" | "Service" | "PacketFilter" | "AddressPool");
     let legal = if label { is_label(&name) } else { NodeName::try_new(name.as_str()).is_ok() };
     let expected = if label {
         "name: up to 63 lower-case letters, digits and `-`"
@@ -222,7 +226,7 @@ pub(crate) fn is_label(name: &str) -> bool {
     name.len() <= 63 && !name.contains('.') && NodeName::try_new(name).is_ok()
 }
 
-fn key(kind: &str, metadata: &ObjectMeta) -> Result<Key, ObjectError> {
+pub(super) fn key(kind: &str, metadata: &ObjectMeta) -> Result<Key, ObjectError> {
     let namespace = metadata.namespace.clone().filter(|n| !n.is_empty());
     let namespace = namespace.unwrap_or_else(|| "default".to_owned());
     if !is_label(&namespace) {
@@ -232,7 +236,7 @@ fn key(kind: &str, metadata: &ObjectMeta) -> Result<Key, ObjectError> {
     Ok(Key { kind: kind.to_owned(), namespace, name: legal_name(kind, metadata)? })
 }
 
-fn cluster_key(kind: &str, metadata: &ObjectMeta) -> Result<Key, ObjectError> {
+pub(super) fn cluster_key(kind: &str, metadata: &ObjectMeta) -> Result<Key, ObjectError> {
     let name = legal_name(kind, metadata)?;
     Ok(Key { kind: kind.to_owned(), namespace: String::new(), name })
 }
@@ -294,33 +298,6 @@ fn node_subnets(manifest: &Node) -> Result<Vec<IpNet>, ObjectError> {
         Err(ObjectError::Value { field: "spec.podCIDRs", value, expected })
     };
     listed.iter().map(parse).collect()
-}
-
-fn pod(manifest: Pod) -> Result<(Key, Object), ObjectError> {
-    let key = key("Pod", &manifest.metadata)?;
-    let spec = manifest.spec.unwrap_or_default();
-    let node = spec.node_name.filter(|n| !n.is_empty()).map(NodeName::try_new).transpose()?;
-    let status = manifest.status.unwrap_or_default();
-    let host = spec.host_network.unwrap_or(false);
-    let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
-    let listed = status.pod_ips.unwrap_or_default().into_iter().map(|a| a.ip);
-    let listed: Vec<_> = match status.pod_ip {
-        Some(only) if listed.len() == 0 => vec![only],
-        _ => listed.collect(),
-    };
-    let addresses = listed.iter().map(|a| value("status.podIPs", a, "IP address"));
-    let mut addresses = addresses.collect::<Result<Vec<IpAddr>, _>>()?;
-    // Such a pod has no address of its own, or no longer.
-    if host || ended {
-        addresses.clear();
-    }
-    let pod = weft_model::Pod {
-        name: PodName { namespace: key.namespace.clone(), name: key.name.clone() },
-        node,
-        addresses,
-        labels: manifest.metadata.labels.unwrap_or_default(),
-    };
-    Ok((key, Object::Pod(pod)))
 }
 
 fn packet_filter(manifest: FilterManifest) -> Result<(Key, Object), ObjectError> {

@@ -29,10 +29,12 @@ fn every_kind_is_read() {
     let policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p, namespace: n}\nspec: {podSelector: {}}";
     let node = "apiVersion: v1\nkind: Node\nmetadata: {name: node-a}";
     let filter = "apiVersion: weft.dev/v1alpha1\nkind: PacketFilter\nmetadata: {name: f}\nspec: {module: f.wasm, position: Egress, onFault: Skip, deadline: 2ms, priority: 3}";
-    let text = [NAMESPACE, POD, service, slice, policy, node, filter].join("\n---\n");
+    let pool = "apiVersion: weft.dev/v1alpha1\nkind: AddressPool\nmetadata: {name: lan}\nspec: {addresses: [192.0.2.0/28]}";
+    let text = [NAMESPACE, POD, service, slice, policy, node, filter, pool].join("\n---\n");
     let index = index(&[("a.yaml", &text)]);
     assert_eq!(problems(&index), []);
     let expected = [
+        "AddressPool lan",
         "EndpointSlice default/e",
         "Namespace a",
         "NetworkPolicy n/p",

@@ -1,0 +1,193 @@
+//! Services and EndpointSlices of the source, made into what nodes have to know. Pure.
+//!
+//! [`draft`] reads what one manifest asks for, [`allocate`] gives each Service what belongs to it
+//! alone, [`endpoints`] finds who answers, and this module puts it together. There is no API server
+//! and no controller behind a directory, so the hub does what they would: it gives out cluster IPs
+//! and node ports, and makes endpoints of pods.
+
+mod allocate;
+mod draft;
+mod endpoints;
+mod pools;
+#[cfg(test)]
+mod tests;
+mod text;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1 as kube;
+use weft_model::{Cluster, Node, NodeName, Pod, PodName, Service, ServiceName, ServicePort};
+
+pub(crate) use allocate::Allocation;
+
+use self::draft::{Draft, draft};
+use self::endpoints::Endpoints;
+use self::pools::Pools;
+use super::inside;
+use crate::range::Family;
+use crate::source::Problem;
+use crate::source::files::Objects;
+use crate::source::index::Defined;
+use crate::source::object::{Key, Object};
+
+const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
+const HEADLESS: &str = "service.kubernetes.io/headless";
+
+/// What Services depend on.
+pub(super) struct Inputs<'a> {
+    pub(super) cluster: &'a Cluster,
+    pub(super) source: &'a Objects,
+    /// With static peers.
+    pub(super) nodes: &'a BTreeMap<NodeName, Node>,
+    /// With those that agents reported.
+    pub(super) pods: &'a BTreeMap<PodName, Pod>,
+    /// Addresses of the hub's machine.
+    pub(super) own_addresses: &'a BTreeSet<IpAddr>,
+    /// What Services have now.
+    pub(super) before: &'a BTreeMap<ServiceName, Allocation>,
+    pub(super) allow_external_ips: bool,
+}
+
+/// What comes of them.
+#[derive(Default)]
+pub(super) struct Outcome {
+    pub(super) services: BTreeMap<ServiceName, Service>,
+    /// What Services have from now on; to be written down before anybody hears of it.
+    pub(super) allocations: BTreeMap<ServiceName, Allocation>,
+    pub(super) problems: Vec<Problem>,
+}
+
+/// Makes the Services of a snapshot. What is wrong with one of them does not touch another.
+pub(super) fn build(inputs: &Inputs<'_>) -> Outcome {
+    let mut outcome = Outcome::default();
+    let mut drafts = Vec::new();
+    let mut unreadable = BTreeSet::new();
+    let available: Vec<_> =
+        inputs.cluster.service_cidrs.iter().map(|c| Family::of(c.addr())).collect();
+    for (key, defined) in &inputs.source.objects {
+        let Object::Service(manifest) = &defined.object else { continue };
+        let name = name_of(key);
+        let mut notes = Vec::new();
+        match draft(&name, defined, manifest, &available, &mut notes) {
+            Ok(drafted) => drafts.extend(drafted),
+            Err(reason) => {
+                notes.push(reason);
+                unreadable.insert(name.clone());
+            }
+        }
+        notes.into_iter().for_each(|note| outcome.problem(defined, &name, &note));
+    }
+    let pools = Pools::new(inputs, &mut outcome.problems);
+    let (allocations, refused) = allocate::allocate(inputs, &pools, &drafts, &unreadable);
+    refused.iter().for_each(|(draft, note)| outcome.problem(draft.defined, &draft.name, note));
+    outcome.allocations = allocations;
+    let endpoints = Endpoints::new(inputs);
+    for draft in drafts.iter().filter(|d| is_ours(d.manifest)) {
+        outcome.finish(inputs, draft, &endpoints);
+    }
+    outcome
+}
+
+fn name_of(key: &Key) -> ServiceName {
+    ServiceName { namespace: key.namespace.clone(), name: key.name.clone() }
+}
+
+/// Not left to another proxy, and not only a name for DNS.
+fn is_ours(manifest: &kube::Service) -> bool {
+    let labels = manifest.metadata.labels.as_ref();
+    !labels.is_some_and(|l| l.contains_key(PROXY_NAME) || l.contains_key(HEADLESS))
+}
+
+/// Addresses that nobody can be reached at from another machine.
+fn is_unusable(address: IpAddr) -> bool {
+    let link_local = match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    address.is_loopback() || address.is_unspecified() || address.is_multicast() || link_local
+}
+
+impl Outcome {
+    fn problem(&mut self, defined: &Defined, name: &ServiceName, note: &str) {
+        let (file, line) = (defined.file.clone(), defined.line);
+        self.problems.push(Problem { file, line, reason: format!("Service {name}: {note}") });
+    }
+
+    fn finish(&mut self, inputs: &Inputs<'_>, draft: &Draft<'_>, endpoints: &Endpoints<'_>) {
+        let Some(allocation) = self.allocations.get(&draft.name).cloned() else { return };
+        // Nothing of a Service works in a family that it has no cluster IP of.
+        let families: Vec<_> = allocation.cluster_ips.iter().map(|a| Family::of(*a)).collect();
+        if families.is_empty() {
+            return;
+        }
+        let mut notes = Vec::new();
+        let wanted = |a: &IpAddr| families.contains(&Family::of(*a));
+        let mut load_balancer_ips = draft.status_addresses(&mut notes);
+        load_balancer_ips.extend(allocation.load_balancer_ips.iter().copied());
+        load_balancer_ips.retain(wanted);
+        let source_ranges = match draft.source_ranges(&load_balancer_ips, &mut notes) {
+            Ok(ranges) => ranges,
+            // Without its ranges a balancer would let everybody in.
+            Err(reason) => {
+                notes.push(reason);
+                load_balancer_ips.clear();
+                Vec::new()
+            }
+        };
+        let mut external_ips = external_ips(inputs, draft, &mut notes);
+        external_ips.retain(wanted);
+        let ports = draft.ports.iter().map(|port| ServicePort {
+            name: port.name.clone(),
+            protocol: port.protocol,
+            port: port.port,
+            node_port: allocation.node_port(&port.key()),
+        });
+        let service = Service {
+            name: draft.name.clone(),
+            load_balancer_ips,
+            external_ips,
+            source_ranges,
+            internal_policy: draft.internal_policy(),
+            external_policy: draft.external_policy(),
+            affinity_s: draft.affinity_s(&mut notes),
+            health_check_node_port: allocation.node_port(draft::HEALTH_CHECK),
+            ports: ports.collect(),
+            endpoints: endpoints.of(draft, &families, &mut self.problems),
+            cluster_ips: allocation.cluster_ips,
+        };
+        notes.iter().for_each(|note| self.problem(draft.defined, &draft.name, note));
+        self.services.insert(draft.name.clone(), service);
+    }
+}
+
+/// `spec.externalIPs` that the operator allows, and that are nobody's in the fabric.
+fn external_ips(inputs: &Inputs<'_>, draft: &Draft<'_>, notes: &mut Vec<String>) -> Vec<IpAddr> {
+    let given = draft.external_ips(notes);
+    if !given.is_empty() && !inputs.allow_external_ips {
+        let reason = "`spec.externalIPs` are not served: the hub runs without --allow-external-ips";
+        notes.push(reason.to_owned());
+        return Vec::new();
+    }
+    let mut addresses = Vec::new();
+    for address in given {
+        match whose(inputs, address) {
+            Some(owner) => {
+                notes.push(format!("external IP {address} is not served: it is {owner}"))
+            }
+            None => addresses.push(address),
+        }
+    }
+    addresses
+}
+
+/// Whose address this is, if it is one of the fabric's.
+fn whose(inputs: &Inputs<'_>, address: IpAddr) -> Option<String> {
+    if let Some((kind, cidr)) = inside(inputs.cluster, address) {
+        return Some(format!("in {kind} CIDR {cidr}"));
+    }
+    if let Some(node) = inputs.nodes.values().find(|n| n.addresses.contains(&address)) {
+        return Some(format!("node {}'s", node.name));
+    }
+    inputs.own_addresses.contains(&address).then(|| "the hub's own".to_owned())
+}

@@ -1,0 +1,323 @@
+//! What belongs to one Service alone: cluster IPs, node ports, addresses of a balancer.
+//!
+//! Who has something keeps it; then whoever asks for something in particular gets it if it is free,
+//! and never something else instead; then the rest is given out. Within each step Services come in
+//! order of namespace and name.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use weft_model::{ServiceName, ServiceProtocol};
+
+use super::Inputs;
+use super::draft::Draft;
+use super::pools::Pools;
+use crate::range::{AddressRange, Family};
+
+/// Node ports, as Kubernetes has them.
+const NODE_PORT_FIRST: u16 = 30_000;
+const NODE_PORT_LAST: u16 = 32_767;
+/// Below this a node port is given out only when all others are taken: the lower ones are for those
+/// who ask (KEP-3668).
+const NODE_PORT_DYNAMIC: u16 = 30_086;
+
+/// What a Service has; on disk, so that it has the same after a restart.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Allocation {
+    pub(crate) cluster_ips: Vec<IpAddr>,
+    /// By `TCP/80`, its own protocol and port, or `healthCheck`.
+    #[serde(default)]
+    pub(crate) node_ports: BTreeMap<String, u16>,
+    /// Out of a pool.
+    #[serde(default)]
+    pub(crate) load_balancer_ips: Vec<IpAddr>,
+}
+
+impl Allocation {
+    /// The node port of this key.
+    pub(super) fn node_port(&self, key: &str) -> Option<u16> {
+        self.node_ports.get(key).copied()
+    }
+
+    fn cluster_ip(&self, family: Family) -> Option<IpAddr> {
+        self.cluster_ips.iter().copied().find(|a| Family::of(*a) == family)
+    }
+
+    fn load_balancer_ip(&self, family: Family) -> Option<IpAddr> {
+        self.load_balancer_ips.iter().copied().find(|a| Family::of(*a) == family)
+    }
+}
+
+/// What each Service has now, and why one did not get what it wants.
+pub(super) type Allocated<'d> = (BTreeMap<ServiceName, Allocation>, Vec<(&'d Draft<'d>, String)>);
+
+/// Gives each Service what it needs. Those that are `unreadable` now keep what they had, and so does
+/// everybody that is gone while a document cannot be read: it may be theirs.
+pub(super) fn allocate<'d>(
+    inputs: &'d Inputs<'_>,
+    pools: &Pools<'_>,
+    drafts: &'d [Draft<'d>],
+    unreadable: &BTreeSet<ServiceName>,
+) -> Allocated<'d> {
+    let present: BTreeSet<_> = drafts.iter().map(|d| &d.name).collect();
+    let may_return = |name| !inputs.source.complete || unreadable.contains(name);
+    let resting = inputs.before.iter().filter(|(n, _)| !present.contains(n) && may_return(n));
+    let mut allocator = Allocator { inputs, drafts, resting: resting.collect(), refused: vec![] };
+    let mut allocations: BTreeMap<ServiceName, Allocation> =
+        allocator.resting.iter().map(|(n, a)| ((*n).clone(), (*a).clone())).collect();
+    for slot in allocator.cluster_ips() {
+        let allocation = allocations.entry(slot.draft.name.clone()).or_default();
+        allocation.cluster_ips.extend(slot.given);
+    }
+    for slot in allocator.node_ports() {
+        let allocation = allocations.entry(slot.draft.name.clone()).or_default();
+        allocation.node_ports.extend(slot.given.map(|g| (slot.kind.0, g.number)));
+    }
+    for slot in allocator.load_balancer_ips(pools) {
+        let allocation = allocations.entry(slot.draft.name.clone()).or_default();
+        allocation.load_balancer_ips.extend(slot.given);
+    }
+    allocations.retain(|_, a| *a != Allocation::default());
+    (allocations, allocator.refused)
+}
+
+/// A node port can be one Service's for TCP and another's for UDP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct NodePort {
+    protocol: ServiceProtocol,
+    number: u16,
+}
+
+impl fmt::Display for NodePort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "node port {} ({})", self.number, self.protocol)
+    }
+}
+
+/// Its key in an [`Allocation`], and what it is for.
+type NodePortKey = (String, ServiceProtocol);
+
+/// Something that a Service needs one of.
+struct Slot<'d, K, V> {
+    draft: &'d Draft<'d>,
+    kind: K,
+    held: Option<V>,
+    asked: Option<V>,
+    given: Option<V>,
+}
+
+struct Allocator<'d> {
+    inputs: &'d Inputs<'d>,
+    drafts: &'d [Draft<'d>],
+    resting: Vec<(&'d ServiceName, &'d Allocation)>,
+    refused: Vec<(&'d Draft<'d>, String)>,
+}
+
+type Taken<'d, V> = BTreeMap<V, &'d ServiceName>;
+
+impl<'d> Allocator<'d> {
+    fn held(&self, draft: &Draft<'_>) -> Option<&'d Allocation> {
+        self.inputs.before.get(&draft.name)
+    }
+
+    fn cluster_ips(&mut self) -> Vec<Slot<'d, Family, IpAddr>> {
+        let mut slots = Vec::new();
+        for draft in self.drafts {
+            let held = self.held(draft);
+            slots.extend(draft.cluster_ips.iter().map(|(family, asked)| Slot {
+                draft,
+                kind: *family,
+                held: held.and_then(|h| h.cluster_ip(*family)),
+                asked: *asked,
+                given: None,
+            }));
+        }
+        let cidrs = &self.inputs.cluster.service_cidrs;
+        let legal = |_: &Slot<'d, Family, IpAddr>, address: IpAddr| {
+            let inside = cidrs.iter().any(|c| c.contains(&address) && is_inner(c, address));
+            inside.then_some(()).ok_or_else(|| {
+                let cidrs = cidrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
+                format!("cluster IP {address} is none of {cidrs}, first and last address left out")
+            })
+        };
+        let mut free: Vec<_> = cidrs.iter().map(|c| (*c, in_order(*c))).collect();
+        let fresh = |slot: &Slot<'d, Family, IpAddr>, taken: &Taken<'d, IpAddr>| {
+            let of_family = |(c, _): &&mut (IpNet, _)| Family::of(c.addr()) == slot.kind;
+            let Some((cidr, free)) = free.iter_mut().find(of_family) else {
+                return Err(format!("no service CIDR is of {}", slot.kind));
+            };
+            free.find(|a| !taken.contains_key(a)).ok_or_else(|| {
+                format!(
+                    "no cluster IP is left in {cidr}: start the hub with a larger --service-cidr"
+                )
+            })
+        };
+        let resting = self.resting.iter().flat_map(|(n, a)| a.cluster_ips.iter().map(|a| (*a, *n)));
+        let taken = resting.collect();
+        self.settle(slots, taken, legal, fresh)
+    }
+
+    fn node_ports(&mut self) -> Vec<Slot<'d, NodePortKey, NodePort>> {
+        let mut slots = Vec::new();
+        for draft in self.drafts {
+            let held = self.held(draft);
+            slots.extend(draft.node_ports().into_iter().map(|(key, protocol, asked)| Slot {
+                draft,
+                held:
+                    held.and_then(|h| h.node_port(&key)).map(|n| NodePort { protocol, number: n }),
+                asked: asked.map(|number| NodePort { protocol, number }),
+                kind: (key, protocol),
+                given: None,
+            }));
+        }
+        let legal = |_: &Slot<'d, NodePortKey, NodePort>, port: NodePort| {
+            let inside = (NODE_PORT_FIRST..=NODE_PORT_LAST).contains(&port.number);
+            inside
+                .then_some(())
+                .ok_or_else(|| format!("{port} is not from {NODE_PORT_FIRST} to {NODE_PORT_LAST}"))
+        };
+        let numbers =
+            || (NODE_PORT_DYNAMIC..=NODE_PORT_LAST).chain(NODE_PORT_FIRST..NODE_PORT_DYNAMIC);
+        let mut free: BTreeMap<ServiceProtocol, _> = BTreeMap::new();
+        let fresh = |slot: &Slot<'d, NodePortKey, NodePort>, taken: &Taken<'d, NodePort>| {
+            let protocol = slot.kind.1;
+            let mut free = free.entry(protocol).or_insert_with(numbers);
+            let mut ports = (&mut free).map(|number| NodePort { protocol, number });
+            ports
+                .find(|p| !taken.contains_key(p))
+                .ok_or_else(|| format!("no node port is left for {protocol}"))
+        };
+        let mut taken = Taken::new();
+        for (name, allocation) in &self.resting {
+            for (key, number) in &allocation.node_ports {
+                taken.insert(NodePort { protocol: protocol_of(key), number: *number }, *name);
+            }
+        }
+        self.settle(slots, taken, legal, fresh)
+    }
+
+    fn load_balancer_ips(&mut self, pools: &Pools<'_>) -> Vec<Slot<'d, Family, IpAddr>> {
+        let mut slots = Vec::new();
+        let mut taken: Taken<'d, IpAddr> = Taken::new();
+        for (name, allocation) in &self.resting {
+            taken.extend(allocation.load_balancer_ips.iter().map(|a| (*a, *name)));
+        }
+        for draft in self.drafts {
+            // What is wrong with these is said where they are served.
+            let elsewhere = draft.status_addresses(&mut Vec::new()).into_iter();
+            let elsewhere = elsewhere.chain(draft.external_ips(&mut Vec::new()));
+            for address in elsewhere {
+                taken.entry(address).or_insert(&draft.name);
+            }
+            // Without a pool, a class that is not said is somebody else's.
+            if draft.wants_pool() && (draft.names_our_class() || !pools.is_empty()) {
+                slots.extend(self.pool_slots(draft));
+            }
+        }
+        let mut free = pools.free();
+        let legal = |slot: &Slot<'d, Family, IpAddr>, address: IpAddr| match slot.held {
+            Some(held) if held == address => pools.contain(address),
+            _ => pools.may_give(address),
+        };
+        let fresh = |slot: &Slot<'d, Family, IpAddr>, taken: &Taken<'d, IpAddr>| {
+            free.next(slot.kind, |a| taken.contains_key(&a))
+        };
+        self.settle(slots, taken, legal, fresh)
+    }
+
+    fn pool_slots(&mut self, draft: &'d Draft<'d>) -> Vec<Slot<'d, Family, IpAddr>> {
+        let asked = match draft.asked_of_pool() {
+            Ok(asked) => asked,
+            Err(reason) => {
+                self.refused.push((draft, reason));
+                return Vec::new();
+            }
+        };
+        let held = self.held(draft);
+        let slot = |(family, _): &(Family, Option<IpAddr>)| Slot {
+            draft,
+            kind: *family,
+            held: held.and_then(|h| h.load_balancer_ip(*family)),
+            asked: asked.iter().copied().find(|a| Family::of(*a) == *family),
+            given: None,
+        };
+        let slots: Vec<_> = draft.cluster_ips.iter().map(slot).collect();
+        let fits = |a: &&IpAddr| slots.iter().any(|s| s.asked == Some(**a));
+        let Some(stray) = asked.iter().find(|a| !fits(a)) else { return slots };
+        // Others than those it asks for would be a surprise.
+        let reason = format!("no address is given: {stray} is not one for each of its families");
+        self.refused.push((draft, reason));
+        Vec::new()
+    }
+
+    /// Fills the slots. `taken` is what others have. `legal` says what is wrong with a value, `fresh`
+    /// finds one that is not taken; it is not asked for one that it gave before.
+    fn settle<K, V: Copy + Ord + fmt::Display>(
+        &mut self,
+        mut slots: Vec<Slot<'d, K, V>>,
+        mut taken: Taken<'d, V>,
+        legal: impl Fn(&Slot<'d, K, V>, V) -> Result<(), String>,
+        mut fresh: impl FnMut(&Slot<'d, K, V>, &Taken<'d, V>) -> Result<V, String>,
+    ) -> Vec<Slot<'d, K, V>> {
+        for slot in &mut slots {
+            let kept = slot.held.filter(|held| slot.asked.is_none_or(|asked| asked == *held));
+            let Some(held) = kept.filter(|h| legal(slot, *h).is_ok()) else { continue };
+            if !taken.contains_key(&held) {
+                taken.insert(held, &slot.draft.name);
+                slot.given = Some(held);
+            }
+        }
+        for slot in slots.iter_mut().filter(|s| s.given.is_none()) {
+            let Some(asked) = slot.asked else { continue };
+            let refusal = match (legal(slot, asked), taken.get(&asked)) {
+                (Err(reason), _) => reason,
+                (Ok(()), Some(owner)) => format!("{asked} is Service {owner}'s already"),
+                (Ok(()), None) => {
+                    taken.insert(asked, &slot.draft.name);
+                    slot.given = Some(asked);
+                    continue;
+                }
+            };
+            self.refused.push((slot.draft, refusal));
+        }
+        for slot in slots.iter_mut().filter(|s| s.given.is_none() && s.asked.is_none()) {
+            match fresh(slot, &taken) {
+                Ok(value) => {
+                    taken.insert(value, &slot.draft.name);
+                    slot.given = Some(value);
+                }
+                Err(reason) => self.refused.push((slot.draft, reason)),
+            }
+        }
+        slots
+    }
+}
+
+/// Neither the first address of a range nor the last.
+fn is_inner(cidr: &IpNet, address: IpAddr) -> bool {
+    address != cidr.network() && address != cidr.broadcast()
+}
+
+/// Cluster IPs in the order they are given out. The lower ones come last: they are for those who
+/// ask for one in particular, as the one of DNS (KEP-3070).
+fn in_order(cidr: IpNet) -> impl Iterator<Item = IpAddr> {
+    let bits = u32::from(cidr.max_prefix_len() - cidr.prefix_len()).min(12);
+    let lower = match (1_usize << bits) / 16 {
+        0 => 0,
+        sixteenth => sixteenth.max(16).min((1 << bits) / 2),
+    };
+    let all = AddressRange::of(cidr);
+    let inner = move |a: &IpAddr| is_inner(&cidr, *a);
+    all.iter().skip(lower).chain(all.iter().take(lower)).filter(inner)
+}
+
+/// The protocol in the key of a node port; that of the health check is TCP.
+fn protocol_of(key: &str) -> ServiceProtocol {
+    let all = [ServiceProtocol::Tcp, ServiceProtocol::Udp, ServiceProtocol::Sctp];
+    let named = |p: &ServiceProtocol| key.starts_with(&format!("{p}/"));
+    all.into_iter().find(named).unwrap_or(ServiceProtocol::Tcp)
+}

@@ -1,0 +1,236 @@
+//! Who answers for a Service: what its EndpointSlices say and the pods that its selector matches.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::net::IpAddr;
+
+use k8s_openapi::api::discovery::v1 as kube;
+use weft_model::{Endpoint, NodeName, Pod, PodName};
+
+use super::draft::{Draft, DraftPort, Target};
+use super::{HEADLESS, Inputs, is_unusable, text};
+use crate::range::Family;
+use crate::source::Problem;
+use crate::source::index::Defined;
+use crate::source::object::Object;
+use crate::source::pod::{PodManifest, protocol};
+
+/// The Service that a slice is of.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// Everything that can be an endpoint, by what Services look for.
+pub(super) struct Endpoints<'a> {
+    /// By namespace and Service.
+    slices: BTreeMap<(&'a str, &'a str), Vec<(&'a Defined, &'a kube::EndpointSlice)>>,
+    pods: Vec<Candidate<'a>>,
+    /// Places in `pods` by namespace, label and its value.
+    by_label: BTreeMap<(&'a str, &'a str, &'a str), Vec<usize>>,
+}
+
+/// A pod that has an address.
+struct Candidate<'a> {
+    pod: &'a Pod,
+    /// If it has one.
+    manifest: Option<&'a PodManifest>,
+    addresses: Vec<IpAddr>,
+}
+
+impl<'a> Endpoints<'a> {
+    pub(super) fn new(inputs: &'a Inputs<'_>) -> Self {
+        let mut slices: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        let mut manifests: BTreeMap<&PodName, &PodManifest> = BTreeMap::new();
+        for (key, defined) in &inputs.source.objects {
+            match &defined.object {
+                Object::EndpointSlice(slice) => {
+                    let labels = slice.metadata.labels.as_ref();
+                    let labels = labels.filter(|l| !l.contains_key(HEADLESS));
+                    let Some(service) = labels.and_then(|l| l.get(SERVICE_NAME)) else { continue };
+                    let name = (key.namespace.as_str(), service.as_str());
+                    slices.entry(name).or_default().push((defined, &**slice));
+                }
+                Object::Pod(pod) => drop(manifests.insert(&pod.pod.name, pod)),
+                _ => {}
+            }
+        }
+        let mut endpoints = Self { slices, pods: Vec::new(), by_label: BTreeMap::new() };
+        for pod in inputs.pods.values() {
+            let manifest = manifests.get(&pod.name).copied();
+            let addresses = addresses_of(pod, manifest, inputs);
+            if addresses.is_empty() || manifest.is_some_and(|m| m.ended) {
+                continue;
+            }
+            for (label, value) in &pod.labels {
+                let key = (pod.name.namespace.as_str(), label.as_str(), value.as_str());
+                endpoints.by_label.entry(key).or_default().push(endpoints.pods.len());
+            }
+            endpoints.pods.push(Candidate { pod, manifest, addresses });
+        }
+        endpoints
+    }
+
+    /// Endpoints of a Service in these families, by address.
+    pub(super) fn of(
+        &self,
+        draft: &Draft<'_>,
+        families: &[Family],
+        problems: &mut Vec<Problem>,
+    ) -> Vec<Endpoint> {
+        let mut found = BTreeMap::new();
+        let key = (draft.name.namespace.as_str(), draft.name.name.as_str());
+        for (defined, slice) in self.slices.get(&key).into_iter().flatten() {
+            let mut report = |reason| {
+                let (file, line) = (defined.file.clone(), defined.line);
+                problems.push(Problem { file, line, reason });
+            };
+            for endpoint in of_slice(slice, &draft.ports, &mut report) {
+                join(&mut found, endpoint);
+            }
+        }
+        for candidate in self.selected(draft) {
+            for endpoint in of_pod(candidate, draft) {
+                join(&mut found, endpoint);
+            }
+        }
+        let serves = |e: &Endpoint| {
+            families.contains(&Family::of(e.address)) && e.targets.iter().any(|t| *t != 0)
+        };
+        found.into_values().filter(serves).collect()
+    }
+
+    fn selected(&self, draft: &Draft<'_>) -> Vec<&Candidate<'a>> {
+        let selector = draft.spec.selector.iter().flatten();
+        let lists = selector.map(|(label, value)| {
+            let key = (draft.name.namespace.as_str(), label.as_str(), value.as_str());
+            self.by_label.get(&key).map(Vec::as_slice).unwrap_or_default()
+        });
+        // Without a selector there is no list, and no pod.
+        let shortest = lists.min_by_key(|list| list.len()).unwrap_or_default();
+        let candidates = shortest.iter().filter_map(|i| self.pods.get(*i));
+        let matches = |c: &&Candidate<'_>| {
+            let mut selector = draft.spec.selector.iter().flatten();
+            selector.all(|(label, value)| c.pod.labels.get(label) == Some(value))
+        };
+        candidates.filter(matches).collect()
+    }
+}
+
+/// The first address of each family.
+fn addresses_of(pod: &Pod, manifest: Option<&PodManifest>, inputs: &Inputs<'_>) -> Vec<IpAddr> {
+    let own = match manifest.and_then(|m| m.host_addresses.as_deref()) {
+        None => pod.addresses.as_slice(),
+        Some([]) => {
+            let node = pod.node.as_ref().and_then(|n| inputs.nodes.get(n));
+            node.map(|n| n.addresses.as_slice()).unwrap_or_default()
+        }
+        Some(host) => host,
+    };
+    let first = |family| own.iter().copied().find(|a| Family::of(*a) == family && !is_unusable(*a));
+    [Family::V4, Family::V6].into_iter().filter_map(first).collect()
+}
+
+/// As the controller of Kubernetes makes endpoints of pods.
+fn of_pod<'e>(
+    candidate: &'e Candidate<'_>,
+    draft: &'e Draft<'_>,
+) -> impl Iterator<Item = Endpoint> + 'e {
+    let serving = candidate.manifest.is_none_or(|m| m.ready);
+    let terminating = candidate.manifest.is_some_and(|m| m.terminating);
+    let in_any_case = draft.spec.publish_not_ready_addresses == Some(true);
+    let targets: Vec<_> = draft.ports.iter().map(|p| target(p, candidate.manifest)).collect();
+    candidate.addresses.iter().map(move |address| Endpoint {
+        address: *address,
+        node: candidate.pod.node.clone(),
+        ready: in_any_case || (serving && !terminating),
+        serving,
+        terminating,
+        for_nodes: Vec::new(),
+        for_zones: Vec::new(),
+        targets: targets.clone(),
+    })
+}
+
+fn target(port: &DraftPort, manifest: Option<&PodManifest>) -> u16 {
+    match &port.target {
+        Target::Number(number) => *number,
+        Target::Name(name) => {
+            let mut ports = manifest.iter().flat_map(|m| &m.ports);
+            let named = ports.find(|p| p.name == *name && p.protocol == port.protocol);
+            named.map(|p| p.number).unwrap_or_default()
+        }
+    }
+}
+
+fn of_slice(
+    slice: &kube::EndpointSlice,
+    ports: &[DraftPort],
+    report: &mut impl FnMut(String),
+) -> Vec<Endpoint> {
+    // `FQDN`, or what a later Kubernetes has.
+    let Some(family) = Family::from_kubernetes(&slice.address_type) else { return Vec::new() };
+    let targets: Vec<_> = ports.iter().map(|port| slice_port(slice, port)).collect();
+    let mut endpoints = Vec::new();
+    for given in &slice.endpoints {
+        // All of an endpoint's addresses are one pod's; only the first is used.
+        let Some(first) = given.addresses.first() else { continue };
+        let address = match text::address(first) {
+            None => Err("is no IP address"),
+            Some(a) if Family::of(a) != family => Err("is not of the slice's address type"),
+            Some(a) if is_unusable(a) => Err("is not one that others can reach"),
+            Some(a) => Ok(a),
+        };
+        match address {
+            Ok(address) => endpoints.push(endpoint(given, address, targets.clone())),
+            Err(reason) => report(format!("endpoint address `{first}` {reason}: it is ignored")),
+        }
+    }
+    endpoints
+}
+
+fn endpoint(given: &kube::Endpoint, address: IpAddr, targets: Vec<u16>) -> Endpoint {
+    let conditions = given.conditions.as_ref();
+    let hints = given.hints.as_ref();
+    let node = |name: &String| NodeName::try_new(name.as_str()).ok();
+    let for_nodes = hints.iter().flat_map(|h| h.for_nodes.iter().flatten());
+    let for_zones = hints.iter().flat_map(|h| h.for_zones.iter().flatten());
+    Endpoint {
+        address,
+        node: given.node_name.as_ref().and_then(node),
+        ready: conditions.and_then(|c| c.ready).unwrap_or(true),
+        serving: conditions.and_then(|c| c.serving).unwrap_or(true),
+        terminating: conditions.and_then(|c| c.terminating).unwrap_or(false),
+        for_nodes: for_nodes.filter_map(|n| node(&n.name)).collect(),
+        for_zones: for_zones.map(|z| z.name.clone()).collect(),
+        targets,
+    }
+}
+
+/// By name and protocol, never by number; 0 if the slice has none.
+fn slice_port(slice: &kube::EndpointSlice, port: &DraftPort) -> u16 {
+    let mut ports = slice.ports.iter().flatten();
+    let named = ports.find(|p| {
+        let name = p.name.as_deref().unwrap_or_default();
+        name == port.name && protocol(p.protocol.as_deref()) == Some(port.protocol)
+    });
+    named.and_then(|p| p.port).and_then(|n| u16::try_from(n).ok()).unwrap_or_default()
+}
+
+/// An address counts once. Where it is in two places what is ready wins: it may be moving from one
+/// slice to another. Its ports are those of both.
+fn join(found: &mut BTreeMap<IpAddr, Endpoint>, mut endpoint: Endpoint) {
+    match found.entry(endpoint.address) {
+        Entry::Vacant(entry) => drop(entry.insert(endpoint)),
+        Entry::Occupied(mut entry) => {
+            let known = entry.get_mut();
+            if endpoint.ready && !known.ready {
+                std::mem::swap(known, &mut endpoint);
+            }
+            known.serving |= endpoint.serving;
+            known.node = known.node.take().or(endpoint.node);
+            for (target, other) in known.targets.iter_mut().zip(endpoint.targets) {
+                if *target == 0 {
+                    *target = other;
+                }
+            }
+        }
+    }
+}
