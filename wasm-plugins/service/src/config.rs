@@ -68,6 +68,19 @@ pub(crate) fn read<'a>(
     }
 }
 
+/// How many Services a configuration has; 0 if it cannot be read to its end.
+pub(crate) fn count(bytes: &[u8]) -> usize {
+    let (mut rest, mut services) = (bytes, 0);
+    while !rest.is_empty() {
+        match field(&mut rest) {
+            Ok((2, _)) => services += 1,
+            Ok(_) => {}
+            Err(_) => return 0,
+        }
+    }
+    services
+}
+
 /// The next field of a `ServiceTables` and its bytes; those of fields that it does not have are
 /// left out.
 fn field<'a>(rest: &mut &'a [u8]) -> Result<(u32, &'a [u8]), String> {

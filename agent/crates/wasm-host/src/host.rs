@@ -11,9 +11,9 @@ use weft_abi::{
 };
 use weft_model::Timestamp;
 
-use crate::{TABLE_ELEMENTS_MAX, clock};
 use crate::map::MapError;
 use crate::shared::SharedState;
+use crate::{TABLE_ELEMENTS_MAX, clock};
 
 /// What belongs to one instance on the host's side.
 pub(crate) struct HostState {

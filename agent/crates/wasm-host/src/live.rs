@@ -10,12 +10,12 @@ use weft_abi::{
 };
 use weft_model::Timestamp;
 
+use crate::clock::{self, Call};
 use crate::engine::Engine;
 use crate::error::{ConfigureError, LoadError, RuntimeError};
 use crate::host::{HostState, range};
 use crate::module::{MEMORY, Module};
 use crate::shared::SharedState;
-use crate::clock::{self, Call};
 use crate::{CONFIGURE_DEADLINE, REFUSAL_MAX};
 
 /// Offset of the window in the exchange area.
