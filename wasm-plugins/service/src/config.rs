@@ -68,6 +68,19 @@ pub(crate) fn read<'a>(
     }
 }
 
+/// How many Services a configuration has; 0 if it cannot be read to its end.
+pub(crate) fn count(bytes: &[u8]) -> usize {
+    let (mut rest, mut services) = (bytes, 0);
+    while !rest.is_empty() {
+        match field(&mut rest) {
+            Ok((2, _)) => services += 1,
+            Ok(_) => {}
+            Err(_) => return 0,
+        }
+    }
+    services
+}
+
 /// The next field of a `ServiceTables` and its bytes; those of fields that it does not have are
 /// left out.
 fn field<'a>(rest: &mut &'a [u8]) -> Result<(u32, &'a [u8]), String> {
@@ -128,12 +141,13 @@ fn service(table: &ServiceTable) -> Result<Service, String> {
     if claims > CLAIMS_MAX {
         return Err(named(format!("frontends and ports make {claims} claims: too many")));
     }
-    let frontend = |(i, message)| frontend(message).map_err(|e| format!("frontend {i}: {e}"));
-    let frontends = (1..).zip(&table.frontends).map(frontend).collect::<Result<_, _>>();
     Ok(Service {
         name: table.name.as_str().into(),
-        frontends: frontends.map_err(named)?,
-        ports: table.ports.iter().map(port).collect::<Result<_, _>>().map_err(named)?,
+        frontends: each(&table.frontends, |i, message| {
+            frontend(message).map_err(|e| format!("frontend {}: {e}", i + 1))
+        })
+        .map_err(named)?,
+        ports: each(&table.ports, |_, message| port(message)).map_err(named)?,
         affinity_s: table.affinity_s,
         internal_local: table.internal_local,
         external_local: table.external_local,
@@ -198,12 +212,23 @@ fn records(bytes: &[u8], length: usize) -> Result<Box<[u8]>, String> {
 }
 
 fn ranges(messages: &[Range]) -> Result<Box<[Prefix]>, String> {
-    let range = |message: &Range| {
+    each(messages, |_, message| {
         let address = address(&message.address)?;
         let prefix = Prefix::new(address, message.prefix);
         prefix.ok_or_else(|| format!("prefix {} of {} is too long", message.prefix, address.ip()))
-    };
-    messages.iter().map(range).collect()
+    })
+}
+
+/// Turns all of `messages`, into no more room than they take.
+fn each<M, T>(
+    messages: &[M],
+    mut turn: impl FnMut(usize, &M) -> Result<T, String>,
+) -> Result<Box<[T]>, String> {
+    let mut all = Vec::with_capacity(messages.len());
+    for (index, message) in messages.iter().enumerate() {
+        all.push(turn(index, message)?);
+    }
+    Ok(all.into_boxed_slice())
 }
 
 fn address(bytes: &[u8]) -> Result<Address, String> {

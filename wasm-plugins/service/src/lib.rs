@@ -63,7 +63,7 @@ impl Filter for Services {
     fn configure(&mut self, config: Config<'_>) -> Result<(), String> {
         match config {
             Config::Full(bytes) => {
-                let mut tables = Tables::default();
+                let mut tables = Tables::for_services(config::count(bytes));
                 config::read(bytes, |part| {
                     match part {
                         Part::Settings(settings) => tables.settings = settings,

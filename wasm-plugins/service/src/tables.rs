@@ -97,6 +97,17 @@ pub(crate) struct Tables {
 }
 
 impl Tables {
+    /// With room for so many Services, each with an address: to grow step by step takes more room
+    /// while it is done, and as long as all the rest.
+    pub(crate) fn for_services(count: usize) -> Self {
+        let mut tables = Self::default();
+        tables.services.reserve_exact(count);
+        tables.by_name.reserve(count);
+        tables.v4.reserve(count);
+        tables.addresses_v4.reserve(count);
+        tables
+    }
+
     /// What stands behind a destination. Costs the same however many Services there are.
     #[inline]
     pub(crate) fn find(&self, address: Address, port: u16, protocol: u8) -> Found<'_> {

@@ -1,12 +1,21 @@
 //! Which backend a flow goes to.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use weft_policy_testing::NativeMap;
+use prost::Message;
+use weft_policy_sdk::{
+    Config, Descriptor, Draw, Filter, Flow, Host, HostCalls, Level, MapError, Packet, Verdict,
+    flags,
+};
+use weft_policy_testing::{NativeMap, Timestamp};
 use weft_proto::tables::v1::{ServiceTable, backend};
 
 use super::node::*;
+use crate::Services;
+use crate::address::Family;
+use crate::backend::Backends;
 
 const WEB: &str = "10.96.0.1:80";
 
@@ -280,4 +289,83 @@ fn workers_agree_on_a_clients_backend() {
             assert_eq!(worker.spread(POD, &client, WEB), first);
         }
     }
+}
+
+/// A map in which another worker is faster, once: between the look-up and the swap.
+struct Raced {
+    map: RefCell<Option<Vec<u8>>>,
+    faster: RefCell<Option<Vec<u8>>>,
+}
+
+impl HostCalls for Raced {
+    fn log(&self, _: Level, _: &str) {}
+
+    fn map_get(&self, _: &[u8]) -> Option<Vec<u8>> {
+        self.map.borrow().clone()
+    }
+
+    fn map_put(&self, _: &[u8], _: &[u8], _: Option<Duration>) -> Result<(), MapError> {
+        panic!("not without a look at what is there")
+    }
+
+    fn map_swap(
+        &self,
+        _: &[u8],
+        old: &[u8],
+        new: &[u8],
+        _: Option<Duration>,
+    ) -> Result<bool, MapError> {
+        if let Some(faster) = self.faster.take() {
+            self.map.replace(Some(faster));
+        }
+        let swap = self.map.borrow().as_deref().unwrap_or_default() == old;
+        if swap {
+            self.map.replace(Some(new.to_vec()));
+        }
+        Ok(swap)
+    }
+
+    fn map_take(&self, _: &[u8], _: &[Draw]) -> Result<bool, MapError> {
+        panic!("no buckets")
+    }
+
+    fn map_remove(&self, _: &[u8]) -> bool {
+        panic!("nothing is removed")
+    }
+}
+
+/// SVC-050: of two workers that choose for a client at once, the faster chooses for both; a choice
+/// that is of no use is not followed.
+#[test]
+fn worker_that_is_slower_takes_the_choice_of_the_faster() {
+    let names = many(10);
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let mut filter = Services::default();
+    let config = tables(&[sticky(10_800, TCP, &names)]).encode_to_vec();
+    filter.configure(Config::Full(&config)).unwrap();
+    let (from, to) = ("10.0.1.5:1".parse().unwrap(), WEB.parse().unwrap());
+    let told = described(TCP, from, to, Timestamp(5), 2);
+    let told = Descriptor { flags: POD | flags::FIRST, ..told };
+    let ask = |filter: &mut Services, host: &Raced| {
+        let packet = Packet::new(&told, &[]);
+        match filter.on_packet(&packet, &mut Flow::new(&told), &Host::new(host)) {
+            Verdict::Rewrite(rewrite) => rewrite.fields().destination.unwrap(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let raced = |faster| Raced { map: RefCell::default(), faster: RefCell::new(faster) };
+    let alone = ask(&mut filter, &raced(None));
+    let mut followed = 0;
+    let backends = Backends {
+        v4: sticky(0, TCP, &names).ports[0].backends_v4.as_slice().into(),
+        v6: [].into(),
+    };
+    for backend in backends.of(Family::V4) {
+        let to = ask(&mut filter, &raced(Some(backend.id().to_le_bytes().to_vec())));
+        assert_eq!(to, backend.address.0.to_be_bytes());
+        followed += usize::from(to != alone);
+    }
+    assert_eq!(followed, 9);
+    assert_eq!(ask(&mut filter, &raced(Some(vec![7; 8]))), alone);
+    assert_eq!(ask(&mut filter, &raced(Some(vec![7; 3]))), alone);
 }

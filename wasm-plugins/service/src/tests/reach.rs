@@ -1,7 +1,7 @@
 //! Who reaches which backends, as whom, and who is refused.
 
 use weft_policy_testing::NativeMap;
-use weft_proto::tables::v1::{Range, ServiceTable, ServiceTables, backend};
+use weft_proto::tables::v1::{Range, ServiceSettings, ServiceTable, ServiceTables, backend};
 
 use super::node::*;
 use crate::{NO_LOCAL_ENDPOINT, NO_SERVICE, NO_SOURCE, OUTSIDE_SOURCE_RANGES};
@@ -504,4 +504,33 @@ fn all_of_it_holds_without_ipv4() {
     let hairpin = "to [fd00:1::7]:80 from [2001:db8::1]:0";
     assert_eq!(node.spread(POD, "fd00:1::7", "[fd00:96::1]:80"), [own, hairpin, remote]);
     assert_eq!(node.spread(POD, "fd00:1::5", "[2001:db8::2]:30080"), [remote]);
+}
+
+fn with_settings(change: impl FnOnce(&mut ServiceSettings)) -> Node {
+    let mut tables = tables(&[everywhere(&[(LOCAL, READY)])]);
+    change(tables.settings.as_mut().unwrap());
+    Node::with(&tables, NativeMap::default())
+}
+
+/// SVC-028: all of IPv6 is nothing of IPv4.
+#[test]
+fn range_of_one_family_holds_nothing_of_the_other() {
+    let mut node = with_settings(|settings| settings.service_cidrs = vec![range("::/0")]);
+    assert_eq!(node.ask(POD, TCP, "10.0.1.5:1", "10.96.255.1:80"), "pass");
+    let dropped = format!("drop {NO_SERVICE}");
+    assert_eq!(node.ask(POD, TCP, "[fd00:1::5]:1", "[fd00:77::1]:80"), dropped);
+}
+
+/// SVC-063: of an address that two nodes claim, this node's claim counts here.
+#[test]
+fn own_address_is_own_though_another_node_claims_it() {
+    for other in [0, 1] {
+        let mut node = with_settings(|settings| {
+            let own = settings.nodes[0].addresses.clone();
+            settings.nodes[1].addresses = own;
+            settings.nodes.rotate_left(other);
+        });
+        let answer = node.ask(OUTSIDE, TCP, "203.0.113.9:1", NODE_PORT);
+        assert_eq!(answer, "to 10.0.1.7:8080", "{other}");
+    }
 }
