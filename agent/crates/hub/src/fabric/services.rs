@@ -9,6 +9,7 @@ mod allocate;
 mod draft;
 mod endpoints;
 mod pools;
+mod slots;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -83,10 +84,20 @@ pub(super) fn build(inputs: &Inputs<'_>) -> Outcome {
     refused.iter().for_each(|(draft, note)| outcome.problem(draft.defined, &draft.name, note));
     outcome.allocations = allocations;
     let endpoints = Endpoints::new(inputs);
+    let given: BTreeMap<_, _> = outcome.allocations.iter().flat_map(balancers).collect();
     for draft in drafts.iter().filter(|d| is_ours(d.manifest)) {
-        outcome.finish(inputs, draft, &endpoints);
+        outcome.finish(inputs, draft, &given, &endpoints);
     }
     outcome
+}
+
+/// Who has which address of a pool.
+type Given = BTreeMap<IpAddr, ServiceName>;
+
+fn balancers(
+    (name, allocation): (&ServiceName, &Allocation),
+) -> impl Iterator<Item = (IpAddr, ServiceName)> {
+    allocation.load_balancer_ips.iter().map(|a| (*a, name.clone()))
 }
 
 fn name_of(key: &Key) -> ServiceName {
@@ -114,7 +125,13 @@ impl Outcome {
         self.problems.push(Problem { file, line, reason: format!("Service {name}: {note}") });
     }
 
-    fn finish(&mut self, inputs: &Inputs<'_>, draft: &Draft<'_>, endpoints: &Endpoints<'_>) {
+    fn finish(
+        &mut self,
+        inputs: &Inputs<'_>,
+        draft: &Draft<'_>,
+        given: &Given,
+        endpoints: &Endpoints<'_>,
+    ) {
         let Some(allocation) = self.allocations.get(&draft.name).cloned() else { return };
         // Nothing of a Service works in a family that it has no cluster IP of.
         let families: Vec<_> = allocation.cluster_ips.iter().map(|a| Family::of(*a)).collect();
@@ -124,6 +141,7 @@ impl Outcome {
         let mut notes = Vec::new();
         let wanted = |a: &IpAddr| families.contains(&Family::of(*a));
         let mut load_balancer_ips = draft.status_addresses(&mut notes);
+        leave_to_owners(&mut load_balancer_ips, draft, given, &mut notes);
         load_balancer_ips.extend(allocation.load_balancer_ips.iter().copied());
         load_balancer_ips.retain(wanted);
         let source_ranges = match draft.source_ranges(&load_balancer_ips, &mut notes) {
@@ -137,6 +155,7 @@ impl Outcome {
         };
         let mut external_ips = external_ips(inputs, draft, &mut notes);
         external_ips.retain(wanted);
+        leave_to_owners(&mut external_ips, draft, given, &mut notes);
         let ports = draft.ports.iter().map(|port| ServicePort {
             name: port.name.clone(),
             protocol: port.protocol,
@@ -159,6 +178,21 @@ impl Outcome {
         notes.iter().for_each(|note| self.problem(draft.defined, &draft.name, note));
         self.services.insert(draft.name.clone(), service);
     }
+}
+
+/// Takes out what a pool has given to another Service: whoever writes it into a manifest does not get
+/// that one's traffic.
+fn leave_to_owners(
+    addresses: &mut Vec<IpAddr>,
+    draft: &Draft<'_>,
+    given: &Given,
+    notes: &mut Vec<String>,
+) {
+    addresses.retain(|address| {
+        let owner = given.get(address).filter(|owner| **owner != draft.name);
+        notes.extend(owner.map(|o| format!("{address} is not served: it is Service {o}'s")));
+        owner.is_none()
+    });
 }
 
 /// `spec.externalIPs` that the operator allows, and that are nobody's in the fabric.

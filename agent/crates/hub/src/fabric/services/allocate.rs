@@ -1,8 +1,5 @@
-//! What belongs to one Service alone: cluster IPs, node ports, addresses of a balancer.
-//!
-//! Who has something keeps it; then whoever asks for something in particular gets it if it is free,
-//! and never something else instead; then the rest is given out. Within each step Services come in
-//! order of namespace and name.
+//! What belongs to one Service alone: cluster IPs, node ports, addresses of a balancer. Who gets what
+//! is settled in [`slots`](super::slots).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -15,6 +12,7 @@ use weft_model::{ServiceName, ServiceProtocol};
 use super::Inputs;
 use super::draft::Draft;
 use super::pools::Pools;
+use super::slots::{Refused, Slot, Taken, settle};
 use crate::range::{AddressRange, Family};
 
 /// Node ports, as Kubernetes has them.
@@ -53,7 +51,7 @@ impl Allocation {
 }
 
 /// What each Service has now, and why one did not get what it wants.
-pub(super) type Allocated<'d> = (BTreeMap<ServiceName, Allocation>, Vec<(&'d Draft<'d>, String)>);
+pub(super) type Allocated<'d> = (BTreeMap<ServiceName, Allocation>, Refused<'d>);
 
 /// Gives each Service what it needs. Those that are `unreadable` now keep what they had, and so does
 /// everybody that is gone while a document cannot be read: it may be theirs.
@@ -101,23 +99,12 @@ impl fmt::Display for NodePort {
 /// Its key in an [`Allocation`], and what it is for.
 type NodePortKey = (String, ServiceProtocol);
 
-/// Something that a Service needs one of.
-struct Slot<'d, K, V> {
-    draft: &'d Draft<'d>,
-    kind: K,
-    held: Option<V>,
-    asked: Option<V>,
-    given: Option<V>,
-}
-
 struct Allocator<'d> {
     inputs: &'d Inputs<'d>,
     drafts: &'d [Draft<'d>],
     resting: Vec<(&'d ServiceName, &'d Allocation)>,
-    refused: Vec<(&'d Draft<'d>, String)>,
+    refused: Refused<'d>,
 }
-
-type Taken<'d, V> = BTreeMap<V, &'d ServiceName>;
 
 impl<'d> Allocator<'d> {
     fn held(&self, draft: &Draft<'_>) -> Option<&'d Allocation> {
@@ -158,7 +145,7 @@ impl<'d> Allocator<'d> {
         };
         let resting = self.resting.iter().flat_map(|(n, a)| a.cluster_ips.iter().map(|a| (*a, *n)));
         let taken = resting.collect();
-        self.settle(slots, taken, legal, fresh)
+        settle(slots, taken, legal, fresh, &mut self.refused)
     }
 
     fn node_ports(&mut self) -> Vec<Slot<'d, NodePortKey, NodePort>> {
@@ -197,7 +184,7 @@ impl<'d> Allocator<'d> {
                 taken.insert(NodePort { protocol: protocol_of(key), number: *number }, *name);
             }
         }
-        self.settle(slots, taken, legal, fresh)
+        settle(slots, taken, legal, fresh, &mut self.refused)
     }
 
     fn load_balancer_ips(&mut self, pools: &Pools<'_>) -> Vec<Slot<'d, Family, IpAddr>> {
@@ -206,13 +193,15 @@ impl<'d> Allocator<'d> {
         for (name, allocation) in &self.resting {
             taken.extend(allocation.load_balancer_ips.iter().map(|a| (*a, *name)));
         }
+        // Addresses that did not come from here. They take nothing away from who has an address.
+        let mut elsewhere: Taken<'d, IpAddr> = Taken::new();
         for draft in self.drafts {
             // What is wrong with these is said where they are served.
-            let elsewhere = draft.status_addresses(&mut Vec::new()).into_iter();
-            let elsewhere = elsewhere.chain(draft.external_ips(&mut Vec::new()));
-            for address in elsewhere {
-                taken.entry(address).or_insert(&draft.name);
+            let mut given = draft.status_addresses(&mut Vec::new());
+            if self.inputs.allow_external_ips {
+                given.extend(draft.external_ips(&mut Vec::new()));
             }
+            elsewhere.extend(given.into_iter().map(|a| (a, &draft.name)));
             // Without a pool, a class that is not said is somebody else's.
             if draft.wants_pool() && (draft.names_our_class() || !pools.is_empty()) {
                 slots.extend(self.pool_slots(draft));
@@ -221,12 +210,15 @@ impl<'d> Allocator<'d> {
         let mut free = pools.free();
         let legal = |slot: &Slot<'d, Family, IpAddr>, address: IpAddr| match slot.held {
             Some(held) if held == address => pools.contain(address),
-            _ => pools.may_give(address),
+            _ => match elsewhere.get(&address).filter(|owner| **owner != &slot.draft.name) {
+                Some(owner) => Err(format!("{address} is Service {owner}'s already")),
+                None => pools.may_give(address),
+            },
         };
         let fresh = |slot: &Slot<'d, Family, IpAddr>, taken: &Taken<'d, IpAddr>| {
-            free.next(slot.kind, |a| taken.contains_key(&a))
+            free.next(slot.kind, |a| taken.contains_key(&a) || elsewhere.contains_key(&a))
         };
-        self.settle(slots, taken, legal, fresh)
+        settle(slots, taken, legal, fresh, &mut self.refused)
     }
 
     fn pool_slots(&mut self, draft: &'d Draft<'d>) -> Vec<Slot<'d, Family, IpAddr>> {
@@ -252,48 +244,6 @@ impl<'d> Allocator<'d> {
         let reason = format!("no address is given: {stray} is not one for each of its families");
         self.refused.push((draft, reason));
         Vec::new()
-    }
-
-    /// Fills the slots. `taken` is what others have. `legal` says what is wrong with a value, `fresh`
-    /// finds one that is not taken; it is not asked for one that it gave before.
-    fn settle<K, V: Copy + Ord + fmt::Display>(
-        &mut self,
-        mut slots: Vec<Slot<'d, K, V>>,
-        mut taken: Taken<'d, V>,
-        legal: impl Fn(&Slot<'d, K, V>, V) -> Result<(), String>,
-        mut fresh: impl FnMut(&Slot<'d, K, V>, &Taken<'d, V>) -> Result<V, String>,
-    ) -> Vec<Slot<'d, K, V>> {
-        for slot in &mut slots {
-            let kept = slot.held.filter(|held| slot.asked.is_none_or(|asked| asked == *held));
-            let Some(held) = kept.filter(|h| legal(slot, *h).is_ok()) else { continue };
-            if !taken.contains_key(&held) {
-                taken.insert(held, &slot.draft.name);
-                slot.given = Some(held);
-            }
-        }
-        for slot in slots.iter_mut().filter(|s| s.given.is_none()) {
-            let Some(asked) = slot.asked else { continue };
-            let refusal = match (legal(slot, asked), taken.get(&asked)) {
-                (Err(reason), _) => reason,
-                (Ok(()), Some(owner)) => format!("{asked} is Service {owner}'s already"),
-                (Ok(()), None) => {
-                    taken.insert(asked, &slot.draft.name);
-                    slot.given = Some(asked);
-                    continue;
-                }
-            };
-            self.refused.push((slot.draft, refusal));
-        }
-        for slot in slots.iter_mut().filter(|s| s.given.is_none() && s.asked.is_none()) {
-            match fresh(slot, &taken) {
-                Ok(value) => {
-                    taken.insert(value, &slot.draft.name);
-                    slot.given = Some(value);
-                }
-                Err(reason) => self.refused.push((slot.draft, reason)),
-            }
-        }
-        slots
     }
 }
 

@@ -126,6 +126,23 @@ fn address_in_use_is_not_given() {
     assert_eq!(ips(&mut bench, "a"), ["192.0.2.18"]);
 }
 
+/// SVC-082, SVC-113: an address that a pool has given stays with who has it, whatever others write.
+#[test]
+fn given_address_cannot_be_taken_away() {
+    let mut bench = Bench::new(&[&pool("lan", "addresses: [192.0.2.16/30]"), &balancer("b", "")]);
+    bench.allow_external_ips = true;
+    assert_eq!(ips(&mut bench, "b"), ["192.0.2.16"]);
+    let external = service("a", "externalIPs: [192.0.2.16]");
+    bench.set(2, &(external + &standing("c", "", "{ip: 192.0.2.16}")));
+    assert_eq!(ips(&mut bench, "b"), ["192.0.2.16"]);
+    assert!(bench.service("a").external_ips.is_empty());
+    assert_eq!(ips(&mut bench, "c"), [] as [String; 0]);
+    let problems = bench.problems();
+    for said in ["default/a: 192.0.2.16 is not served", "default/c: 192.0.2.16 is not served"] {
+        assert!(problems.iter().any(|p| p.contains(said)), "{said}: {problems:?}");
+    }
+}
+
 /// SVC-081: without a pool an unset class is somebody else's; ours has a reason to wait.
 #[test]
 fn fabric_without_a_pool() {
