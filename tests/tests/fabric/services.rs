@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use weft_lab::Options;
+use weft_proto::v1::FabricStatus;
 use weft_tests::outsider::Outsider;
 use weft_tests::service::{Conversation, Over, Server, ask, ask_over, udp_to};
 use weft_tests::talk::Party;
@@ -19,7 +20,21 @@ const CLUSTER_IPS: [&str; 2] = ["10.96.0.10", "fd00:10:96::10"];
 const NODE_PORT: u16 = 30_080;
 
 async fn lab(pods: usize) -> Result<TestLab> {
-    TestLab::with_pods(Options { nodes: 2, ..Options::default() }, pods).await
+    let lab = TestLab::with_pods(Options { nodes: 2, ..Options::default() }, pods).await?;
+    // So that the next generation is that of what a test says.
+    eventually(SOON, async || {
+        let status = lab.status().await?;
+        ensure!(usize::try_from(status.pods)? == 2 * pods, "the hub knows {} pods", status.pods);
+        is_in_force(&status)
+    })
+    .await?;
+    Ok(lab)
+}
+
+fn is_in_force(status: &FabricStatus) -> Result<()> {
+    let behind = status.nodes.iter().any(|n| n.applied_generation < status.generation);
+    ensure!(!behind, "a node is behind");
+    Ok(())
 }
 
 /// A Service on TCP and UDP port 80, of pods `app: web`, with more of its spec.
@@ -69,9 +84,7 @@ async fn apply(lab: &TestLab, documents: &[String]) -> Result<()> {
         let status = lab.status().await?;
         ensure!(status.problems.is_empty(), "{:?}", status.problems);
         ensure!(status.generation > before, "the hub has not seen it");
-        let behind = status.nodes.iter().any(|n| n.applied_generation < status.generation);
-        ensure!(!behind, "a node is behind");
-        Ok(())
+        is_in_force(&status)
     })
     .await
 }

@@ -113,9 +113,11 @@ pub(crate) fn ruleset(
                 "  set node_ports {{\n    type inet_proto . inet_service\n    elements = {{ {ports} }}\n  }}"
             ),
         );
-        let rules = node_port_rules(interface, cidrs, &services.node_port_cidrs);
-        chain("node_ports_in", "nat hook prerouting priority dstnat", &rules);
-        chain("node_ports_out", "nat hook output priority dstnat", &rules);
+        let rules = |which: &str| node_port_rules(which, cidrs, &services.node_port_cidrs);
+        let outside = rules(&format!("iifname != \"{interface}\" "));
+        chain("node_ports_in", "nat hook prerouting priority dstnat", &outside);
+        // Which nft knows by no name in this hook.
+        chain("node_ports_out", "nat hook output priority -100", &rules(""));
     }
     format!(
         "table inet {NFT_TABLE}\ndelete table inet {NFT_TABLE}\ntable inet {NFT_TABLE} {{\n{sets}{chains}}}\n"
@@ -123,7 +125,7 @@ pub(crate) fn ruleset(
 }
 
 /// Loopback addresses serve no node ports: services of the host's own must not open to others.
-fn node_port_rules(interface: &str, pod_cidrs: &[IpNet], at: &[IpNet]) -> String {
+fn node_port_rules(which: &str, pod_cidrs: &[IpNet], at: &[IpNet]) -> String {
     let mut rules = String::new();
     for cidr in pod_cidrs {
         let v6 = is_ipv6(cidr);
@@ -138,7 +140,7 @@ fn node_port_rules(interface: &str, pod_cidrs: &[IpNet], at: &[IpNet]) -> String
         line(
             &mut rules,
             &format!(
-                "    iifname != \"{interface}\" fib daddr type local {word} daddr != {loopback} {served}meta l4proto . th dport @node_ports dnat {word} to {host_source}"
+                "    {which}fib daddr type local {word} daddr != {loopback} {served}meta l4proto . th dport @node_ports dnat {word} to {host_source}"
             ),
         );
     }
