@@ -1,12 +1,15 @@
 //! Services, with real sockets: every kind of client, every place of a backend.
 
 use std::collections::BTreeSet;
-use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use weft_lab::Options;
+use weft_netio::netns;
 use weft_proto::v1::FabricStatus;
 use weft_tests::outsider::Outsider;
 use weft_tests::service::{Conversation, Over, Server, ask, ask_over, udp_to};
@@ -386,4 +389,145 @@ async fn local_policies_keep_traffic_on_the_node() -> Result<()> {
     apply(&lab, &[web(&format!("{external}{SELECTOR}")), pod("b2", "app: web")]).await?;
     ensure!(ask(&a1, Over::Tcp, cluster_ip(0))?.by == "b2", "inside it is not Local any more");
     silent(&outsider.namespace, at(&near))
+}
+
+const BALANCER: &str = "198.18.0.240";
+
+/// A Service with that address from a pool, on TCP and UDP port 80.
+fn balancer(more: &str) -> [String; 2] {
+    let pool = "apiVersion: weft.dev/v1alpha1\nkind: AddressPool\nmetadata: {name: segment}\nspec: {addresses: [\"198.18.0.240-198.18.0.241\"]}\n";
+    let service = format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: web}}\nspec:\n  type: LoadBalancer\n  loadBalancerIP: {BALANCER}\n  ipFamilies: [IPv4]\n{SELECTOR}{more}  ports:\n  - {{name: tcp, protocol: TCP, port: 80, targetPort: 8080}}\n  - {{name: udp, protocol: UDP, port: 80, targetPort: 8080}}\n"
+    );
+    [pool.to_owned(), service]
+}
+
+/// The node at whose Ethernet address a machine has the balancer.
+fn found_at(lab: &TestLab, outsider: &Outsider) -> Result<String> {
+    let known = outsider.tool(&format!("ip neigh show {BALANCER} dev eth0"))?;
+    for node in lab.nodes() {
+        let link = lab.run(&node, &["ip", "-o", "link", "show", "eth0"])?;
+        let mac = link.split("link/ether ").nth(1).and_then(|l| l.split(' ').next());
+        if known.contains(mac.context("eth0 has no Ethernet address")?) {
+            return Ok(node);
+        }
+    }
+    anyhow::bail!("at no node: {known}")
+}
+
+/// SVC-080, SVC-087, SVC-093, SVC-094, SVC-095, SVC-096, SVC-107: an address of a pool is at one node,
+/// is another's soon after that one's agent is silent, and is gone with its Service.
+#[tokio::test(flavor = "multi_thread")]
+async fn balancer_is_at_one_node_and_moves() -> Result<()> {
+    if !can_run(&["nft"]) {
+        return Ok(());
+    }
+    let lab = lab(2).await?;
+    let outsider = Outsider::join(&lab)?;
+    let (a2, b2) = (lab.party("a2", 0)?, lab.party("b2", 0)?);
+    let _servers = [Server::start(&a2, 8080, "a2")?, Server::start(&b2, 8080, "b2")?];
+    let to = SocketAddr::new(BALANCER.parse()?, 80);
+    let reached = async |client: &str, over| {
+        eventually(Duration::from_secs(15), async || Ok(ask(client, over, to)?))
+            .await
+            .with_context(|| format!("{client} over {over:?}"))
+    };
+    let [pool, service] = balancer("");
+    let pods = [pod("a2", "app: web"), pod("b2", "app: web")];
+    apply(&lab, &[[pool, service].as_slice(), &pods].concat()).await?;
+    let (a1, near) = (lab.namespace_of("a1")?, host(&lab, &lab.nodes()[0], 0)?.namespace);
+    for over in [Over::Tcp, Over::Udp] {
+        for client in [&outsider.namespace, &a1, &near] {
+            reached(client, over).await?;
+        }
+    }
+    let first = found_at(&lab, &outsider)?;
+    let silenced = Pid::from_raw(lab.pid(&format!("{first}-agent"))?);
+    kill(silenced, Signal::SIGSTOP)?;
+    let since = Instant::now();
+    let moved = eventually(Duration::from_secs(15), async || {
+        let now = found_at(&lab, &outsider)?;
+        ensure!(now != first, "it is at {now} still");
+        ask(&outsider.namespace, Over::Tcp, to)?;
+        Ok(())
+    });
+    let moved = moved.await;
+    println!("the balancer answers at another node after {:.1?}", since.elapsed());
+    kill(silenced, Signal::SIGCONT)?;
+    moved?;
+    lab.wait_ready().await?;
+    // Only a node with an endpoint attracts what shall stay there, from whom it is for.
+    let [pool, service] = balancer(
+        "  externalTrafficPolicy: Local\n  loadBalancerSourceRanges: [\" 198.18.0.200/32 \"]\n",
+    );
+    let pods = [pod("a2", "app: other"), pod("b2", "app: web")];
+    apply(&lab, &[[pool, service].as_slice(), &pods].concat()).await?;
+    eventually(Duration::from_secs(15), async || {
+        let node = found_at(&lab, &outsider)?;
+        ensure!(node == lab.nodes()[1], "it is at {node}");
+        let answer = ask(&outsider.namespace, Over::Tcp, to)?;
+        ensure!(answer.by == "b2" && answer.sees.to_string() == outsider.underlay(), "{answer:?}");
+        Ok(())
+    })
+    .await?;
+    let outside_ranges = ask(&a1, Over::Tcp, to).err().map(|e| e.kind());
+    ensure!(outside_ranges == Some(ErrorKind::TimedOut), "{outside_ranges:?}");
+    apply(&lab, &[]).await?;
+    eventually(SOON, async || {
+        let proxies = lab.run(&lab.nodes()[1], &["ip", "neigh", "show", "proxy"])?;
+        ensure!(!proxies.contains(BALANCER), "{proxies}");
+        Ok(())
+    })
+    .await
+}
+
+/// SVC-101, SVC-102, SVC-103, SVC-104: nodes say whether they have a ready endpoint.
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_say_whether_they_have_an_endpoint() -> Result<()> {
+    if !can_run(&["nft"]) {
+        return Ok(());
+    }
+    let lab = lab(1).await?;
+    let outsider = Outsider::join(&lab)?;
+    let health = |node: &str| -> Result<String> {
+        let address = SocketAddr::new(node_address(&lab, node, 0)?, 32_000);
+        let mut stream = netns::enter(&outsider.namespace, || {
+            TcpStream::connect_timeout(&address, Duration::from_secs(1))
+        })??;
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: node\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    let local = "  externalTrafficPolicy: Local\n  healthCheckNodePort: 32000\n";
+    let manifests = |more: &str| {
+        let [pool, service] = balancer(more);
+        [pool, service, pod("b1", "app: web")]
+    };
+    apply(&lab, &manifests(local)).await?;
+    let nodes = lab.nodes();
+    eventually(SOON, async || {
+        let (without, with) = (health(&nodes[0])?, health(&nodes[1])?);
+        ensure!(without.starts_with("HTTP/1.1 503 "), "{without}");
+        ensure!(with.starts_with("HTTP/1.1 200 "), "{with}");
+        let body: serde_json::Value =
+            serde_json::from_str(with.split("\r\n\r\n").nth(1).unwrap_or_default())?;
+        let expected = serde_json::json!({
+            "service": {"namespace": "default", "name": "web"},
+            "localEndpoints": 1,
+            "serviceProxyHealthy": true,
+        });
+        ensure!(body == expected, "{body}");
+        let headers = with.to_ascii_lowercase();
+        ensure!(headers.contains("content-type: application/json\r\n"), "{with}");
+        ensure!(headers.contains("x-content-type-options: nosniff\r\n"), "{with}");
+        Ok(())
+    })
+    .await?;
+    apply(&lab, &manifests("")).await?;
+    eventually(SOON, async || {
+        ensure!(health(&nodes[1]).is_err(), "the port is open still");
+        Ok(())
+    })
+    .await
 }

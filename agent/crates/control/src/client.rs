@@ -14,9 +14,9 @@ use crate::tls::{HUB_SERVER_NAME, TlsIdentity};
 /// How long a connection may take to be made.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A silent connection to the hub is probed this often.
-pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// A probe without answer for this long ends the connection.
-pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why there is no connection; each is one line that says what to look at.
 #[derive(Debug, thiserror::Error)]

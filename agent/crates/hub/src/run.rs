@@ -18,7 +18,6 @@ use tonic::transport::Server;
 use tonic::transport::server::{Router, TcpIncoming};
 use tonic_health::server::health_reporter;
 use tonic_reflection::server::Builder as Reflection;
-use weft_control::client::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT};
 use weft_control::{KeptSocket, MESSAGE_MAX, ensure_free, hub_tls, serve_unix, socket};
 use weft_proto::FILE_DESCRIPTOR_SET;
 use weft_proto::v1::control_server::{self, ControlServer};
@@ -35,6 +34,13 @@ const HEALTH_SERVICE: &str = tonic_health::pb::health_server::SERVICE_NAME;
 
 type Serving = JoinHandle<anyhow::Result<()>>;
 
+/// How often the hub looks which nodes are gone.
+const LIVING_INTERVAL: Duration = Duration::from_millis(250);
+/// A node that dies without a word is noticed after both of these; with the pauses beside them, another
+/// answers for its addresses in less than 3 s.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_millis(700);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_millis(1200);
+
 /// How long calls under way may take to end when the hub stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -44,6 +50,7 @@ pub struct RunningHub {
     stopping: watch::Sender<bool>,
     servers: Vec<Serving>,
     source: JoinHandle<std::io::Result<()>>,
+    living: JoinHandle<()>,
 }
 
 /// Runs a hub until SIGTERM or SIGINT.
@@ -102,12 +109,24 @@ pub async fn start(config: HubConfig) -> anyhow::Result<RunningHub> {
             }
         }
     }));
+    let living = tokio::spawn({
+        let fabric = fabric.clone();
+        async move {
+            let mut ticks = tokio::time::interval(LIVING_INTERVAL);
+            loop {
+                ticks.tick().await;
+                let fabric = fabric.clone();
+                // Ends with the hub, which waits for nothing of it.
+                let _ = tokio::task::spawn_blocking(move || fabric.follow_the_living()).await;
+            }
+        }
+    });
     let servers = vec![
         serve_tcp(&fabric, listener, stop.clone()).await?,
         serve_socket(&fabric, unix, stop).await?,
     ];
     tracing::info!(%address, socket = %socket.display(), "hub ready");
-    Ok(RunningHub { address, stopping, servers, source })
+    Ok(RunningHub { address, stopping, servers, source, living })
 }
 
 impl RunningHub {
@@ -135,6 +154,7 @@ impl RunningHub {
         // Receivers live as long as the servers.
         let _ = self.stopping.send(true);
         self.source.abort();
+        self.living.abort();
         for mut server in self.servers {
             if server.is_finished() {
                 continue;

@@ -126,6 +126,9 @@ pub struct Service {
     pub cluster_ips: Vec<IpAddr>,
     /// Addresses of its load balancer that nodes serve themselves.
     pub load_balancer_ips: Vec<IpAddr>,
+    /// The node that answers for `load_balancer_ips` in its network segment; `None` if the fabric did
+    /// not give them out, or no node can.
+    pub announcer: Option<NodeName>,
     /// `spec.externalIPs`, if the operator allows them.
     pub external_ips: Vec<IpAddr>,
     /// Who may reach `load_balancer_ips`. A family without a range is not restricted.

@@ -10,11 +10,13 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
+use netlink_packet_route::route::RouteProtocol;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use crate::netlink::{Ensured, Mode, Netlink, NetlinkError};
+use crate::route::PROTOCOL;
 
-/// Addresses that the kernel answers for on the interface with that index.
+/// Addresses that the kernel answers for on the interface with that index because Weft told it to.
 ///
 /// # Errors
 /// See [`NetlinkError`].
@@ -33,6 +35,10 @@ pub async fn proxies(netlink: &Netlink, index: u32) -> Result<BTreeSet<IpAddr>, 
 fn proxy(message: &RouteNetlinkMessage, index: u32) -> Option<IpAddr> {
     let RouteNetlinkMessage::NewNeighbour(message) = message else { return None };
     if !message.header.flags.contains(NeighbourFlags::Proxy) || message.header.ifindex != index {
+        return None;
+    }
+    let ours = |a: &NeighbourAttribute| matches!(a, NeighbourAttribute::Protocol(protocol) if u8::from(*protocol) == PROTOCOL);
+    if !message.attributes.iter().any(ours) {
         return None;
     }
     message.attributes.iter().find_map(|attribute| match attribute {
@@ -81,6 +87,7 @@ fn message(index: u32, address: IpAddr) -> NeighbourMessage {
     };
     message.header.family = family;
     message.attributes.push(NeighbourAttribute::Destination(address));
+    message.attributes.push(NeighbourAttribute::Protocol(RouteProtocol::from(PROTOCOL)));
     message
 }
 
@@ -206,6 +213,12 @@ mod tests {
                 add_proxy(&netlink, index, ip).await.unwrap();
                 assert!(proxies(&netlink, index).await.unwrap().contains(&ip));
             });
+            // What an operator has the kernel answer for is not Weft's.
+            let family = if ip.is_ipv4() { "" } else { "-6" };
+            let theirs = if ip.is_ipv4() { "10.9.0.88" } else { "fd09::88" };
+            sh(&near, &format!("ip {family} neigh add proxy {theirs} dev near"));
+            let found = near.run(|| async { proxies(&Netlink::new().unwrap(), index).await });
+            assert_eq!(found.unwrap(), BTreeSet::from([ip]));
             wait_for(|| {
                 sh(&far, &format!("ping -c1 -W1 {address} >/dev/null; true"));
                 known().then_some(())

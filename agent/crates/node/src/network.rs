@@ -1,6 +1,7 @@
 //! The node's network: addresses, routes, rules, settings, the nftables table and pods' ports are
 //! what they should be, whoever changes them.
 
+pub(crate) mod announce;
 mod delivery;
 pub(crate) mod forward;
 mod plan;

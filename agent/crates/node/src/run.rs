@@ -25,7 +25,7 @@ use crate::identity::{IdentityStore, vtep_mac};
 use crate::install::{self, Installer};
 use crate::keys::KeyStore;
 use crate::modules::Modules;
-use crate::network::{KernelPorts, NFT_TABLE, NetworkTask, OldSysctls};
+use crate::network::{KernelPorts, NFT_TABLE, NetworkTask, OldSysctls, announce};
 use crate::service::AgentService;
 use crate::snapshot_file::SnapshotFile;
 
@@ -91,7 +91,7 @@ pub async fn run_until(config: AgentConfig, stop: impl Future<Output = ()>) -> a
     attachments.restore().await.context("cannot read the attachments on disk")?;
     let link = Arc::new(HubLink::default());
     let spoofed = Arc::new(AtomicU64::new(0));
-    let agent = Parts { core, keys, link, modules, spoofed, attachments };
+    let agent = Parts { core, keys, link, modules, spoofed, attachments, netlink: netlink.clone() };
     let hub = HubTask {
         core: agent.core.clone(),
         link: agent.link.clone(),
@@ -114,6 +114,7 @@ struct Parts {
     modules: Modules,
     spoofed: Arc<AtomicU64>,
     attachments: Arc<Attachments<KernelPorts>>,
+    netlink: Netlink,
 }
 
 impl Parts {
@@ -138,6 +139,7 @@ impl Parts {
             () = cni::serve(cni_socket, self.attachments.clone()) => Ok(()),
             () = keep_installed(&self.core) => Ok(()),
             () = crate::health::run(self.core.clone()) => Ok(()),
+            () = announce::run(self.core.clone(), self.netlink.clone()) => Ok(()),
             result = drop_old_keys(&self.core, &self.keys) => result,
             () = drop_old_modules(&self.core, &self.modules) => Ok(()),
         }

@@ -12,7 +12,7 @@ use crate::cni::Records;
 use crate::config::AgentConfig;
 use crate::durable;
 use crate::install::BINARY;
-use crate::network::{NFT_TABLE, OldSysctls, forward, look, perform, plan_removal};
+use crate::network::{NFT_TABLE, OldSysctls, announce, forward, look, perform, plan_removal};
 use crate::run::{SYSCTLS, only_agent};
 
 /// The bridge that `weft-cni` has the delegate `bridge` make.
@@ -116,6 +116,7 @@ async fn network(config: &AgentConfig) -> anyhow::Result<()> {
             tc::remove_port(&netlink, &record.wiring.host_interface).await?;
         }
     }
+    announce::withdraw(&netlink).await?;
     let actual = look(&netlink).await?;
     for action in plan_removal(&config.interface, &actual) {
         perform(&netlink, &config.interface, &action).await?;

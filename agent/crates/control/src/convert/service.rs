@@ -74,12 +74,9 @@ impl ToProto for Endpoint {
 impl FromProto<v1::Endpoint> for Endpoint {
     fn from_proto(message: v1::Endpoint) -> Result<Self, ConvertError> {
         let no_address = |_| ConvertError::new("address", Reason::Address(message.address.clone()));
-        let node = (!message.node.is_empty()).then_some(message.node);
         Ok(Self {
             address: message.address.parse().map_err(no_address)?,
-            node: node
-                .map(|n| NodeName::try_new(n).map_err(|e| ConvertError::new("node", e)))
-                .transpose()?,
+            node: node("node", message.node)?,
             ready: message.ready,
             serving: message.serving,
             terminating: message.terminating,
@@ -94,6 +91,11 @@ impl FromProto<v1::Endpoint> for Endpoint {
     }
 }
 
+fn node(field: &str, name: String) -> Result<Option<NodeName>, ConvertError> {
+    let name = (!name.is_empty()).then_some(name);
+    name.map(|n| NodeName::try_new(n).map_err(|e| ConvertError::new(field, e))).transpose()
+}
+
 impl ToProto for Service {
     type Proto = v1::Service;
 
@@ -103,6 +105,7 @@ impl ToProto for Service {
             cluster_ips: texts(&self.cluster_ips),
             load_balancer_ips: texts(&self.load_balancer_ips),
             external_ips: texts(&self.external_ips),
+            announcer: self.announcer.as_ref().map(ToString::to_string).unwrap_or_default(),
             source_ranges: texts(&self.source_ranges),
             internal_local: self.internal_policy == TrafficPolicy::Local,
             external_local: self.external_policy == TrafficPolicy::Local,
@@ -123,6 +126,7 @@ impl FromProto<v1::Service> for Service {
             name: ServiceName::from_proto(name).map_err(|e| e.within("name"))?,
             cluster_ips: addresses("cluster_ips", &message.cluster_ips)?,
             load_balancer_ips: addresses("load_balancer_ips", &message.load_balancer_ips)?,
+            announcer: node("announcer", message.announcer)?,
             external_ips: addresses("external_ips", &message.external_ips)?,
             source_ranges: subnets("source_ranges", &message.source_ranges)?,
             internal_policy: policy(message.internal_local),

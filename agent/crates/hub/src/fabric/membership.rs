@@ -1,5 +1,7 @@
 //! Who is a node of the fabric: joining, renewing, leaving.
 
+use std::time::Instant;
+
 use time::OffsetDateTime;
 use weft_control::{PeerIdentity, Role};
 use weft_model::NodeName;
@@ -85,8 +87,20 @@ impl Fabric {
     pub(crate) fn disconnected(&self, name: &NodeName) {
         if let Some(node) = self.state().nodes.get_mut(name) {
             node.streams = node.streams.saturating_sub(1);
+            node.left = (node.streams == 0).then(Instant::now).or(node.left);
         }
         self.heard.notify_one();
+    }
+
+    /// Has other nodes answer for the addresses of those that are gone. To be called now and then.
+    pub(crate) fn follow_the_living(&self) {
+        let mut state = self.state();
+        if !state.look_who_is_alive(Instant::now()) {
+            return;
+        }
+        if let Err(error) = self.publish(&mut state) {
+            tracing::error!(%error, "addresses of nodes that are gone cannot be given to others");
+        }
     }
 
     /// Takes a node out for good.

@@ -213,6 +213,7 @@ impl Merged {
             pods: &self.pods,
             own_addresses: &state.own_addresses,
             before: &state.allocations,
+            alive: &state.alive,
             allow_external_ips,
         });
         self.services = outcome.services;

@@ -18,7 +18,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1 as kube;
-use weft_model::{Cluster, Node, NodeName, Pod, PodName, Service, ServiceName, ServicePort};
+use sha2::{Digest as _, Sha256};
+use weft_model::{
+    Cluster, Endpoint, Node, NodeName, Pod, PodName, Service, ServiceName, ServicePort,
+    TrafficPolicy,
+};
 
 pub(crate) use allocate::Allocation;
 
@@ -33,6 +37,8 @@ use crate::source::index::Defined;
 use crate::source::object::{Key, Object};
 
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
+/// Label of nodes that attract no traffic for balancers.
+const NO_BALANCERS: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 const HEADLESS: &str = "service.kubernetes.io/headless";
 
 /// What Services depend on.
@@ -48,6 +54,8 @@ pub(super) struct Inputs<'a> {
     /// What Services have now.
     pub(super) before: &'a BTreeMap<ServiceName, Allocation>,
     pub(super) allow_external_ips: bool,
+    /// Nodes whose agents can be reached.
+    pub(super) alive: &'a BTreeSet<NodeName>,
 }
 
 /// What comes of them.
@@ -162,8 +170,10 @@ impl Outcome {
             port: port.port,
             node_port: allocation.node_port(&port.key()),
         });
+        let endpoints = endpoints.of(draft, &families, &mut self.problems);
         let service = Service {
             name: draft.name.clone(),
+            announcer: announcer(inputs, draft, &allocation, &endpoints),
             load_balancer_ips,
             external_ips,
             source_ranges,
@@ -172,12 +182,39 @@ impl Outcome {
             affinity_s: draft.affinity_s(&mut notes),
             health_check_node_port: allocation.node_port(draft::HEALTH_CHECK),
             ports: ports.collect(),
-            endpoints: endpoints.of(draft, &families, &mut self.problems),
+            endpoints,
             cluster_ips: allocation.cluster_ips,
         };
         notes.iter().for_each(|note| self.problem(draft.defined, &draft.name, note));
         self.services.insert(draft.name.clone(), service);
     }
+}
+
+/// Who answers for the addresses that a pool gave: of the nodes that may, the one that a hash of both
+/// names puts first, so that the loss of one moves nothing of the others'.
+fn announcer(
+    inputs: &Inputs<'_>,
+    draft: &Draft<'_>,
+    allocation: &Allocation,
+    endpoints: &[Endpoint],
+) -> Option<NodeName> {
+    if allocation.load_balancer_ips.is_empty() {
+        return None;
+    }
+    let local = draft.external_policy() == TrafficPolicy::Local;
+    let serves =
+        |node: &Node| endpoints.iter().any(|e| e.ready && e.node.as_ref() == Some(&node.name));
+    let may = |node: &&Node| {
+        inputs.alive.contains(&node.name)
+            && !node.labels.contains_key(NO_BALANCERS)
+            && (!local || serves(node))
+    };
+    let weight = |node: &&Node| {
+        let mut hasher = Sha256::new();
+        hasher.update(format!("{}\n{}", draft.name, node.name));
+        <[u8; 32]>::from(hasher.finalize())
+    };
+    inputs.nodes.values().filter(may).max_by_key(weight).map(|node| node.name.clone())
 }
 
 /// Takes out what a pool has given to another Service: whoever writes it into a manifest does not get

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use prost::Message as _;
@@ -45,11 +46,23 @@ pub(crate) struct Joined {
     pub(crate) reported: Reported,
     /// Watch streams open now.
     pub(crate) streams: usize,
+    /// When the last of them ended.
+    pub(crate) left: Option<Instant>,
     pub(crate) applied_generation: u64,
     pub(crate) last_report_unix: i64,
     pub(crate) plugins: Vec<v1::PluginStatus>,
     /// Why its last report was refused.
     pub(crate) complaint: Option<String>,
+}
+
+/// How long an agent may be away, as when it restarts, before its node counts as gone.
+const AWAY_MAX: Duration = Duration::from_millis(700);
+
+impl Joined {
+    /// Its agent is there, or was a moment ago.
+    fn is_alive(&self, now: Instant) -> bool {
+        self.streams > 0 || self.left.is_some_and(|left| now.duration_since(left) < AWAY_MAX)
+    }
 }
 
 /// A plugin that is published and not yet agreed to.
@@ -77,6 +90,8 @@ pub(crate) struct State {
     /// Objects that are good in themselves and do not fit the others.
     pub(crate) misfits: Vec<Problem>,
     pub(crate) static_peers: BTreeSet<NodeName>,
+    /// Nodes that were there when the announcers of addresses were chosen last.
+    pub(crate) alive: BTreeSet<NodeName>,
     /// Addresses of the hub's own machine, as far as they are known.
     pub(crate) own_addresses: BTreeSet<IpAddr>,
     /// Generations below this may be given without writing it down.
@@ -90,6 +105,7 @@ impl Joined {
             subnets,
             reported: Reported::default(),
             streams: 0,
+            left: None,
             applied_generation: 0,
             last_report_unix: 0,
             plugins: Vec::new(),
@@ -130,6 +146,15 @@ impl Reported {
 }
 
 impl State {
+    /// Looks who is there; true if it is not who was.
+    pub(crate) fn look_who_is_alive(&mut self, now: Instant) -> bool {
+        let there = self.nodes.iter().filter(|(_, joined)| joined.is_alive(now));
+        let there: BTreeSet<_> = there.map(|(name, _)| name.clone()).collect();
+        let changed = there != self.alive;
+        self.alive = there;
+        changed
+    }
+
     /// Reads what the last run left.
     pub(crate) fn load<S: LeaseStore>(
         store: &Store,

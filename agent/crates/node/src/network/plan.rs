@@ -10,6 +10,7 @@ use weft_netio::link::Link;
 use weft_netio::route::{MAIN, PROTOCOL, Route};
 use weft_netio::rule::Rule;
 
+use super::announce;
 use super::ruleset::{Services, ruleset};
 use crate::cni::Record;
 use crate::config::AgentConfig;
@@ -63,6 +64,8 @@ impl Desired {
             own.chain(gateways).find(|a| Family::of(&IpNet::from(*a)) == family)
         };
         let cidrs: &[IpNet] = if overlap { &[] } else { &cluster.pod_cidrs };
+        let announcing = !announce::addresses(config, state).is_empty();
+        let announces = underlay.filter(|_| announcing).map(|u| u.interface.as_str());
         let services = state.snapshot.as_ref().filter(|_| !overlap).map(Services::of);
         let services = services.unwrap_or_default();
         let ipv6 = cidrs.iter().any(|c| matches!(c, IpNet::V6(_)));
@@ -72,7 +75,7 @@ impl Desired {
             routes: destinations.map(|d| (d, source(Family::of(&d)))).collect(),
             rules: rules(&interface, cidrs),
             interface_sysctls: interface_sysctls(&interface, ipv6),
-            node_sysctls: if overlap { Vec::new() } else { node_sysctls(ipv6) },
+            node_sysctls: if overlap { Vec::new() } else { node_sysctls(ipv6, announces) },
             ruleset: ruleset(&interface, cidrs, config.masquerade, cluster.port, &services),
             ports: state
                 .attachments
@@ -113,8 +116,17 @@ fn interface_sysctls(interface: &str, ipv6: bool) -> Vec<(String, &'static str)>
     sysctls
 }
 
-fn node_sysctls(ipv6: bool) -> Vec<(String, &'static str)> {
+/// `announces`: the interface on which the node answers for addresses of balancers.
+fn node_sysctls(ipv6: bool, announces: Option<&str>) -> Vec<(String, &'static str)> {
     let mut sysctls = vec![("net/ipv4/ip_forward".to_owned(), "1")];
+    if let Some(interface) = announces {
+        // The kernel would think about an answer for up to 0.8 s.
+        sysctls.push((format!("net/ipv4/neigh/{interface}/proxy_delay"), "0"));
+        if ipv6 {
+            sysctls.push((format!("net/ipv6/neigh/{interface}/proxy_delay"), "0"));
+            sysctls.push((format!("net/ipv6/conf/{interface}/proxy_ndp"), "1"));
+        }
+    }
     if ipv6 {
         sysctls.push(("net/ipv6/conf/all/forwarding".to_owned(), "1"));
     }

@@ -12,7 +12,8 @@ use super::plan::NFT_TABLE;
 /// What of the Services is outside of the datapath.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Services {
-    /// Ranges of cluster IPs, and addresses outside of them; empty if there is no Service.
+    /// Ranges of cluster IPs, also while there is no Service, as connections outlive theirs, and
+    /// addresses outside of them.
     addresses: BTreeSet<IpNet>,
     /// Ports at the node's addresses, and the addresses if not all.
     node_ports: BTreeSet<(ServiceProtocol, u16)>,
@@ -21,9 +22,6 @@ pub(crate) struct Services {
 
 impl Services {
     pub(crate) fn of(snapshot: &Snapshot) -> Self {
-        if snapshot.services.is_empty() {
-            return Self::default();
-        }
         let cluster = &snapshot.cluster;
         let mut services =
             Self { node_port_cidrs: cluster.node_port_cidrs.clone(), ..Self::default() };
@@ -224,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_of_services_is_there_without_any() {
+    fn nothing_of_services_is_there_where_the_fabric_is_not_in_force() {
         let text = ruleset("weft0", &cidrs(), true, 4789, &Services::default());
         assert!(!text.contains("node_ports") && !text.contains("169.254.88.1"));
         assert_eq!(Services::default().destinations(&cidrs()).count(), 0);

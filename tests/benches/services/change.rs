@@ -1,0 +1,170 @@
+//! A fabric of one node with many Services of ten backends: how long a change of one takes, and how
+//! much memory they take.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use weft_lab::Options;
+use weft_tests::report::Report;
+use weft_tests::service::{Server, ask_over, udp_to};
+use weft_tests::{TestLab, command_in, eventually};
+
+const BACKENDS: u32 = 10;
+const CHANGES: usize = 30;
+/// Service that is changed.
+const CHANGED: Ipv4Addr = Ipv4Addr::new(10, 96, 255, 1);
+const PATIENCE: Duration = Duration::from_secs(120);
+
+pub(super) async fn measure(report: &mut Report, services: usize) -> Result<()> {
+    let options = Options { nodes: 1, ..Options::default() };
+    let lab = TestLab::with_pods(options, 3).await?;
+    let pods = ["a2", "a3"].map(|p| lab.party(p, 0));
+    let [first, second] = pods.map(|p| p.context("no such pod"));
+    let (first, second) = (first?, second?);
+    let variant = format!("{services} Services");
+    memory(&lab, report, "none")?;
+    // In files of a size that people have.
+    for (number, part) in (0..services).collect::<Vec<_>>().chunks(1_000).enumerate() {
+        put(&lab, &format!("many-{number}.yaml"), &many(part)?)?;
+    }
+    put(&lab, "changed.yaml", &changed(first.address))?;
+    let node = lab.nodes().remove(0);
+    let begun = Instant::now();
+    let _servers = [Server::start(&first, 8080, "a2")?, Server::start(&second, 8080, "a3")?];
+    let socket = udp_to(&lab.namespace_of("a1")?, SocketAddr::new(CHANGED.into(), 80))?;
+    socket.set_read_timeout(Some(Duration::from_millis(200)))?;
+    eventually(PATIENCE, async || {
+        let listed = lab.weft(&["services"])?.lines().count();
+        ensure!(listed > services, "{listed} lines");
+        lab.wait_connected(&node).await?;
+        ensure!(ask_over(&socket)?.by == "a2");
+        Ok(())
+    })
+    .await?;
+    eprintln!("{services} Services in force after {:.1?}", begun.elapsed());
+    // What is only needed to take them in is given back.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    memory(&lab, report, &variant)?;
+    let mut times = Vec::new();
+    for number in 0..CHANGES {
+        let (to, name) = if number % 2 == 0 { (&second, "a3") } else { (&first, "a2") };
+        let before = lab.status().await?.generation;
+        put(&lab, "changed.yaml", &changed(to.address))?;
+        // The hub reads files when they have settled; what counts begins when it has the change.
+        let published = loop {
+            if lab.status().await?.generation > before {
+                break Instant::now();
+            }
+        };
+        while ask_over(&socket).map_or(true, |answer| answer.by != name) {
+            ensure!(published.elapsed() < PATIENCE, "the change does not arrive");
+        }
+        times.push(published.elapsed());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    times.sort_unstable();
+    let quantile = |part: f64| {
+        let rank = ((times.len() - 1) as f64 * part).round() as usize;
+        times.get(rank).map_or(0.0, |t| t.as_secs_f64() * 1e3)
+    };
+    report.record("change", &variant, ("p50", "ms"), quantile(0.5));
+    report.record("change", &variant, ("p99", "ms"), quantile(0.99));
+    let node = lab.namespace_of(&node)?;
+    report.record("nft map", &variant, ("update", "ms"), nft(&node, services)?);
+    Ok(())
+}
+
+fn put(lab: &TestLab, name: &str, text: &str) -> Result<()> {
+    let path = lab.manifests().join(name);
+    let half = path.with_extension("half");
+    std::fs::write(&half, text)?;
+    Ok(std::fs::rename(half, path)?)
+}
+
+fn manifest(name: &str, ip: Ipv4Addr, protocol: &str, endpoints: &[IpAddr]) -> String {
+    let endpoints: Vec<_> = endpoints.iter().map(|e| format!("{{addresses: [\"{e}\"]}}")).collect();
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{clusterIP: {ip}, ports: [{{name: p, protocol: {protocol}, port: 80}}]}}\n---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: {name}-1, labels: {{kubernetes.io/service-name: {name}}}}}\naddressType: IPv4\nports: [{{name: p, protocol: {protocol}, port: 8080}}]\nendpoints: [{}]\n---\n",
+        endpoints.join(", ")
+    )
+}
+
+fn changed(to: IpAddr) -> String {
+    manifest("changed", CHANGED, "UDP", &[to])
+}
+
+fn many(part: &[usize]) -> Result<String> {
+    let mut text = String::new();
+    for n in part {
+        let number = u32::try_from(*n)?;
+        let ip = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 96, 1, 0)) + number);
+        let backend =
+            |b| Ipv4Addr::from(u32::from(Ipv4Addr::new(172, 16, 0, 0)) + number * BACKENDS + b);
+        let endpoints: Vec<_> = (0..BACKENDS).map(|b| backend(b).into()).collect();
+        write!(text, "{}", manifest(&format!("many-{n}"), ip, "TCP", &endpoints))?;
+    }
+    Ok(text)
+}
+
+/// Resident memory of agent and datapath, and of the hub, which is one for all nodes.
+fn memory(lab: &TestLab, report: &mut Report, variant: &str) -> Result<()> {
+    let node = lab.nodes().remove(0);
+    let mut sum = 0.0;
+    for process in ["agent", "datapath"] {
+        let resident = resident(lab.pid(&format!("{node}-{process}"))?)?;
+        report.record("memory", variant, (process, "MiB"), resident);
+        sum += resident;
+    }
+    report.record("memory", variant, ("together", "MiB"), sum);
+    report.record("memory", variant, ("hub", "MiB"), resident(lab.pid("hub")?)?);
+    Ok(())
+}
+
+fn resident(pid: i32) -> Result<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;
+    Ok(kib / 1024.0)
+}
+
+/// What it takes to change an element of an nftables map of that size, as kube-proxy does.
+fn nft(namespace: &str, services: usize) -> Result<f64> {
+    let elements: Vec<_> = (0..services)
+        .map(|n| {
+            let ip = Ipv4Addr::from(
+                u32::from(Ipv4Addr::new(10, 96, 1, 0)) + u32::try_from(n).unwrap_or(0),
+            );
+            format!("{ip} . tcp . 80 : goto backends")
+        })
+        .collect();
+    let elements = elements.join(",\n");
+    run_nft(
+        namespace,
+        &format!(
+            "table ip yardstick {{\n chain backends {{ drop; }}\n map services {{\n type ipv4_addr . inet_proto . inet_service : verdict\n elements = {{ {elements} }}\n }}\n}}\n"
+        ),
+    )?;
+    let mut times = Vec::new();
+    for _ in 0..CHANGES {
+        let begun = Instant::now();
+        run_nft(
+            namespace,
+            "delete element ip yardstick services { 10.96.1.0 . tcp . 80 : goto backends }\nadd element ip yardstick services { 10.96.1.0 . tcp . 80 : goto backends }\n",
+        )?;
+        times.push(begun.elapsed());
+    }
+    run_nft(namespace, "delete table ip yardstick\n")?;
+    times.sort_unstable();
+    Ok(times.get(CHANGES / 2).map_or(0.0, |t| t.as_secs_f64() * 1e3))
+}
+
+fn run_nft(namespace: &str, text: &str) -> Result<()> {
+    let file = tempfile::NamedTempFile::new()?;
+    std::fs::write(file.path(), text)?;
+    let output = command_in(namespace, Path::new("nft"))?.arg("-f").arg(file.path()).output()?;
+    ensure!(output.status.success(), "nft: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
