@@ -38,8 +38,8 @@ type Serving = JoinHandle<anyhow::Result<()>>;
 const LIVING_INTERVAL: Duration = Duration::from_millis(250);
 /// A node that dies without a word is noticed after both of these; with the pauses beside them, another
 /// answers for its addresses in less than 3 s.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_millis(700);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_millis(1200);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_millis(500);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long calls under way may take to end when the hub stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);

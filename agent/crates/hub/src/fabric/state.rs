@@ -56,7 +56,7 @@ pub(crate) struct Joined {
 }
 
 /// How long an agent may be away, as when it restarts, before its node counts as gone.
-const AWAY_MAX: Duration = Duration::from_millis(700);
+const AWAY_MAX: Duration = Duration::from_millis(500);
 
 impl Joined {
     /// Its agent is there, or was a moment ago.
