@@ -15,7 +15,6 @@ use weft_mesh::{ConfigError, MeshConfig};
 use weft_model::{SERVICE_PLUGIN, Timestamp};
 use weft_netio::{Netlink, Offloads, Tun, TunError, UdpOffloads, UdpSocket, clock, link};
 use weft_pipeline::{Routes, RoutesConfig};
-use weft_proto::tables::v1::ServiceTables;
 use weft_proto::v1::{ApplyRequest, ApplyResponse, Offload};
 use weft_wasm_host::Module;
 
@@ -165,13 +164,18 @@ impl Control {
     /// Carries out a request; returns when every worker uses the result.
     pub(crate) fn apply(&mut self, request: ApplyRequest) -> Result<ApplyResponse, ApplyError> {
         let now = clock::now();
-        let services = request.services.clone().filter(|_| request.from != 0);
-        let nothing_else = services.is_some() && is_of_services_only(&request);
-        let desired = self.desired.after(request)?;
-        if nothing_else && self.device.is_some() && self.change_services(&desired, services, now)? {
-            self.desired = desired;
-            return Ok(self.applied());
+        if self.device.is_some()
+            && let Some(change) = self.desired.services_only(&request)?
+            && self.plugins.runs(SERVICE_PLUGIN)
+        {
+            let config = change.encode_to_vec();
+            if self.change_services(config, now)? {
+                self.desired
+                    .change_services(request.generation, request.services.unwrap_or_default());
+                return Ok(self.applied());
+            }
         }
+        let desired = self.desired.after(request)?;
         let tables = Tables::try_new(&desired)?;
         let opened = self.open(&tables.settings)?;
         let applied = self.shared.mesh.apply(&tables.mesh, now)?;
@@ -204,17 +208,7 @@ impl Control {
 
     /// Has the live instances take a change of Services. False if they cannot: then they have to be
     /// made anew.
-    fn change_services(
-        &mut self,
-        desired: &Desired,
-        change: Option<ServiceTables>,
-        now: Timestamp,
-    ) -> Result<bool, WorkerGone> {
-        let config = change.unwrap_or_default().encode_to_vec();
-        if !self.plugins.runs(SERVICE_PLUGIN) {
-            // It starts with everything, when it does.
-            return Ok(desired.services == self.desired.services);
-        }
+    fn change_services(&mut self, config: Vec<u8>, now: Timestamp) -> Result<bool, WorkerGone> {
         if !self.plugins.takes_change(SERVICE_PLUGIN, config.len(), now) {
             return Ok(false);
         }
@@ -435,17 +429,6 @@ impl Control {
 /// Waits until every worker uses what it was sent.
 fn wait_for(workers: Vec<oneshot::Receiver<()>>) -> Result<(), WorkerGone> {
     workers.into_iter().try_for_each(|done| done.blocking_recv().map_err(|_| WorkerGone))
-}
-
-/// True if a change is of Services and of nothing else.
-fn is_of_services_only(request: &ApplyRequest) -> bool {
-    let rest = ApplyRequest {
-        generation: request.generation,
-        from: request.from,
-        services: request.services.clone(),
-        ..ApplyRequest::default()
-    };
-    *request == rest
 }
 
 fn routes(tables: &Tables) -> RoutesConfig {

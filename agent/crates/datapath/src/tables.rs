@@ -77,10 +77,7 @@ impl Desired {
     /// A change that was applied already may come again, so that plugins whose modules were
     /// missing get another try.
     pub(crate) fn after(&self, request: ApplyRequest) -> Result<Self, TablesError> {
-        let again = request.from < self.generation && request.generation == self.generation;
-        if request.from != 0 && request.from != self.generation && !again {
-            return Err(TablesError::OtherGeneration { from: request.from, at: self.generation });
-        }
+        self.check_generation(&request)?;
         let mut next = if request.from == 0 { Self::default() } else { self.clone() };
         next.generation = request.generation;
         next.settings = request.settings.or(next.settings);
@@ -95,6 +92,36 @@ impl Desired {
         next.pods.extend(request.pods.into_iter().map(|p| (p.attachment.clone(), p)));
         next.plugins.extend(request.plugins.into_iter().map(|p| (p.name.clone(), p)));
         Ok(next)
+    }
+
+    fn check_generation(&self, request: &ApplyRequest) -> Result<(), TablesError> {
+        let again = request.from < self.generation && request.generation == self.generation;
+        if request.from != 0 && request.from != self.generation && !again {
+            return Err(TablesError::OtherGeneration { from: request.from, at: self.generation });
+        }
+        Ok(())
+    }
+
+    /// The change of Services that a request is, if it is one to this state and nothing else.
+    pub(crate) fn services_only<'r>(
+        &self,
+        request: &'r ApplyRequest,
+    ) -> Result<Option<&'r ServiceTables>, TablesError> {
+        self.check_generation(request)?;
+        let rest = ApplyRequest {
+            generation: request.generation,
+            from: request.from,
+            services: request.services.clone(),
+            ..ApplyRequest::default()
+        };
+        let services = request.services.as_ref();
+        Ok(services.filter(|_| request.from != 0 && *request == rest))
+    }
+
+    /// Takes a change of Services, without a copy of everything else.
+    pub(crate) fn change_services(&mut self, generation: u64, change: ServiceTables) {
+        self.generation = generation;
+        self.services.change(change);
     }
 
     /// The complete request that leads to this state.

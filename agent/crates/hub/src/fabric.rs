@@ -20,7 +20,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use time::OffsetDateTime;
 use tokio::sync::Notify;
-use weft_model::{Cluster, Generation, NodeName, Snapshot};
+use weft_model::{Cluster, Generation, NodeName, Service, ServiceName, Snapshot};
 
 pub(crate) use error::FabricError;
 
@@ -182,7 +182,7 @@ impl Fabric {
             nodes: merged.nodes,
             pods: merged.pods,
             plugins: merged.plugins,
-            services: merged.services,
+            services: shared(&before.services, merged.services),
         };
         let first = before.generation.0 == state.generation_bound;
         let delta = before.delta_to(&next);
@@ -223,4 +223,16 @@ fn read_bound(store: &Store) -> Result<u64, StoreError> {
 fn warn(problem: &Problem) {
     let Problem { file, line, reason } = problem;
     tracing::warn!(file = %file.display(), line, reason, "manifest");
+}
+
+/// What did not change is what was there before.
+fn shared(
+    before: &BTreeMap<ServiceName, Arc<Service>>,
+    services: BTreeMap<ServiceName, Service>,
+) -> BTreeMap<ServiceName, Arc<Service>> {
+    let one = |(name, service): (ServiceName, Service)| match before.get(&name) {
+        Some(old) if **old == service => (name, Arc::clone(old)),
+        _ => (name, Arc::new(service)),
+    };
+    services.into_iter().map(one).collect()
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -132,8 +133,8 @@ pub struct Snapshot {
     pub pods: BTreeMap<PodName, Pod>,
     /// By name.
     pub plugins: BTreeMap<String, PluginSpec>,
-    /// By namespace and name.
-    pub services: BTreeMap<ServiceName, Service>,
+    /// By namespace and name; what did not change is shared between snapshots.
+    pub services: BTreeMap<ServiceName, Arc<Service>>,
 }
 
 /// What changed between two generations.
@@ -158,7 +159,7 @@ pub struct Delta {
     /// Plugins that are gone.
     pub removed_plugins: Vec<String>,
     /// New or changed Services, whole.
-    pub services: Vec<Service>,
+    pub services: Vec<Arc<Service>>,
     /// Services that are gone.
     pub removed_services: Vec<ServiceName>,
 }

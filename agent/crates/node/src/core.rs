@@ -233,7 +233,8 @@ impl Core {
             keys: &state.keys,
             pods: &pods,
         };
-        let tables = Tables::compile(snapshot, &local, &ids);
+        let tables =
+            Tables::compile(snapshot, &local, &ids, state.target.as_ref().map(|t| &*t.tables));
         let generation = snapshot.generation.0;
         state.peer_ids = ids;
         state.target = Some(match state.target.take() {

@@ -36,7 +36,8 @@ pub(crate) async fn run(core: Arc<Core>) {
     let mut open: BTreeMap<(u16, ServiceName), AbortHandle> = BTreeMap::new();
     loop {
         changes.borrow_and_update();
-        let wanted = core.read(|s| s.snapshot.as_ref().map(|s| ports(s.services.values())));
+        let wanted =
+            core.read(|s| s.snapshot.as_ref().map(|s| ports(s.services.values().map(Arc::as_ref))));
         let wanted = wanted.unwrap_or_default();
         open.retain(|(port, name), listener| {
             let stays = wanted.get(port) == Some(name) && !listener.is_finished();

@@ -78,13 +78,20 @@ pub(crate) struct Tables {
 
 impl Tables {
     /// Compiles; every node but this one has to have an index in `ids`.
-    pub(crate) fn compile(snapshot: &Snapshot, local: &Local<'_>, ids: &PeerIds) -> Self {
+    /// `before`: what was compiled last.
+    pub(crate) fn compile(
+        snapshot: &Snapshot,
+        local: &Local<'_>,
+        ids: &PeerIds,
+        before: Option<&Self>,
+    ) -> Self {
         let others = snapshot.nodes.values().filter(|n| n.name != *local.node);
         let peers = others
             .filter_map(|n| ids.by_name.get(n.name.as_str()).map(|id| (*id, peer(*id, n))))
             .collect();
         let plugins = snapshot.plugins.values().map(|p| (p.name.clone(), p.to_proto()));
-        let services = Services::compile(snapshot, local, ids);
+        let before = before.map(|b| &b.services);
+        let services = Services::compile(snapshot, local, ids, before);
         let built_in =
             (!services.is_empty()).then(|| (SERVICE_PLUGIN.to_owned(), service_plugin()));
         let plugins = plugins.chain(built_in).collect();

@@ -52,7 +52,7 @@ fn snapshot() -> Snapshot {
         deadline_us: Some(500),
     };
     snapshot.plugins.insert("block".into(), plugin);
-    snapshot.services.insert(service().name, service());
+    snapshot.services.insert(service().name, service().into());
     snapshot
 }
 

@@ -1,6 +1,7 @@
 //! What `Watch` streams.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use weft_model::{
     Cluster, Delta, Generation, Node, NodeName, PluginSpec, Pod, PodName, Service, ServiceName,
@@ -83,7 +84,7 @@ impl ToProto for Snapshot {
             nodes: self.nodes.values().map(ToProto::to_proto).collect(),
             pods: self.pods.values().map(ToProto::to_proto).collect(),
             plugins: self.plugins.values().map(ToProto::to_proto).collect(),
-            services: self.services.values().map(ToProto::to_proto).collect(),
+            services: self.services.values().map(|s| s.to_proto()).collect(),
         }
     }
 }
@@ -95,7 +96,7 @@ impl FromProto<(Generation, v1::Snapshot)> for Snapshot {
         let nodes = each("nodes", message.nodes, Node::from_proto)?;
         let pods = each("pods", message.pods, Pod::from_proto)?;
         let plugins = each("plugins", message.plugins, PluginSpec::from_proto)?;
-        let services = each("services", message.services, Service::from_proto)?;
+        let services = each("services", message.services, shared)?;
         Ok(Self {
             generation,
             cluster: Cluster::from_proto(cluster).map_err(|e| e.within("cluster"))?,
@@ -105,6 +106,10 @@ impl FromProto<(Generation, v1::Snapshot)> for Snapshot {
             services: by_key("services", services, |s| s.name.clone())?,
         })
     }
+}
+
+fn shared(service: v1::Service) -> Result<Arc<Service>, ConvertError> {
+    Service::from_proto(service).map(Arc::new)
 }
 
 fn by_key<K: Ord + ToString, V>(
@@ -136,7 +141,7 @@ impl ToProto for Delta {
             removed_pods: self.removed_pods.iter().map(ToProto::to_proto).collect(),
             plugins: self.plugins.iter().map(ToProto::to_proto).collect(),
             removed_plugins: self.removed_plugins.clone(),
-            services: self.services.iter().map(ToProto::to_proto).collect(),
+            services: self.services.iter().map(|s| s.to_proto()).collect(),
             removed_services: self.removed_services.iter().map(ToProto::to_proto).collect(),
         }
     }
@@ -155,7 +160,7 @@ impl FromProto<(Generation, v1::Delta)> for Delta {
             removed_pods: each("removed_pods", message.removed_pods, PodName::from_proto)?,
             plugins: each("plugins", message.plugins, PluginSpec::from_proto)?,
             removed_plugins: message.removed_plugins,
-            services: each("services", message.services, Service::from_proto)?,
+            services: each("services", message.services, shared)?,
             removed_services: each(
                 "removed_services",
                 message.removed_services,

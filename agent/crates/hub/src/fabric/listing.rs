@@ -11,6 +11,6 @@ impl Fabric {
         let snapshot = self.history.newest().snapshot;
         let wanted = |n: &str| namespace.is_empty() || n == namespace;
         let services = snapshot.services.values().filter(|s| wanted(&s.name.namespace));
-        services.map(ToProto::to_proto).collect()
+        services.map(|s| s.to_proto()).collect()
     }
 }

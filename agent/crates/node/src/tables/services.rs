@@ -3,10 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use weft_model::{
-    Endpoint, HOST_SOURCES, Node, NodeName, Service, ServicePort, Snapshot, TrafficPolicy,
+    Endpoint, HOST_SOURCES, Node, NodeName, Service, ServiceName, ServicePort, Snapshot,
+    TrafficPolicy,
 };
 use weft_proto::tables::v1::frontend::Kind;
 use weft_proto::tables::v1::{
@@ -25,20 +27,38 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Services {
     settings: Option<ServiceSettings>,
-    by_name: BTreeMap<String, ServiceTable>,
+    /// What the tables were made with, and each of: of what did not change, they are used again.
+    view: Option<View>,
+    by_name: BTreeMap<ServiceName, Compiled>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Compiled {
+    from: Arc<Service>,
+    table: Arc<ServiceTable>,
 }
 
 impl Services {
-    pub(crate) fn compile(snapshot: &Snapshot, local: &Local<'_>, ids: &PeerIds) -> Self {
+    /// `before`: what was compiled last.
+    pub(crate) fn compile(
+        snapshot: &Snapshot,
+        local: &Local<'_>,
+        ids: &PeerIds,
+        before: Option<&Self>,
+    ) -> Self {
         if snapshot.services.is_empty() {
             return Self::default();
         }
         let view = View::new(snapshot, local, ids);
-        let tables = snapshot.services.values().map(|s| view.table(s));
-        Self {
-            settings: Some(view.settings(snapshot)),
-            by_name: tables.map(|t| (t.name.clone(), t)).collect(),
-        }
+        let before = before.filter(|b| b.view.as_ref() == Some(&view)).map(|b| &b.by_name);
+        let one = |(name, service): (&ServiceName, &Arc<Service>)| {
+            let known = before.and_then(|b| b.get(name));
+            let compiled = known.filter(|k| Arc::ptr_eq(&k.from, service)).cloned();
+            let make = || Compiled { from: Arc::clone(service), table: view.table(service).into() };
+            (name.clone(), compiled.unwrap_or_else(make))
+        };
+        let by_name = snapshot.services.iter().map(one).collect();
+        Self { settings: Some(view.settings(snapshot)), by_name, view: Some(view) }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -48,14 +68,22 @@ impl Services {
     pub(crate) fn complete(&self) -> ServiceTables {
         ServiceTables {
             settings: self.settings.clone(),
-            services: self.by_name.values().cloned().collect(),
+            services: self.by_name.values().map(|c| (*c.table).clone()).collect(),
             removed: Vec::new(),
         }
     }
 
     /// `None` if nothing changed.
     pub(crate) fn change_from(&self, old: &Self) -> Option<ServiceTables> {
-        let (services, removed) = weft_model::changed(&old.by_name, &self.by_name);
+        // A Service may change in what is nothing to this node.
+        let differs = |(name, new): &(&ServiceName, &Compiled)| match old.by_name.get(*name) {
+            Some(old) => !Arc::ptr_eq(&old.table, &new.table) && old.table != new.table,
+            None => true,
+        };
+        let services: Vec<_> =
+            self.by_name.iter().filter(differs).map(|(_, c)| (*c.table).clone()).collect();
+        let gone = old.by_name.keys().filter(|name| !self.by_name.contains_key(*name));
+        let removed: Vec<_> = gone.map(ToString::to_string).collect();
         let settings = self.settings.clone().filter(|_| self.settings != old.settings);
         let nothing = services.is_empty() && removed.is_empty() && settings.is_none();
         (!nothing).then_some(ServiceTables { settings, services, removed })
@@ -63,16 +91,25 @@ impl Services {
 }
 
 /// What is where, seen from this node.
-struct View<'a> {
-    own: &'a NodeName,
-    zone: Option<&'a str>,
-    addresses: &'a BTreeSet<IpAddr>,
-    own_subnets: &'a [IpNet],
-    nodes: BTreeMap<&'a NodeName, (u16, &'a Node)>,
+#[derive(Clone, Debug, PartialEq)]
+struct View {
+    own: NodeName,
+    zone: Option<String>,
+    addresses: BTreeSet<IpAddr>,
+    own_subnets: Vec<IpNet>,
+    nodes: BTreeMap<NodeName, Place>,
 }
 
-impl<'a> View<'a> {
-    fn new(snapshot: &'a Snapshot, local: &Local<'a>, ids: &PeerIds) -> Self {
+/// A node as far as it matters here.
+#[derive(Clone, Debug, PartialEq)]
+struct Place {
+    index: u16,
+    addresses: Vec<IpAddr>,
+    subnets: Vec<IpNet>,
+}
+
+impl View {
+    fn new(snapshot: &Snapshot, local: &Local<'_>, ids: &PeerIds) -> Self {
         let index = |name: &NodeName| match ids.by_name.get(name.as_str()) {
             _ if name == local.node => OWN_NODE,
             // Below this node's, and never 0, which is nobody's.
@@ -80,12 +117,17 @@ impl<'a> View<'a> {
             None => 0,
         };
         let own = snapshot.nodes.get(local.node);
+        let place = |node: &Node| Place {
+            index: index(&node.name),
+            addresses: node.addresses.clone(),
+            subnets: node.subnets.clone(),
+        };
         Self {
-            own: local.node,
-            zone: own.and_then(|n| n.labels.get(ZONE)).map(String::as_str),
-            addresses: local.addresses,
-            own_subnets: own.map(|n| n.subnets.as_slice()).unwrap_or_default(),
-            nodes: snapshot.nodes.iter().map(|(name, node)| (name, (index(name), node))).collect(),
+            own: local.node.clone(),
+            zone: own.and_then(|n| n.labels.get(ZONE)).cloned(),
+            addresses: local.addresses.clone(),
+            own_subnets: own.map(|n| n.subnets.clone()).unwrap_or_default(),
+            nodes: snapshot.nodes.iter().map(|(name, node)| (name.clone(), place(node))).collect(),
         }
     }
 
@@ -96,16 +138,15 @@ impl<'a> View<'a> {
             let inside = cidrs.is_empty() || cidrs.iter().any(|c| c.contains(*address));
             inside && !address.is_loopback()
         };
-        let of_node = |(index, node): &(u16, &Node)| {
-            let own = *index == OWN_NODE;
-            let addresses: Vec<_> = if own {
+        let of_node = |node: &Place| {
+            let addresses: Vec<_> = if node.index == OWN_NODE {
                 self.addresses.iter().filter(serves).map(bytes).collect()
             } else {
                 node.addresses.iter().filter(serves).map(bytes).collect()
             };
-            NodePortAddresses { node: u32::from(*index), addresses }
+            NodePortAddresses { node: u32::from(node.index), addresses }
         };
-        let own = self.nodes.get(self.own).map(|(_, node)| node.addresses.as_slice());
+        let own = self.nodes.get(&self.own).map(|node| node.addresses.as_slice());
         let own = own.unwrap_or_default();
         // What peers take from this node: its own addresses, and those of its subnets.
         let gateways =
@@ -202,11 +243,11 @@ impl<'a> View<'a> {
     /// else all.
     fn hinted<'e>(&'e self, all: &[&Endpoint]) -> Box<dyn Fn(&Endpoint) -> bool + 'e> {
         let ready = || all.iter().filter(|e| e.ready);
-        let here = |e: &Endpoint| e.for_nodes.contains(self.own);
+        let here = |e: &Endpoint| e.for_nodes.contains(&self.own);
         if ready().all(|e| !e.for_nodes.is_empty()) && ready().any(|e| here(e)) {
             return Box::new(here);
         }
-        let Some(zone) = self.zone else { return Box::new(|_| true) };
+        let Some(zone) = &self.zone else { return Box::new(|_| true) };
         let near = move |e: &Endpoint| e.for_zones.iter().any(|z| z == zone);
         if ready().all(|e| !e.for_zones.is_empty()) && ready().any(|e| near(e)) {
             return Box::new(near);
@@ -216,16 +257,16 @@ impl<'a> View<'a> {
 
     fn index_of(&self, endpoint: &Endpoint) -> u16 {
         let node = endpoint.node.as_ref().and_then(|name| self.nodes.get(name));
-        node.map_or(0, |(index, _)| *index)
+        node.map_or(0, |node| node.index)
     }
 
     fn place(&self, address: IpAddr) -> u8 {
         let contains = |subnets: &[IpNet]| subnets.iter().any(|s| s.contains(&address));
         if self.addresses.contains(&address) {
             backend::HOST
-        } else if contains(self.own_subnets) {
+        } else if contains(&self.own_subnets) {
             backend::LOCAL_POD
-        } else if self.nodes.values().any(|(_, node)| contains(&node.subnets)) {
+        } else if self.nodes.values().any(|node| contains(&node.subnets)) {
             backend::REMOTE_POD
         } else {
             backend::ELSEWHERE

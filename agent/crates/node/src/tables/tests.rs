@@ -96,7 +96,7 @@ fn tables(world: &World, ids: &mut PeerIds) -> Tables {
         keys: &keys,
         pods: &pods.collect(),
     };
-    Tables::compile(&snapshot, &local, ids)
+    Tables::compile(&snapshot, &local, ids, None)
 }
 
 /// What a datapath does with a request, as `datapath.proto` says it.

@@ -19,7 +19,7 @@ fn pod(name: &str, app: &str, address: &str) -> String {
 
 fn get<'a>(snapshot: &'a Snapshot, name: &str) -> Option<&'a Service> {
     let key = ServiceName { namespace: "default".into(), name: name.into() };
-    snapshot.services.get(&key)
+    snapshot.services.get(&key).map(AsRef::as_ref)
 }
 
 #[tokio::test]

@@ -1,10 +1,14 @@
-use weft_model::{Generation, PodName, ServiceName, ServiceProtocol};
+use weft_model::{Generation, PodName, ServiceProtocol};
 
 use super::*;
 use crate::tables::tests::{node, snapshot};
 
 fn name(id: u8) -> NodeName {
     node(id).name
+}
+
+fn web() -> ServiceName {
+    ServiceName { namespace: "default".into(), name: "web".into() }
 }
 
 /// On node `id` at its address number `last`.
@@ -23,7 +27,7 @@ fn endpoint(id: u8, last: u8, state: &str) -> Endpoint {
 
 fn service(endpoints: Vec<Endpoint>) -> Service {
     Service {
-        name: ServiceName { namespace: "default".into(), name: "web".into() },
+        name: web(),
         cluster_ips: vec![IpAddr::from([10, 96, 0, 10])],
         load_balancer_ips: Vec::new(),
         announcer: None,
@@ -49,13 +53,13 @@ fn records(service: Service) -> Vec<(u8, u16, u8)> {
     let own = snapshot.nodes.get_mut(&name(1)).unwrap();
     own.labels.insert(ZONE.into(), "a".into());
     let tables = compile(&mut snapshot, service);
-    let ports = &tables.by_name["default/web"].ports;
+    let ports = &tables.by_name[&web()].table.ports;
     let bytes = ports[0].backends_v4.chunks_exact(9);
     bytes.map(|r| (r[3], u16::from_be_bytes([r[6], r[7]]), r[8])).collect()
 }
 
 fn compile(snapshot: &mut Snapshot, service: Service) -> Services {
-    snapshot.services.insert(service.name.clone(), service);
+    snapshot.services.insert(service.name.clone(), service.into());
     let mut ids = PeerIds::default();
     let own = name(1);
     ids.assign(snapshot.nodes.keys().filter(|n| **n != own).map(NodeName::as_str));
@@ -69,7 +73,7 @@ fn compile(snapshot: &mut Snapshot, service: Service) -> Services {
         keys: &[],
         pods: &BTreeMap::new(),
     };
-    Services::compile(snapshot, &local, &ids)
+    Services::compile(snapshot, &local, &ids, None)
 }
 
 /// Who gets new connections: last bytes of addresses in the set of the cluster, and of each node.
@@ -128,7 +132,7 @@ fn node_without_a_zone_takes_everybody() {
     let mut far = endpoint(3, 7, "ready");
     far.for_zones = vec!["b".into()];
     let tables = compile(&mut snapshot(1, &[1, 2, 3]), service(vec![near, far]));
-    let records = tables.by_name["default/web"].ports[0].backends_v4.chunks_exact(9);
+    let records = tables.by_name[&web()].table.ports[0].backends_v4.chunks_exact(9);
     assert!(records.into_iter().all(|r| r[8] & backend::CLUSTER != 0));
 }
 
@@ -166,13 +170,13 @@ fn each_backend_has_its_place() {
 /// SVC-212: families do not mix; SVC-200: nor do ports.
 #[test]
 fn each_port_and_family_has_its_own_backends() {
-    let mut web = service(vec![endpoint(1, 5, "ready"), endpoint(2, 6, "ready")]);
-    web.ports.push(ServicePort { name: "b".into(), port: 81, ..web.ports[0].clone() });
-    web.endpoints[0].targets = vec![8080, 0];
-    web.endpoints[1].targets = vec![0, 9090];
-    web.endpoints[1].address = "fd42:0:0:2::6".parse().unwrap();
-    let tables = compile(&mut snapshot(1, &[1, 2]), web);
-    let ports = &tables.by_name["default/web"].ports;
+    let mut both = service(vec![endpoint(1, 5, "ready"), endpoint(2, 6, "ready")]);
+    both.ports.push(ServicePort { name: "b".into(), port: 81, ..both.ports[0].clone() });
+    both.endpoints[0].targets = vec![8080, 0];
+    both.endpoints[1].targets = vec![0, 9090];
+    both.endpoints[1].address = "fd42:0:0:2::6".parse().unwrap();
+    let tables = compile(&mut snapshot(1, &[1, 2]), both);
+    let ports = &tables.by_name[&web()].table.ports;
     let lengths: Vec<_> =
         ports.iter().map(|p| (p.backends_v4.len(), p.backends_v6.len())).collect();
     assert_eq!(lengths, [(9, 0), (0, 21)]);
@@ -196,7 +200,7 @@ fn change_of_one_service_is_told_alone() {
     let mut before = snapshot(1, &[1, 2]);
     let mut other = service(vec![endpoint(1, 5, "ready")]);
     other.name.name = "other".into();
-    before.services.insert(other.name.clone(), other);
+    before.services.insert(other.name.clone(), other.into());
     let old = compile(&mut before.clone(), service(vec![endpoint(1, 5, "ready")]));
     let mut after = before.clone();
     after.generation = Generation(2);
