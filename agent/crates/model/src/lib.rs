@@ -22,7 +22,7 @@ pub use service::{
     TrafficPolicy,
 };
 pub use snapshot::{
-    Cluster, Delta, DeltaError, HookPosition, Node, OnFault, PLUGINS_MAX, PluginMode, PluginSpec,
-    Pod, Snapshot, changed,
+    BUILT_IN_PLUGINS, Cluster, Delta, DeltaError, HookPosition, Node, OnFault, PLUGINS_MAX,
+    PluginMode, PluginSpec, Pod, Snapshot, USER_PLUGINS_MAX, changed,
 };
 pub use time::Timestamp;

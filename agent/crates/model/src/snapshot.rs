@@ -98,8 +98,12 @@ pub enum PluginMode {
     Flow,
 }
 
-/// Plugins that a fabric runs at most: each has its slot in every flow of a datapath.
+/// Plugins that run at most, built-in ones included: each has its slot in every flow of a datapath.
 pub const PLUGINS_MAX: usize = 8;
+/// Plugins that nodes run by themselves; nobody else's can have such a name.
+pub const BUILT_IN_PLUGINS: [&str; 1] = [crate::SERVICE_PLUGIN];
+/// Plugins that users can have at most.
+pub const USER_PLUGINS_MAX: usize = PLUGINS_MAX - BUILT_IN_PLUGINS.len();
 
 /// A Wasm module to run, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tonic::Status;
 use weft_control::ConvertError;
-use weft_model::{NodeName, PLUGINS_MAX};
+use weft_model::{NodeName, USER_PLUGINS_MAX};
 
 use crate::ca::RequestError;
 use crate::lease::LeaseError;
@@ -63,13 +63,15 @@ pub(crate) enum FabricError {
     #[error("plugin {0} is loaded already: use `weft plugin replace`")]
     PluginExists(String),
     #[error(
-        "{PLUGINS_MAX} plugins are there already, more cannot run: unload one first (`weft plugin list`)"
+        "{USER_PLUGINS_MAX} plugins are there already, more cannot run: unload one first (`weft plugin list`)"
     )]
     TooManyPlugins,
     #[error("{node} refused it: {reason}; everything is as before")]
     PluginRefused { node: NodeName, reason: String },
     #[error("plugin {name} is declared in {}: change it there", .file.display())]
     PluginDeclared { name: String, file: PathBuf },
+    #[error("`{0}` is the name of a plugin that every node has: choose another one")]
+    PluginBuiltIn(String),
     #[error("`{0}` is no plugin name: use up to 63 lower-case letters, digits and `-`")]
     PluginName(String),
     #[error("the module cannot be used: {0}")]
@@ -116,6 +118,7 @@ impl From<FabricError> for Status {
             | E::AddressUnusable(_)
             | E::AddressInside { .. }
             | E::PluginName(_)
+            | E::PluginBuiltIn(_)
             | E::PluginRefused { .. }
             | E::Module(_)
             | E::ConfigTooLarge(_)

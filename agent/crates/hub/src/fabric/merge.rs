@@ -6,13 +6,13 @@ use std::path::Path;
 
 use ipnet::IpNet;
 use weft_model::{
-    Cluster, Encapsulation, Node, NodeName, PLUGINS_MAX, PluginSpec, Pod, PodName, Service,
-    ServiceName,
+    BUILT_IN_PLUGINS, Cluster, Encapsulation, Node, NodeName, PluginSpec, Pod, PodName, Service,
+    ServiceName, USER_PLUGINS_MAX,
 };
 
-use super::inside;
 use super::services::{self, Allocation, Inputs};
 use super::state::{Joined, State};
+use super::{FabricError, inside};
 use crate::source::Problem;
 use crate::source::files::Objects;
 use crate::source::index::Defined;
@@ -172,8 +172,12 @@ impl Merged {
             );
             return self.misfit(defined, reason);
         }
-        if self.plugins.len() >= PLUGINS_MAX {
-            let reason = format!("{PLUGINS_MAX} plugins are there already, more cannot run");
+        if BUILT_IN_PLUGINS.contains(&filter.name.as_str()) {
+            let reason = FabricError::PluginBuiltIn(filter.name.clone()).to_string();
+            return self.misfit(defined, reason);
+        }
+        if self.plugins.len() >= USER_PLUGINS_MAX {
+            let reason = format!("{USER_PLUGINS_MAX} plugins are there already, more cannot run");
             return self.misfit(defined, reason);
         }
         // A module that cannot be read has been reported by the source.

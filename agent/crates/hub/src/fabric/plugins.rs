@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use prost::Message as _;
 use weft_control::{FromProto as _, ToProto as _};
-use weft_model::{Generation, PLUGINS_MAX, PluginSpec};
+use weft_model::{BUILT_IN_PLUGINS, Generation, PluginSpec, USER_PLUGINS_MAX};
 use weft_proto::v1;
 
 use super::state::{State, Trial};
@@ -23,6 +23,9 @@ impl Fabric {
         let declared_name = check_module(&request.module)?;
         let name = if request.name.is_empty() { declared_name } else { request.name };
         check_name(&name)?;
+        if BUILT_IN_PLUGINS.contains(&name.as_str()) {
+            return Err(FabricError::PluginBuiltIn(name));
+        }
         let module = Module::new(request.module);
         let mut state = self.state();
         if let Some(defined) = declaration(&state, &name) {
@@ -33,7 +36,7 @@ impl Fabric {
             (None, true) => return Err(FabricError::NoPlugin(name)),
             (before, _) => before.map(|b| b.to_proto()),
         };
-        if before.is_none() && self.history.newest().snapshot.plugins.len() >= PLUGINS_MAX {
+        if before.is_none() && self.history.newest().snapshot.plugins.len() >= USER_PLUGINS_MAX {
             return Err(FabricError::TooManyPlugins);
         }
         // What is not said stays as it was.

@@ -2,7 +2,7 @@
 
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use weft_model::PLUGINS_MAX;
+use weft_model::USER_PLUGINS_MAX;
 use weft_proto::v1::plugin_status::State;
 
 use super::*;
@@ -98,15 +98,23 @@ async fn hub_killed_while_nodes_judge_starts_with_what_was_good() {
 }
 
 #[tokio::test]
+async fn name_of_a_built_in_plugin_is_not_to_be_had() {
+    let bench = Bench::new().await;
+    let status = bench.control().await.load_plugin(load("service", b"")).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert!(status.message().contains("every node has"), "{status}");
+}
+
+#[tokio::test]
 async fn more_plugins_than_can_run_are_refused() {
     let bench = Bench::new().await;
     let mut control = bench.control().await;
-    for i in 0..PLUGINS_MAX {
+    for i in 0..USER_PLUGINS_MAX {
         control.load_plugin(load(&format!("p{i}"), b"")).await.unwrap();
     }
     let status = control.load_plugin(load("more", b"")).await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted);
-    assert_eq!(specs(&bench).await.len(), PLUGINS_MAX);
+    assert_eq!(specs(&bench).await.len(), USER_PLUGINS_MAX);
     let replace = v1::LoadPluginRequest { replace: true, ..load("p0", b"") };
     control.load_plugin(replace).await.unwrap();
 }
