@@ -1,6 +1,8 @@
 //! What Services cost: a packet, a change, memory.
 //!
-//!     ./dev bench services [--case translate|change|memory]
+//!     ./dev bench services [--case translate|change] [--services N]
+
+#![allow(clippy::print_stdout, reason = "the table is the output")]
 
 mod change;
 mod translate;
