@@ -1,6 +1,6 @@
 //! Services and EndpointSlices of the source, made into what nodes have to know. Pure.
 //!
-//! [`draft`] reads what one manifest asks for, [`allocate`] gives each Service what belongs to it
+//! [`mod@draft`] reads what one manifest asks for, [`allocate`] gives each Service what belongs to it
 //! alone, [`endpoints`] finds who answers, and this module puts it together. There is no API server
 //! and no controller behind a directory, so the hub does what they would: it gives out cluster IPs
 //! and node ports, and makes endpoints of pods.
