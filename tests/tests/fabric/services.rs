@@ -1,13 +1,16 @@
 //! Services, with real sockets: every kind of client, every place of a backend.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use socket2::{Domain, Socket, Type};
 use weft_lab::Options;
 use weft_netio::netns;
 use weft_proto::v1::FabricStatus;
@@ -530,4 +533,93 @@ async fn nodes_say_whether_they_have_an_endpoint() -> Result<()> {
         Ok(())
     })
     .await
+}
+
+/// SVC-044: two hundred new connections a second while every backend is replaced: none is refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn rolling_replacement_refuses_nobody() -> Result<()> {
+    if !can_run(&["nft"]) {
+        return Ok(());
+    }
+    let lab = lab(2).await?;
+    let (a2, b1, b2) = (lab.party("a2", 0)?, lab.party("b1", 0)?, lab.party("b2", 0)?);
+    let all = [(&a2, "a2"), (&b1, "b1"), (&b2, "b2")];
+    let _servers = all
+        .iter()
+        .map(|(party, name)| Server::start(party, 8080, name))
+        .collect::<Result<Vec<_>>>()?;
+    apply(&lab, &[web(""), slice(&[(a2.address, "")])]).await?;
+    let (client, stop) = (lab.namespace_of("a1")?, Arc::new(AtomicBool::new(false)));
+    let stopped = Arc::clone(&stop);
+    let asking = std::thread::spawn(move || {
+        let mut answers = BTreeMap::<String, u32>::new();
+        while !stopped.load(Ordering::Relaxed) {
+            let next = Instant::now() + Duration::from_millis(5);
+            let by = match ask(&client, Over::Tcp, cluster_ip(0)) {
+                Ok(answer) => answer.by,
+                Err(error) => format!("error: {error}"),
+            };
+            *answers.entry(by).or_default() += 1;
+            std::thread::sleep(next.saturating_duration_since(Instant::now()));
+        }
+        answers
+    });
+    for (new, old) in [(&b1, &a2), (&b2, &b1), (&a2, &b2), (&b1, &a2)] {
+        apply(&lab, &[web(""), slice(&[(old.address, ""), (new.address, "")])]).await?;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        apply(&lab, &[web(""), slice(&[(new.address, "")])]).await?;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    let answers = asking.join().map_err(|_| anyhow::anyhow!("the client panicked"))?;
+    println!("{answers:?}");
+    let names: Vec<_> = answers.keys().map(String::as_str).collect();
+    ensure!(names == ["a2", "b1", "b2"], "{answers:?}");
+    Ok(())
+}
+
+/// SVC-195: a datagram larger than any MTU on the way, there and back. SVC-197: one port of a client to
+/// two Services with the same backend.
+#[tokio::test(flavor = "multi_thread")]
+async fn fragments_and_shared_ports_pass() -> Result<()> {
+    if !can_run(&["nft"]) {
+        return Ok(());
+    }
+    let lab = lab(1).await?;
+    let b1 = lab.party("b1", 0)?;
+    let _server = Server::start(&b1, 8080, "b1")?;
+    let other = SocketAddr::new("10.96.0.11".parse()?, 80);
+    let second = web("")
+        .replace("name: web", "name: web2")
+        .replace(CLUSTER_IPS[0], "10.96.0.11")
+        .replace(CLUSTER_IPS[1], "fd00:10:96::11")
+        .replace("30080", "30081");
+    let slices = slice(&[(b1.address, "")]);
+    let more = slices
+        .replace("name: web-1", "name: web2-1")
+        .replace("service-name: web", "service-name: web2");
+    apply(&lab, &[web(""), second, slices, more]).await?;
+    let a1 = lab.namespace_of("a1")?;
+    let socket = udp_to(&a1, cluster_ip(0))?;
+    socket.send(&[7; 2_000])?;
+    let mut answer = [0; 64];
+    let length = socket.recv(&mut answer).context("no answer to a datagram in fragments")?;
+    ensure!(answer.get(..2) == Some(b"b1"), "{length} bytes");
+    let mut open = Vec::new();
+    for to in [cluster_ip(0), other] {
+        let stream = netns::enter(&a1, || {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+            socket.set_reuse_address(true)?;
+            socket.bind(&SocketAddr::from(([0; 4], 45_000)).into())?;
+            socket.connect_timeout(&to.into(), Duration::from_secs(2))?;
+            Ok::<_, std::io::Error>(TcpStream::from(socket))
+        })?;
+        open.push(stream.with_context(|| format!("port 45000 to {to}"))?);
+    }
+    for mut stream in open {
+        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+        stream.write_all(b"?")?;
+        ensure!(stream.read(&mut answer)? > 0, "no answer");
+    }
+    Ok(())
 }

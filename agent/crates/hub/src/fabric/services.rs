@@ -150,6 +150,7 @@ impl Outcome {
         let wanted = |a: &IpAddr| families.contains(&Family::of(*a));
         let mut load_balancer_ips = draft.status_addresses(&mut notes);
         leave_to_owners(&mut load_balancer_ips, draft, given, &mut notes);
+        leave_to_the_fabric(inputs, "balancer address", &mut load_balancer_ips, &mut notes);
         load_balancer_ips.extend(allocation.load_balancer_ips.iter().copied());
         load_balancer_ips.retain(wanted);
         let source_ranges = match draft.source_ranges(&load_balancer_ips, &mut notes) {
@@ -240,16 +241,24 @@ fn external_ips(inputs: &Inputs<'_>, draft: &Draft<'_>, notes: &mut Vec<String>)
         notes.push(reason.to_owned());
         return Vec::new();
     }
-    let mut addresses = Vec::new();
-    for address in given {
-        match whose(inputs, address) {
-            Some(owner) => {
-                notes.push(format!("external IP {address} is not served: it is {owner}"))
-            }
-            None => addresses.push(address),
-        }
-    }
+    let mut addresses = given;
+    leave_to_the_fabric(inputs, "external IP", &mut addresses, notes);
     addresses
+}
+
+/// Takes out what is a node's, a pod's or the hub's: a Service must not cut them off.
+fn leave_to_the_fabric(
+    inputs: &Inputs<'_>,
+    what: &str,
+    addresses: &mut Vec<IpAddr>,
+    notes: &mut Vec<String>,
+) {
+    addresses.retain(|address| {
+        let owner = whose(inputs, *address);
+        let note = |owner| format!("{what} {address} is not served: it is {owner}");
+        notes.extend(owner.iter().map(note));
+        owner.is_none()
+    });
 }
 
 /// Whose address this is, if it is one of the fabric's.

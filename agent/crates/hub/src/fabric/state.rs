@@ -58,6 +58,9 @@ pub(crate) struct Joined {
 /// How long an agent may be away, as when it restarts, before its node counts as gone.
 const AWAY_MAX: Duration = Duration::from_millis(500);
 
+/// How much longer agents may take to find a hub that was started again.
+const RETURN_MAX: Duration = Duration::from_secs(5);
+
 impl Joined {
     /// Its agent is there, or was a moment ago.
     fn is_alive(&self, now: Instant) -> bool {
@@ -166,8 +169,11 @@ impl State {
             let record: Record = serde_json::from_slice(&bytes).map_err(|_| damaged())?;
             let subnets = leases.of(&record.uid)?;
             let key = NodeName::try_new(name.clone()).map_err(|_| damaged())?;
-            state.nodes.insert(key, Joined::new(record, subnets));
+            let left = Some(Instant::now() + RETURN_MAX);
+            let joined = Joined { left, ..Joined::new(record, subnets) };
+            state.nodes.insert(key, joined);
         }
+        state.alive = state.nodes.keys().cloned().collect();
         for (name, bytes) in store.all(Table::Reports)? {
             let damaged = || StoreError::Damaged { table: "reports", key: name.clone() };
             let message = v1::ReportRequest::decode(bytes.as_slice()).map_err(|_| damaged())?;

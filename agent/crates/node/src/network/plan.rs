@@ -1,6 +1,6 @@
 //! What the node's network should be, and what has to be done to what is there. Sans-IO.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -70,7 +70,13 @@ impl Desired {
         let services = services.unwrap_or_default();
         let ipv6 = cidrs.iter().any(|c| matches!(c, IpNet::V6(_)));
         let interface = config.interface.clone();
-        let destinations = cidrs.iter().map(IpNet::trunc).chain(services.destinations(cidrs));
+        // The way to the hub and to other nodes must not lead through what they have to say first.
+        let nodes = state.snapshot.iter().flat_map(|s| s.nodes.values());
+        let machines =
+            nodes.flat_map(|n| n.addresses.iter().copied().chain(n.endpoint.map(|e| e.ip())));
+        let machines: BTreeSet<IpAddr> = machines.chain(state.hub).collect();
+        let of_services = services.destinations(cidrs).filter(|d| !machines.contains(&d.addr()));
+        let destinations = cidrs.iter().map(IpNet::trunc).chain(of_services);
         Some(Self {
             routes: destinations.map(|d| (d, source(Family::of(&d)))).collect(),
             rules: rules(&interface, cidrs),

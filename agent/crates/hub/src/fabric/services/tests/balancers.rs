@@ -36,6 +36,18 @@ fn addresses_of_the_status_are_served() {
     assert_eq!(ips(&mut bench, "web"), [] as [String; 0]);
 }
 
+/// SVC-013, SVC-025: whoever writes a pod's, a node's or another Service's address into a status does
+/// not cut it off.
+#[test]
+fn addresses_of_the_fabric_are_not_served_for_a_status() {
+    let all = "{ip: 10.42.9.9}, {ip: 10.96.0.10}, {ip: 198.51.100.1}";
+    let mut bench = Bench::new(&[&standing("web", "loadBalancerClass: example.com/x", all)]);
+    assert_eq!(ips(&mut bench, "web"), ["198.51.100.1"]);
+    let problems = bench.problems();
+    assert_eq!(problems.len(), 2, "{problems:?}");
+    assert!(problems[0].contains("default/web: balancer address 10.42.9.9 is not served"));
+}
+
 /// SVC-080, SVC-081, SVC-082.
 #[test]
 fn pool_gives_one_address_for_each_family() {
