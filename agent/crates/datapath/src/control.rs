@@ -148,8 +148,9 @@ impl Control {
         let Saved { desired, running } = saved;
         // What ran before stands in for what could not be used.
         let running = running.into_iter().map(|spec| (spec.name.clone(), spec)).collect();
-        let built_in = Desired::default().after(desired.clone()).unwrap_or_default();
-        let built_in = |name: &str| built_in.built_in_config(name);
+        // A saved state is complete, so its change of Services is all of them.
+        let services = || desired.services.as_ref().map(Message::encode_to_vec).unwrap_or_default();
+        let built_in = |name: &str| (name == SERVICE_PLUGIN).then(services);
         self.plugins.set(&self.store, &running, &built_in, clock::now());
         match self.apply(desired) {
             Ok(_) => Ok(()),
@@ -166,7 +167,6 @@ impl Control {
         let now = clock::now();
         if self.device.is_some()
             && let Some(change) = self.desired.services_only(&request)?
-            && self.plugins.runs(SERVICE_PLUGIN)
         {
             let config = change.encode_to_vec();
             if self.change_services(config, now)? {

@@ -175,11 +175,6 @@ impl Plugins {
         running.changed_bytes <= CHANGES_MAX.max(running.settings.config.len())
     }
 
-    /// Whether a plugin of that name runs.
-    pub(crate) fn runs(&self, name: &str) -> bool {
-        self.running.contains_key(name)
-    }
-
     /// What runs, to be saved.
     pub(crate) fn running(&self) -> Vec<PluginSpec> {
         self.running.values().map(|running| running.spec.clone()).collect()

@@ -108,14 +108,27 @@ impl Desired {
         request: &'r ApplyRequest,
     ) -> Result<Option<&'r ServiceTables>, TablesError> {
         self.check_generation(request)?;
-        let rest = ApplyRequest {
-            generation: request.generation,
-            from: request.from,
-            services: request.services.clone(),
-            ..ApplyRequest::default()
-        };
-        let services = request.services.as_ref();
-        Ok(services.filter(|_| request.from != 0 && *request == rest))
+        // Every field, so that a new one is not overlooked.
+        let ApplyRequest {
+            generation: _,
+            from,
+            settings,
+            peers,
+            removed_peers,
+            pods,
+            removed_pods,
+            plugins,
+            removed_plugins,
+            services,
+        } = request;
+        let nothing_else = settings.is_none()
+            && peers.is_empty()
+            && removed_peers.is_empty()
+            && pods.is_empty()
+            && removed_pods.is_empty()
+            && plugins.is_empty()
+            && removed_plugins.is_empty();
+        Ok(services.as_ref().filter(|_| *from != 0 && nothing_else))
     }
 
     /// Takes a change of Services, without a copy of everything else.

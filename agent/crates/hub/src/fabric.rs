@@ -185,10 +185,10 @@ impl Fabric {
             services: shared(&before.services, merged.services),
         };
         let first = before.generation.0 == state.generation_bound;
-        let delta = before.delta_to(&next);
+        let mut delta = before.delta_to(&next);
         if first || !delta.is_empty() {
             next.generation = self.next_generation(state, before.generation)?;
-            let delta = before.delta_to(&next);
+            delta.to = next.generation;
             tracing::debug!(generation = next.generation.0, "snapshot");
             self.history.publish(next, delta);
         }

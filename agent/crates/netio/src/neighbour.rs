@@ -16,36 +16,37 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use crate::netlink::{Ensured, Mode, Netlink, NetlinkError};
 use crate::route::PROTOCOL;
 
-/// Addresses that the kernel answers for on the interface with that index because Weft told it to.
+/// Addresses that the kernel answers for because Weft told it to, each with the index of its interface.
 ///
 /// # Errors
 /// See [`NetlinkError`].
-pub async fn proxies(netlink: &Netlink, index: u32) -> Result<BTreeSet<IpAddr>, NetlinkError> {
+pub async fn proxies(netlink: &Netlink) -> Result<BTreeSet<(u32, IpAddr)>, NetlinkError> {
     let mut found = BTreeSet::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut message = NeighbourMessage::default();
         message.header.family = family;
         message.header.flags = NeighbourFlags::Proxy;
         let all = netlink.dump(RouteNetlinkMessage::GetNeighbour(message), "neighbours").await?;
-        found.extend(all.iter().filter_map(|message| proxy(message, index)));
+        found.extend(all.iter().filter_map(proxy));
     }
     Ok(found)
 }
 
-fn proxy(message: &RouteNetlinkMessage, index: u32) -> Option<IpAddr> {
+fn proxy(message: &RouteNetlinkMessage) -> Option<(u32, IpAddr)> {
     let RouteNetlinkMessage::NewNeighbour(message) = message else { return None };
-    if !message.header.flags.contains(NeighbourFlags::Proxy) || message.header.ifindex != index {
+    if !message.header.flags.contains(NeighbourFlags::Proxy) {
         return None;
     }
     let ours = |a: &NeighbourAttribute| matches!(a, NeighbourAttribute::Protocol(protocol) if u8::from(*protocol) == PROTOCOL);
     if !message.attributes.iter().any(ours) {
         return None;
     }
-    message.attributes.iter().find_map(|attribute| match attribute {
+    let address = message.attributes.iter().find_map(|attribute| match attribute {
         NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => Some((*v4).into()),
         NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => Some((*v6).into()),
         _ => None,
-    })
+    });
+    Some((message.header.ifindex, address?))
 }
 
 /// Has the kernel answer for an address. It does so if it would route it to another interface.
@@ -211,14 +212,14 @@ mod tests {
                 let netlink = Netlink::new().unwrap();
                 add_proxy(&netlink, index, ip).await.unwrap();
                 add_proxy(&netlink, index, ip).await.unwrap();
-                assert!(proxies(&netlink, index).await.unwrap().contains(&ip));
+                assert!(proxies(&netlink).await.unwrap().contains(&(index, ip)));
             });
             // What an operator has the kernel answer for is not Weft's.
             let family = if ip.is_ipv4() { "" } else { "-6" };
             let theirs = if ip.is_ipv4() { "10.9.0.88" } else { "fd09::88" };
             sh(&near, &format!("ip {family} neigh add proxy {theirs} dev near"));
-            let found = near.run(|| async { proxies(&Netlink::new().unwrap(), index).await });
-            assert_eq!(found.unwrap(), BTreeSet::from([ip]));
+            let found = near.run(|| async { proxies(&Netlink::new().unwrap()).await });
+            assert_eq!(found.unwrap(), BTreeSet::from([(index, ip)]));
             wait_for(|| {
                 sh(&far, &format!("ping -c1 -W1 {address} >/dev/null; true"));
                 known().then_some(())
@@ -234,7 +235,7 @@ mod tests {
                 assert_eq!(removed, Ensured::Changed);
                 let again = remove_proxy(&netlink, index, ip).await.unwrap();
                 assert_eq!(again, Ensured::Unchanged);
-                assert!(!proxies(&netlink, index).await.unwrap().contains(&ip));
+                assert!(!proxies(&netlink).await.unwrap().contains(&(index, ip)));
             });
         }
     }

@@ -54,10 +54,8 @@ pub(crate) async fn run(core: Arc<Core>, netlink: Netlink) {
 
 /// Takes every address away that the kernel answers for on the node's interfaces.
 pub(crate) async fn withdraw(netlink: &Netlink) -> anyhow::Result<()> {
-    for link in link::list(netlink).await? {
-        for address in neighbour::proxies(netlink, link.index).await? {
-            neighbour::remove_proxy(netlink, link.index, address).await?;
-        }
+    for (index, address) in neighbour::proxies(netlink).await? {
+        neighbour::remove_proxy(netlink, index, address).await?;
     }
     Ok(())
 }
@@ -90,7 +88,9 @@ impl Announcer {
         }
         let Some(interface) = &self.interface else { return Ok(()) };
         let Some(link) = link::get(&self.netlink, interface).await? else { return Ok(()) };
-        let there = neighbour::proxies(&self.netlink, link.index).await?;
+        let there = neighbour::proxies(&self.netlink).await?.into_iter();
+        let there: BTreeSet<_> =
+            there.filter(|(index, _)| *index == link.index).map(|(_, address)| address).collect();
         for address in there.difference(wanted) {
             neighbour::remove_proxy(&self.netlink, link.index, *address).await?;
             tracing::info!(%address, interface, "answered for no longer");
