@@ -6,8 +6,8 @@ mod support;
 use weft_abi::{Answer, Descriptor};
 use weft_pipeline::{Plugin, PluginFault, Verdict};
 use weft_wasm_host::{
-    CONFIG_BYTES_MAX, ConfigureError, ConfigureKind, Engine, Module, PluginInstance, Settings,
-    SharedState,
+    CONFIG_BYTES_MAX, ConfigureError, ConfigureKind, Engine, MEMORY_BYTES_MAX, Module,
+    PluginInstance, Settings, SharedState,
 };
 
 use ConfigureKind::{Delta, Full};
@@ -23,7 +23,7 @@ fn digits() -> Vec<u8> {
     let window = EXCHANGE + Descriptor::LEN + Answer::LEN;
     let reason = EXCHANGE + Descriptor::LEN + 4;
     let exports = format!(
-        r#"(memory (export "memory") 80) (global $n (mut i32) (i32.const 0))
+        r#"(memory (export "memory") {pages}) (global $n (mut i32) (i32.const 0))
         (data (i32.const 512) "no")
         (func (export "weft_exchange") (result i32) i32.const {EXCHANGE})
         (func (export "weft_allocate") (param i32) (result i32) i32.const 4096)
@@ -38,6 +38,7 @@ fn digits() -> Vec<u8> {
             (global.set $n
                 (i32.add (i32.mul (global.get $n) (i32.const 10)) (local.get $byte)))
             i64.const 0)"#,
+        pages = 1 + CONFIG_BYTES_MAX.div_ceil(65_536),
         refusal = 512_u64 << 32 | 2,
     );
     let body = format!(
@@ -50,7 +51,8 @@ fn digits() -> Vec<u8> {
 /// Configured with the digit 1.
 fn instance() -> PluginInstance {
     let module = Module::load(&Engine::with_instances(4).unwrap(), &digits()).unwrap();
-    let settings = Settings { config: vec![1], ..Settings::new("digits") };
+    let settings =
+        Settings { config: vec![1], memory_max: MEMORY_BYTES_MAX, ..Settings::new("digits") };
     PluginInstance::new(&module, settings, SharedState::new("digits")).unwrap()
 }
 
