@@ -23,4 +23,4 @@ pub(crate) use fragments::FragmentId;
 pub(crate) use memory::Memory;
 pub(crate) use shard::{Seen, Translator};
 pub(crate) use state::opens;
-pub(crate) use table::{Clash, Found, Lookup, NewFlow};
+pub(crate) use table::{Found, NewFlow};

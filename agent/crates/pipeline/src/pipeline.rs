@@ -8,7 +8,7 @@ use weft_model::{DropReason, PeerId, Timestamp};
 use weft_packet::{Headers, Meta};
 
 use crate::counters::{Counters, PluginCounters};
-use crate::flow::{Clash, Direction, FlowTable, Lookup, Memory, NewFlow};
+use crate::flow::{Direction, FlowTable, Memory, NewFlow, Translator};
 use crate::limit::AnswerLimit;
 use crate::passage::{Flow, Passage};
 use crate::plugin::Plugin;
@@ -293,9 +293,7 @@ impl<P: Plugin> Stages<P> {
     fn related_error(&self, p: &mut Passage<'_>) -> Result<Option<Target>, Stop> {
         let Some((inner, key)) = p.quoted() else { return Ok(None) };
         p.flow = Flow::Untracked;
-        let Lookup::Found(found) = self.flows.find(&key, false, p.now, None) else {
-            return Ok(None);
-        };
+        let Some(found) = self.flows.find(&key, false, p.now, None) else { return Ok(None) };
         p.translate_error(&inner, key, found.target)?;
         p.error_direction = Some(found.direction);
         self.route(p).map(Some)
@@ -308,19 +306,18 @@ impl<P: Plugin> Stages<P> {
         }
         let memory = (&mut *p.memory, self.plugins.slots());
         match self.flows.find(&p.key, p.opens, p.now, Some(memory)) {
-            Lookup::Found(found) => {
+            Some(found) => {
                 p.flow = Flow::Known(found);
                 if !found.translator.is_some_and(|t| self.plugins.has(t)) {
                     p.translate()?;
                 }
             }
             // Without its flow it would go out as it was sent.
-            Lookup::New if p.is_later_fragment() => return Err(DropReason::OrphanFragment.into()),
-            Lookup::New => {
+            None if p.is_later_fragment() => return Err(DropReason::OrphanFragment.into()),
+            None => {
                 *p.memory = Memory::EMPTY;
                 p.flow = Flow::New { translator: None };
             }
-            Lookup::Clash => return Err(DropReason::TranslationClash.into()),
         }
         Ok(())
     }
@@ -371,24 +368,17 @@ impl<P: Plugin> Stages<P> {
 
     /// Only a packet that goes on makes or refreshes a flow.
     fn keep_flow(&self, p: &mut Passage<'_>) -> Result<(), Stop> {
-        let clash = |_: Clash| Stop::from(DropReason::TranslationClash);
         let seen = p.seen();
         match &mut p.flow {
             Flow::Untracked => return Ok(()),
             Flow::New { translator } => {
-                let new = NewFlow {
-                    original: p.wire_key,
-                    target: p.key,
-                    translator: *translator,
-                    memory: p.memory,
-                    seen,
-                };
-                self.flows.insert(&new, p.now).map_err(clash)?;
+                let translator = *translator;
+                self.begin_flow(p, translator)?;
             }
             Flow::Known(found) => {
                 if p.key != found.target {
                     let retargeted = self.flows.retarget(found, p.key, found.translator, p.now);
-                    *found = retargeted.map_err(clash)?;
+                    *found = retargeted.map_err(|_| DropReason::TranslationClash)?;
                 }
                 self.flows.commit(found, seen, p.memory, p.changed, p.now);
             }
@@ -397,6 +387,33 @@ impl<P: Plugin> Stages<P> {
             self.flows.remember_fragment(id, p.wire_key, p.now);
         }
         Ok(())
+    }
+
+    /// Makes the packet's flow. If its answers would be those of another flow, as those of a pod
+    /// are that the sender talks to through a Service and directly, it gets a source port of its
+    /// own.
+    fn begin_flow(&self, p: &mut Passage<'_>, translator: Option<Translator>) -> Result<(), Stop> {
+        let seen = p.seen();
+        let new = |p: &Passage<'_>, translator| {
+            let (original, target, memory) = (p.wire_key, p.key, &*p.memory);
+            self.flows.insert(&NewFlow { original, target, translator, memory, seen }, p.now)
+        };
+        if new(p, translator).is_ok() {
+            return Ok(());
+        }
+        let clash = DropReason::TranslationClash;
+        // Another worker may have been faster with the same flow.
+        if let Some(found) = self.flows.find(&p.wire_key, false, p.now, None) {
+            if !found.target.same_destination(&p.key) {
+                return Err(clash.into());
+            }
+            p.move_to(found.target)?;
+            self.flows.commit(&found, seen, p.memory, p.changed, p.now);
+            return Ok(());
+        }
+        let free = self.flows.with_free_source_port(p.key, p.now).ok_or(clash)?;
+        p.move_to(free)?;
+        new(p, translator.or(Some(Translator::PIPELINE))).map_err(|_| clash.into())
     }
 
     /// Makes the answer, if there is one, and keeps what plugins wrote about a known flow.

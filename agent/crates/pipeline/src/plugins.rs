@@ -134,8 +134,11 @@ impl<P> Plugins<P> {
         self.list.iter().map(|s| (s.interest.name.as_str(), &s.counters))
     }
 
-    /// True if the plugin that translated a flow still is where it was.
+    /// True if who translated a flow still is where it was.
     pub(crate) fn has(&self, translator: Translator) -> bool {
+        if translator == Translator::PIPELINE {
+            return true;
+        }
         let position = if translator.ingress { Position::Ingress } else { Position::Egress };
         self.list.iter().any(|s| s.slot == translator.slot && s.stands_at(position))
     }
@@ -278,7 +281,8 @@ fn translate(
                 return Some(Next::Ask);
             }
             if let Flow::Known(found) = &mut p.flow {
-                found.translator.get_or_insert(me);
+                let plugin = found.translator.filter(|t| *t != Translator::PIPELINE);
+                found.translator = plugin.or(Some(me));
             }
         }
     }

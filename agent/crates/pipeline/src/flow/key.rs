@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use weft_packet::{FiveTuple, Rewrite};
+use weft_packet::{FiveTuple, Rewrite, protocol};
 
 /// A five-tuple in 40 bytes: addresses as IPv4-mapped IPv6 numbers, so that comparing and hashing
 /// need no branch on the family.
@@ -119,10 +119,17 @@ impl FlowKey {
         (self.source.to_be_bytes(), self.destination.to_be_bytes())
     }
 
-    /// The same from another port.
+    /// The same from another port; of an ICMP echo both are its identifier. `None` if the protocol
+    /// has neither.
     #[inline]
-    pub(crate) fn with_source_port(self, source_port: u16) -> Self {
-        Self { source_port, ..self }
+    pub(crate) fn with_source_port(self, source_port: u16) -> Option<Self> {
+        match self.protocol {
+            protocol::TCP | protocol::UDP | protocol::SCTP => Some(Self { source_port, ..self }),
+            protocol::ICMP | protocol::ICMPV6 => {
+                Some(Self { source_port, destination_port: source_port, ..self })
+            }
+            _ => None,
+        }
     }
 
     /// The same with the destination of `other`.
@@ -141,12 +148,6 @@ impl FlowKey {
             destination_port: (self.destination_port != other.destination_port)
                 .then_some(other.destination_port),
         }
-    }
-
-    /// True for a tuple and its reverse.
-    #[inline]
-    pub(crate) fn same_pair(&self, other: &Self) -> bool {
-        self == other || *self == other.reversed()
     }
 
     /// Equal for a tuple and its reverse, so that both directions are found in one shard.

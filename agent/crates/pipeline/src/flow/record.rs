@@ -95,7 +95,8 @@ pub(crate) fn decode(record: &[u8; RECORD_LEN], owners: &SlotOwners) -> Result<F
     }
     let traffic = |at| Traffic { packets: get(record, at), bytes: get(record, at + 8) };
     let mut memory = Memory::EMPTY;
-    let mut translator = None;
+    let own = Translator::PIPELINE;
+    let mut translator = (record[5] == own.slot).then_some(own);
     for plugin in 0..PLUGINS_MAX {
         let at = PLUGINS_AT + PLUGIN_LEN * plugin;
         let Some(slot) = owners.recall(get(record, at)) else { continue };

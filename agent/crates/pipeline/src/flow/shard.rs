@@ -21,11 +21,16 @@ pub(crate) struct FlowId {
     pub(crate) generation: u32,
 }
 
-/// The first plugin that translated a flow: plugins up to it see packets as they were sent.
+/// Who first translated a flow: plugins up to it see packets as they were sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Translator {
     pub(crate) slot: u8,
     pub(crate) ingress: bool,
+}
+
+impl Translator {
+    /// The pipeline itself, after all plugins.
+    pub(crate) const PIPELINE: Self = Self { slot: 0xfe, ingress: true };
 }
 
 /// Packets and bytes of one direction.
@@ -119,20 +124,20 @@ impl Shard {
         }
     }
 
-    /// The flow whose original tuple is `key` or its reverse.
+    /// The flow one of whose tuples is `key`, if its original tuple belongs here.
     #[inline]
     pub(crate) fn find(&self, hash: u64, key: &FlowKey) -> Option<u32> {
-        let entries = &self.entries;
-        self.index.find(hash, |i| entries[*i as usize].flow.original.same_pair(key)).copied()
+        let has = |flow: &Flow| flow.original == *key || flow.reply == *key;
+        self.index.find(hash, |i| has(&self.entries[*i as usize].flow)).copied()
     }
 
-    /// The translated flow whose reply tuple is `key` or its reverse.
+    /// The translated flow whose reply tuple is `key`.
     #[inline]
     pub(crate) fn find_alias(&self, hash: u64, key: &FlowKey) -> Option<Alias> {
         if self.aliases.is_empty() {
             return None;
         }
-        self.aliases.find(hash, |a| a.reply.same_pair(key)).copied()
+        self.aliases.find(hash, |a| a.reply == *key).copied()
     }
 
     #[inline]
@@ -153,7 +158,7 @@ impl Shard {
     }
 
     /// Adds a flow in a free place, at the cost of the longest idle one if there is none; gives
-    /// that one back. The index must not have the pair.
+    /// that one back. No flow may have one of its tuples.
     pub(crate) fn insert(&mut self, hash: u64, flow: Flow) -> (FlowId, Option<(FlowId, Flow)>) {
         let full = self.free.is_empty() && self.entries.len() >= self.capacity as usize;
         let evicted = if full { self.longest_idle().map(|i| self.remove(i)) } else { None };

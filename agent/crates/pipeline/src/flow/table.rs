@@ -28,7 +28,7 @@ const SHARD_LEN_MIN: usize = 1024;
 /// A flow lives in the shard of its original tuple; both directions of an untranslated flow hash
 /// alike. A translated flow has an [`Alias`] in the shard of its reply tuple.
 ///
-/// INVARIANT: no two flows share a tuple, be it original or reply, in either direction.
+/// INVARIANT: no two flows share a tuple, be it original or reply.
 /// INVARIANT: no thread waits for a shard while it holds another of a higher number.
 pub struct FlowTable {
     shards: Box<[Mutex<Shard>]>,
@@ -50,16 +50,6 @@ pub(crate) struct Found {
     /// What the packet's tuple must become.
     pub(crate) target: FlowKey,
     pub(crate) translator: Option<Translator>,
-}
-
-/// Answer to [`FlowTable::find`].
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Lookup {
-    Found(Found),
-    /// A packet that begins a flow.
-    New,
-    /// The packet's tuple is taken by a translated flow that it is not a packet of.
-    Clash,
 }
 
 /// Two flows would share a tuple.
@@ -152,26 +142,23 @@ impl FlowTable {
     #[must_use]
     #[inline]
     pub fn direction_of(&self, key: &FlowKey, now: Timestamp) -> Option<Direction> {
-        match self.find(key, false, now, None) {
-            Lookup::Found(found) => Some(found.direction),
-            Lookup::New | Lookup::Clash => None,
-        }
+        self.find(key, false, now, None).map(|found| found.direction)
     }
 
-    /// True if a live flow has that tuple, in whichever direction.
+    /// True if what answers a packet with that tuple is of a live flow.
     pub(crate) fn is_taken(&self, key: &FlowKey, now: Timestamp) -> bool {
-        !matches!(self.find(key, false, now, None), Lookup::New)
+        self.find(&key.reversed(), false, now, None).is_some()
     }
 
-    /// The tuple with a source port that no flow to the destination has; not to be guessed from
-    /// outside. `None` if none was found. Ports that hosts do not take for themselves come first.
+    /// The tuple with a source port whose answers are of no flow; not to be guessed from outside.
+    /// `None` if none was found. Ports that hosts do not take for themselves come first.
     pub(crate) fn with_free_source_port(&self, key: FlowKey, now: Timestamp) -> Option<FlowKey> {
         let mut random = key.hash(&self.seed) ^ now.0;
         let ranges = std::iter::repeat_n(PORTS_FIRST, PORT_TRIES).chain([PORTS; PORT_TRIES]);
         for (from, count) in ranges {
             random = fold(random ^ self.seed.word(), 0x9e37_79b9_7f4a_7c15);
             let port = from + u16::try_from(random % u64::from(count)).unwrap_or(0);
-            let tried = key.with_source_port(port);
+            let tried = key.with_source_port(port)?;
             if !self.is_taken(&tried, now) {
                 return Some(tried);
             }
@@ -189,18 +176,18 @@ impl FlowTable {
         opening: bool,
         now: Timestamp,
         memory: Option<(&mut Memory, u8)>,
-    ) -> Lookup {
+    ) -> Option<Found> {
         let hash = key.hash(&self.seed);
         let number = self.shard_of(hash);
         let shard = self.shards[number].lock();
         if let Some(index) = shard.find(hash, key) {
             return self.found(shard, index, key, opening, now, memory);
         }
-        let Some(alias) = shard.find_alias(hash, key) else { return Lookup::New };
+        let alias = shard.find_alias(hash, key)?;
         drop(shard);
         let home = self.shards[usize::from(alias.home.shard)].lock();
         if !home.is_live(alias.home) {
-            return Lookup::New;
+            return None;
         }
         self.found(home, alias.home.index, key, opening, now, memory)
     }
@@ -214,27 +201,25 @@ impl FlowTable {
         opening: bool,
         now: Timestamp,
         memory: Option<(&mut Memory, u8)>,
-    ) -> Lookup {
+    ) -> Option<Found> {
         let flow = shard.flow(index);
         if flow.expires() <= now || (opening && flow.state.is_over()) {
             let removed = shard.remove(index);
             self.note(&shard);
             drop(shard);
             self.forget(removed);
-            return Lookup::New;
+            return None;
         }
         let (direction, target) = if flow.original == *key {
             (Direction::Original, flow.reply.reversed())
-        } else if flow.reply == *key {
-            (Direction::Reply, flow.original.reversed())
         } else {
-            return Lookup::Clash;
+            (Direction::Reply, flow.original.reversed())
         };
         if let Some((memory, wanted)) = memory {
             memory.copy(&flow.memory, wanted);
         }
         let translator = flow.translator;
-        Lookup::Found(Found { id: shard.id(index), direction, target, translator })
+        Some(Found { id: shard.id(index), direction, target, translator })
     }
 
     /// Counts a packet of a flow that was found, and keeps what plugins wrote: `changed` has a bit
@@ -370,7 +355,7 @@ impl FlowTable {
         if !flow.is_translated() {
             return self.add_plain(flow, home, home_hash);
         }
-        if flow.original.same_pair(&flow.reply) {
+        if flow.original == flow.reply {
             return Err(None);
         }
         let reply_hash = flow.reply.hash(&self.seed);
@@ -408,8 +393,9 @@ impl FlowTable {
 
     fn add_plain(&self, flow: &Flow, home: usize, hash: u64) -> Result<FlowId, Option<FlowId>> {
         let mut shard = self.shards[home].lock();
-        if let Some(holder) = self.holder(&shard, hash, &flow.original) {
-            return Err(Some(holder));
+        let holder = [flow.original, flow.reply].iter().find_map(|k| self.holder(&shard, hash, k));
+        if holder.is_some() {
+            return Err(holder);
         }
         let (id, evicted) = shard.insert(hash, flow.clone());
         self.note(&shard);
@@ -418,7 +404,7 @@ impl FlowTable {
         Ok(id)
     }
 
-    /// The flow that holds the pair of `key`.
+    /// The flow one of whose tuples is `key`.
     fn holder(&self, shard: &Shard, hash: u64, key: &FlowKey) -> Option<FlowId> {
         let flow = shard.find(hash, key).map(|i| shard.id(i));
         flow.or_else(|| shard.find_alias(hash, key).map(|a| a.home))

@@ -1,6 +1,7 @@
 mod services;
 mod support;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -101,9 +102,47 @@ fn translation_is_applied_and_reversed() {
         assert_eq!(packet, tcp(SERVICE, POD, flags | ACK));
     }
     assert_eq!(node.stages.flows.len(), 1);
-    // Another connection would have the same tuple for its replies.
-    let mut direct = tcp(POD, REMOTE, ACK);
-    assert_eq!(tun(&mut node, &mut direct), dropped(DropReason::TranslationClash));
+}
+
+/// A pod may talk to a backend directly and through its Service from one port.
+#[test]
+fn direct_flow_beside_a_translated_one_gets_a_source_port_of_its_own() {
+    let asked = Log::default();
+    let log = asked.clone();
+    let mut node = node(vec![
+        TestPlugin::new("service", |d, _| {
+            if d.destination_port == SERVICE.port() { to_backend() } else { Verdict::Continue }
+        }),
+        TestPlugin::new("watch", move |d, _| {
+            log.note(d.destination_port, d.source_port);
+            Verdict::Continue
+        })
+        .at(HookPosition::Both),
+    ]);
+    assert_eq!(tun(&mut node, &mut tcp(POD, SERVICE, SYN)), Action::ToPeer(PEER));
+    let mut port = None;
+    for flags in [SYN, ACK, ACK] {
+        let mut direct = tcp(POD, REMOTE, flags);
+        assert_eq!(tun(&mut node, &mut direct), Action::ToPeer(PEER));
+        let sent = Headers::parse(&direct, &Meta::default()).unwrap().source_port;
+        assert_ne!(sent, POD.port());
+        assert_eq!(*port.get_or_insert(sent), sent);
+        let own = SocketAddr::new(POD.ip(), sent);
+        assert_eq!(direct, tcp(own, REMOTE, flags));
+        let mut answer = tcp(REMOTE, own, flags | ACK);
+        assert_eq!(peer(&mut node, &mut answer), Action::ToTun);
+        assert_eq!(answer, tcp(REMOTE, POD, flags | ACK));
+        // The Service's flow is as before.
+        assert_eq!(tun(&mut node, &mut tcp(POD, SERVICE, ACK)), Action::ToPeer(PEER));
+        let mut answer = tcp(REMOTE, POD, ACK);
+        assert_eq!(peer(&mut node, &mut answer), Action::ToTun);
+        assert_eq!(answer, tcp(SERVICE, POD, ACK));
+    }
+    assert_eq!(node.stages.flows.len(), 2);
+    // Plugins see the ports that the pods see.
+    let seen = asked.take();
+    let ours = |(to, from): &(u16, u16)| [*to, *from].contains(&POD.port());
+    assert!(seen.len() == 13 && seen.iter().all(ours), "{seen:?}");
 }
 
 #[test]

@@ -25,7 +25,7 @@ fn make(table: &FlowTable, original: FlowKey, target: FlowKey, now: Timestamp) -
 }
 
 fn is_there(table: &FlowTable, key: FlowKey, now: Timestamp) -> bool {
-    matches!(table.find(&key, false, now, None), Lookup::Found(_))
+    table.find(&key, false, now, None).is_some()
 }
 
 /// One packet, as the pipeline treats it.
@@ -85,25 +85,22 @@ impl Model {
         self.flows.retain(|(k, _, state, seen)| now.since(*seen) < timeout(k, *state));
         let opening = opens(p.key.protocol(), p.flags);
         self.flows.retain(|(k, r, state, _)| {
-            let same = k.same_pair(&p.key) || r.same_pair(&p.key);
+            let same = *k == p.key || *r == p.key;
             !(same && opening && state.is_over())
         });
-        let holds =
-            |k: &FlowKey| self.flows.iter().position(|(o, r, ..)| o.same_pair(k) || r.same_pair(k));
+        let holds = |k: &FlowKey| self.flows.iter().position(|(o, r, ..)| o == k || r == k);
         if let Some(at) = holds(&p.key) {
             let (original, reply, state, seen) = &mut self.flows[at];
             let (direction, target) = if *original == p.key {
                 (Direction::Original, reply.reversed())
-            } else if *reply == p.key {
-                (Direction::Reply, original.reversed())
             } else {
-                return Seenness::Clash;
+                (Direction::Reply, original.reversed())
             };
             (*state, *seen) = (state.next(direction, p.flags), now);
             return Seenness::Known(direction, target);
         }
         let reply = p.target.reversed();
-        let turned = p.target != p.key && p.key.same_pair(&reply);
+        let turned = p.target != p.key && p.key == reply;
         if turned || holds(&reply).is_some() {
             return Seenness::Clash;
         }
@@ -120,12 +117,11 @@ impl Model {
 fn send(table: &FlowTable, p: &Packet, now: Timestamp) -> Seenness {
     let memory = &Memory::EMPTY;
     match table.find(&p.key, opens(p.key.protocol(), p.flags), now, None) {
-        Lookup::Found(found) => {
+        Some(found) => {
             table.commit(&found, seen(p.flags), memory, 0, now);
             Seenness::Known(found.direction, found.target)
         }
-        Lookup::Clash => Seenness::Clash,
-        Lookup::New => {
+        None => {
             let (original, target) = (p.key, p.target);
             let new = NewFlow { original, target, translator: None, memory, seen: seen(p.flags) };
             table.insert(&new, now).map_or(Seenness::Clash, |()| Seenness::Began)
@@ -207,7 +203,7 @@ fn longest_idle_flow_gives_way() {
     for n in 1..=3 {
         assert!(make(&table, key(TCP, n, 0), key(TCP, n, 0), at(u64::from(n))));
     }
-    let Lookup::Found(first) = table.find(&key(TCP, 1, 0), false, at(4), None) else { panic!() };
+    let first = table.find(&key(TCP, 1, 0), false, at(4), None).unwrap();
     table.commit(&first, seen(tcp_flag::SYN), &Memory::EMPTY, 0, at(4));
     assert!(make(&table, key(UDP, 9, 0), key(UDP, 9, 0), at(5)));
     let there = |n| is_there(&table, key(TCP, n, 0), at(5));
@@ -231,8 +227,8 @@ fn two_flows_with_one_reply_tuple_clash() {
     let table = FlowTable::with_shards(1024, 8, 5);
     assert!(make(&table, key(UDP, 1, 2), key(UDP, 1, 3), START));
     assert!(!make(&table, key(UDP, 1, 4), key(UDP, 1, 3), START));
-    let direct = table.find(&key(UDP, 1, 3), false, START, None);
-    assert!(matches!(direct, Lookup::Clash));
+    assert!(!make(&table, key(UDP, 1, 3), key(UDP, 1, 3), START));
+    assert!(!is_there(&table, key(UDP, 1, 3), START));
     // What holds the tuple has expired, wherever it lives.
     let later = START + Duration::from_secs(31);
     assert!(make(&table, key(UDP, 1, 4), key(UDP, 1, 3), later));
@@ -242,11 +238,11 @@ fn two_flows_with_one_reply_tuple_clash() {
 fn new_translation_moves_the_reply_tuple() {
     let table = FlowTable::with_shards(1024, 8, 5);
     assert!(make(&table, key(UDP, 1, 2), key(UDP, 1, 3), START));
-    let Lookup::Found(found) = table.find(&key(UDP, 1, 2), false, START, None) else { panic!() };
+    let found = table.find(&key(UDP, 1, 2), false, START, None).unwrap();
     let moved = table.retarget(&found, key(UDP, 1, 4), None, START).unwrap();
     assert_eq!(moved.target, key(UDP, 1, 4));
     assert!(is_there(&table, key(UDP, 4, 1), START));
-    assert!(matches!(table.find(&key(UDP, 3, 1), false, START, None), Lookup::New));
+    assert!(!is_there(&table, key(UDP, 3, 1), START));
     assert_eq!(table.len(), 1);
 }
 
@@ -290,13 +286,26 @@ fn record_keeps_slots_by_plugin_name() {
     assert_eq!(load(&file, &next, START), []);
     let a = next.acquire_slot("a").unwrap();
     let mut kept = Memory::EMPTY;
-    let Lookup::Found(found) = next.find(&original, false, START, Some((&mut kept, 0xff))) else {
-        panic!()
-    };
+    let found = next.find(&original, false, START, Some((&mut kept, 0xff))).unwrap();
     assert_eq!(kept.slot(a), [1; 16]);
     assert_eq!(kept.slot(b), [2; 16]);
     assert!(kept.shown(b, 3) && !kept.judged(b, 3, 7));
     assert_eq!(found.translator, Some(Translator { slot: b, ingress: true }));
+}
+
+#[test]
+fn record_keeps_that_the_pipeline_translated() {
+    let table = FlowTable::new(4, 1);
+    let (original, target) = (key(TCP, 1, 2), key(TCP, 3, 2));
+    let translator = Some(Translator::PIPELINE);
+    let new = NewFlow { original, target, translator, memory: &Memory::EMPTY, seen: seen(2) };
+    table.insert(&new, START).unwrap();
+    let mut file = File::new();
+    save(&table, &mut file);
+    let next = FlowTable::new(4, 2);
+    assert_eq!(load(&file, &next, START), []);
+    let found = next.find(&original, false, START, None).unwrap();
+    assert_eq!((found.target, found.translator), (target, translator));
 }
 
 #[test]
@@ -310,7 +319,7 @@ fn only_what_is_worth_keeping_makes_a_record_dirty() {
         count
     };
     let packet = |key: FlowKey, now| {
-        let Lookup::Found(found) = table.find(&key, false, now, None) else { panic!() };
+        let found = table.find(&key, false, now, None).unwrap();
         table.commit(&found, seen(0), &Memory::EMPTY, 0, now);
     };
     assert_eq!((dirty(), dirty()), (1, 0));
@@ -338,10 +347,7 @@ fn slot_given_to_another_plugin_is_empty() {
     table.release_slot(slots[4]);
     assert_eq!(table.acquire_slot("other"), Some(slots[4]));
     let mut kept = memory;
-    assert!(matches!(
-        table.find(&original, false, START, Some((&mut kept, 0xff))),
-        Lookup::Found(_)
-    ));
+    assert!(table.find(&original, false, START, Some((&mut kept, 0xff))).is_some());
     assert_eq!(kept, Memory::EMPTY);
 }
 
