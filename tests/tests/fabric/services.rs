@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -579,7 +579,7 @@ async fn rolling_replacement_refuses_nobody() -> Result<()> {
 }
 
 /// SVC-195: a datagram larger than any MTU on the way, there and back. SVC-197: one port of a client to
-/// two Services with the same backend.
+/// everything that leads to one backend, the backend itself included.
 #[tokio::test(flavor = "multi_thread")]
 async fn fragments_and_shared_ports_pass() -> Result<()> {
     if !can_run(&["nft"]) {
@@ -605,21 +605,49 @@ async fn fragments_and_shared_ports_pass() -> Result<()> {
     let mut answer = [0; 64];
     let length = socket.recv(&mut answer).context("no answer to a datagram in fragments")?;
     ensure!(answer.get(..2) == Some(b"b1"), "{length} bytes");
+    let node_port = |node| Ok::<_, anyhow::Error>((node_address(&lab, node, 0)?, NODE_PORT).into());
+    let direct = SocketAddr::new(b1.address, 8080);
+    let ways = [cluster_ip(0), other, direct, node_port("node-1")?, node_port("node-2")?];
+    for client in [a1, lab.namespace_of("node-1")?] {
+        // In either order: which of them comes first has the port.
+        for (port, ways) in
+            [(45_000, ways), (45_001, [ways[2], ways[4], ways[3], ways[1], ways[0]])]
+        {
+            tcp_from_one_port(&client, port, &ways).with_context(|| client.clone())?;
+            udp_from_one_port(&client, port, &ways).with_context(|| client.clone())?;
+        }
+    }
+    Ok(())
+}
+
+fn tcp_from_one_port(namespace: &str, port: u16, ways: &[SocketAddr]) -> Result<()> {
     let mut open = Vec::new();
-    for to in [cluster_ip(0), other] {
-        let stream = netns::enter(&a1, || {
+    for to in ways {
+        let stream = netns::enter(namespace, || {
             let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
             socket.set_reuse_address(true)?;
-            socket.bind(&SocketAddr::from(([0; 4], 45_000)).into())?;
-            socket.connect_timeout(&to.into(), Duration::from_secs(2))?;
+            socket.bind(&SocketAddr::from(([0; 4], port)).into())?;
+            socket.connect_timeout(&(*to).into(), Duration::from_secs(2))?;
             Ok::<_, std::io::Error>(TcpStream::from(socket))
         })?;
-        open.push(stream.with_context(|| format!("port 45000 to {to}"))?);
+        open.push((to, stream.with_context(|| format!("TCP from {port} to {to}"))?));
     }
-    for mut stream in open {
+    for (to, mut stream) in open {
         stream.set_read_timeout(Some(Duration::from_secs(1)))?;
         stream.write_all(b"?")?;
-        ensure!(stream.read(&mut answer)? > 0, "no answer");
+        ensure!(stream.read(&mut [0; 64])? > 0, "no answer over TCP from {port} to {to}");
+    }
+    Ok(())
+}
+
+fn udp_from_one_port(namespace: &str, port: u16, ways: &[SocketAddr]) -> Result<()> {
+    let socket = netns::enter(namespace, || UdpSocket::bind(("0.0.0.0", port)))??;
+    socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+    for to in ways.iter().chain(ways) {
+        socket.send_to(b"?", to)?;
+        let answer = socket.recv_from(&mut [0; 64]);
+        let (_, from) = answer.with_context(|| format!("UDP from {port} to {to}"))?;
+        ensure!(from == *to, "{from} answers for {to}");
     }
     Ok(())
 }

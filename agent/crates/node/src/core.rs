@@ -36,6 +36,8 @@ pub(crate) struct UnderlayState {
     pub addresses: Vec<IpAddr>,
     /// What is reached on its link: a prefix for each of those addresses.
     pub prefixes: Vec<IpNet>,
+    /// Routers that the node's routes name.
+    pub gateways: BTreeSet<IpAddr>,
 }
 
 /// Tables with the numbers that belong to them.

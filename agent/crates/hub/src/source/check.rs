@@ -18,6 +18,8 @@ pub(super) fn service(service: &Service) -> Result<(), ObjectError> {
         if let Some(IntOrString::Int(target)) = given.target_port {
             port("spec.ports.targetPort", target)?;
         }
+        // 0 asks for any.
+        given.node_port.filter(|p| *p != 0).map_or(Ok(()), |p| port("spec.ports.nodePort", p))?;
     }
     Ok(())
 }

@@ -145,14 +145,17 @@ impl File {
 
 /// Line in the file, and the reason with that line in it.
 fn explain(document: Document<'_>, error: &ObjectError) -> (usize, String) {
-    let ObjectError::Yaml(yaml) = error else {
-        return (document.line, one_line(&error.to_string()));
+    let text = error.to_string();
+    let cause = match error {
+        ObjectError::Of(_, cause) => cause,
+        whole => whole,
     };
-    let Some(location) = yaml.location() else {
-        return (document.line, one_line(&yaml.to_string()));
+    let location = match cause {
+        ObjectError::Yaml(yaml) => yaml.location(),
+        _ => None,
     };
+    let Some(location) = location else { return (document.line, one_line(&text)) };
     let before = document.line - 1;
-    let text = yaml.to_string();
     let (relative, absolute) = (location.line(), location.line() + before);
     let reason = text.replace(&format!("line {relative} "), &format!("line {absolute} "));
     (absolute, one_line(&reason))

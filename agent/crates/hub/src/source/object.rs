@@ -93,6 +93,9 @@ pub(crate) enum ObjectError {
     Value { field: &'static str, value: String, expected: &'static str },
     #[error(transparent)]
     Id(#[from] weft_model::IdError),
+    /// What is wrong with which object.
+    #[error("{0}: {1}")]
+    Of(Key, #[source] Box<ObjectError>),
 }
 
 #[derive(Deserialize)]
@@ -162,7 +165,17 @@ impl Parse for Value {
 
 /// Reads a document.
 pub(crate) fn read<D: Parse + ?Sized>(document: &D) -> Result<Read, ObjectError> {
-    let Header { api_version, kind, metadata } = document.parse()?;
+    let header: Header = document.parse()?;
+    let (kind, name) = (header.kind.clone(), header.metadata.name.clone().unwrap_or_default());
+    let namespace = header.metadata.namespace.clone().unwrap_or_default();
+    read_body(document, header).map_err(|error| match name.as_str() {
+        "" => error,
+        _ => ObjectError::Of(Key { kind, namespace, name }, Box::new(error)),
+    })
+}
+
+fn read_body<D: Parse + ?Sized>(document: &D, header: Header) -> Result<Read, ObjectError> {
+    let Header { api_version, kind, metadata } = header;
     let (key, object) = match (api_version.as_str(), kind.as_str()) {
         ("v1", "Node") => node(document.parse()?)?,
         ("v1", "Pod") => pod::pod(document.parse()?)?,

@@ -137,6 +137,7 @@ pub(crate) fn joined_core(dir: &Path) -> Arc<Core> {
             address: "192.0.2.1".parse().unwrap(),
             addresses: vec!["192.0.2.1".parse().unwrap()],
             prefixes: vec!["192.0.2.0/24".parse().unwrap()],
+            gateways: ["192.0.2.254".parse().unwrap()].into(),
         });
     });
     Arc::new(core)

@@ -23,6 +23,13 @@ const AGAIN: u32 = 10;
 
 /// What this node shall answer for.
 pub(crate) fn addresses(config: &AgentConfig, state: &State) -> BTreeSet<IpAddr> {
+    let gateways = state.underlay.as_ref().map(|u| &u.gateways);
+    let free = |address: &IpAddr| gateways.is_none_or(|g| !g.contains(address));
+    asked(config, state).into_iter().filter(free).collect()
+}
+
+/// What the hub says that it shall answer for.
+fn asked(config: &AgentConfig, state: &State) -> BTreeSet<IpAddr> {
     let services = state.snapshot.iter().flat_map(|s| s.services.values());
     let ours = services.filter(|s| s.announcer.as_ref() == Some(&config.node_name));
     ours.flat_map(|s| s.load_balancer_ips.iter().copied()).collect()
@@ -38,13 +45,21 @@ pub(crate) async fn run(core: Arc<Core>, netlink: Netlink) {
     loop {
         changes.borrow_and_update();
         let ready = core.applied().borrow().connected;
-        let (interface, wanted) = core.read(|state| {
+        let (interface, wanted, gateways) = core.read(|state| {
             let interface = state.underlay.as_ref().map(|u| u.interface.clone());
             let wanted = addresses(&core.config, state);
-            (interface, if ready { wanted } else { BTreeSet::new() })
+            let gateways: Vec<_> =
+                asked(&core.config, state).difference(&wanted).copied().collect();
+            (interface, if ready { wanted } else { BTreeSet::new() }, gateways)
         });
         let failed = announcer.bring_about(interface, &wanted).await.err();
-        core.set_problems(WHO, failed.into_iter().map(|e| format!("{e:#}")).collect());
+        let mut problems: Vec<_> = failed.into_iter().map(|e| format!("{e:#}")).collect();
+        problems.extend(gateways.iter().map(|address| {
+            format!(
+                "{address} is a router of this node and not answered for: take it out of its pool"
+            )
+        }));
+        core.set_problems(WHO, problems);
         tokio::select! {
             _ = changes.changed() => {}
             _ = ticks.tick() => announcer.grow_older(),

@@ -70,11 +70,12 @@ impl Desired {
         let services = services.unwrap_or_default();
         let ipv6 = cidrs.iter().any(|c| matches!(c, IpNet::V6(_)));
         let interface = config.interface.clone();
-        // The way to the hub and to other nodes must not lead through what they have to say first.
+        // The way to the hub, to routers and other nodes must not lead through what they have to say.
         let nodes = state.snapshot.iter().flat_map(|s| s.nodes.values());
         let machines =
             nodes.flat_map(|n| n.addresses.iter().copied().chain(n.endpoint.map(|e| e.ip())));
-        let machines: BTreeSet<IpAddr> = machines.chain(state.hub).collect();
+        let routers = underlay.into_iter().flat_map(|u| u.gateways.iter().copied());
+        let machines: BTreeSet<IpAddr> = machines.chain(routers).chain(state.hub).collect();
         let of_services = services.destinations(cidrs).filter(|d| !machines.contains(&d.addr()));
         let destinations = cidrs.iter().map(IpNet::trunc).chain(of_services);
         Some(Self {

@@ -76,6 +76,7 @@ pub(crate) fn find(
         address,
         addresses,
         prefixes: on_link().map(|net| net.trunc()).collect(),
+        gateways: actual.routes.iter().filter_map(|r| r.gateway).collect(),
     })
 }
 

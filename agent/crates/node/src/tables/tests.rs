@@ -1,5 +1,8 @@
 use proptest::prelude::*;
-use weft_model::{Cluster, Encapsulation, Generation, Vni};
+use weft_model::{
+    Cluster, Encapsulation, Endpoint, Generation, Service, ServiceName, ServicePort,
+    ServiceProtocol, TrafficPolicy, Vni,
+};
 
 use super::*;
 
@@ -12,6 +15,29 @@ pub(crate) fn cluster() -> Cluster {
         mtu: None,
         service_cidrs: vec![],
         node_port_cidrs: vec![],
+    }
+}
+
+/// `default/web` at 10.96.0.10:80.
+pub(crate) fn service(endpoints: Vec<Endpoint>) -> Service {
+    Service {
+        name: ServiceName { namespace: "default".into(), name: "web".into() },
+        cluster_ips: vec![IpAddr::from([10, 96, 0, 10])],
+        load_balancer_ips: Vec::new(),
+        announcer: None,
+        external_ips: Vec::new(),
+        source_ranges: Vec::new(),
+        internal_policy: TrafficPolicy::Cluster,
+        external_policy: TrafficPolicy::Cluster,
+        affinity_s: None,
+        health_check_node_port: None,
+        ports: vec![ServicePort {
+            name: String::new(),
+            protocol: ServiceProtocol::Tcp,
+            port: 80,
+            node_port: None,
+        }],
+        endpoints,
     }
 }
 

@@ -97,6 +97,7 @@ pub(super) fn draft<'a>(
     let asked = asked.collect::<Result<Vec<_>, _>>()?;
     let cluster_ips = families(spec, &asked, available, notes)?;
     let ports = ports(spec, notes);
+    note_unknown_words(spec, notes);
     let name = name.clone();
     Ok(Some(Draft { name, defined, manifest, spec, kind, ports, cluster_ips }))
 }
@@ -158,9 +159,29 @@ fn families(
     }
 }
 
+/// What a later Kubernetes may say counts as if nothing were said.
+fn note_unknown_words(spec: &ServiceSpec, notes: &mut Vec<String>) {
+    let policies = &["Cluster", "Local"][..];
+    let families = &["SingleStack", "PreferDualStack", "RequireDualStack"][..];
+    let fields = [
+        ("type", &spec.type_, &["ClusterIP", "NodePort", "LoadBalancer"][..]),
+        ("sessionAffinity", &spec.session_affinity, &["None", "ClientIP"]),
+        ("internalTrafficPolicy", &spec.internal_traffic_policy, policies),
+        ("externalTrafficPolicy", &spec.external_traffic_policy, policies),
+        ("ipFamilyPolicy", &spec.ip_family_policy, families),
+    ];
+    for (field, given, known) in fields {
+        let given = given.as_deref().filter(|word| !word.is_empty());
+        if let Some(given) = given.filter(|word| !known.contains(word)) {
+            let known = known.join(", ");
+            notes.push(format!("`spec.{field}`: `{given}` is none of {known}; the first counts"));
+        }
+    }
+}
+
 fn ports(spec: &ServiceSpec, notes: &mut Vec<String>) -> Vec<DraftPort> {
     let mut seen = BTreeSet::new();
-    let mut ports = Vec::new();
+    let mut ports: Vec<DraftPort> = Vec::new();
     for given in spec.ports.iter().flatten() {
         let number = |n: i32| u16::try_from(n).ok().filter(|n| *n != 0);
         let Some(protocol) = protocol(given.protocol.as_deref()) else {
@@ -184,6 +205,11 @@ fn ports(spec: &ServiceSpec, notes: &mut Vec<String>) -> Vec<DraftPort> {
         };
         let node_port = given.node_port.and_then(number);
         let name = given.name.clone().unwrap_or_default();
+        if ports.iter().any(|p| p.name == name) {
+            notes.push(format!(
+                "two ports have the name `{name}`, by which EndpointSlices say where a port is served"
+            ));
+        }
         ports.push(DraftPort { name, protocol, port, target, node_port });
     }
     ports

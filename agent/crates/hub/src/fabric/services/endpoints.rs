@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use k8s_openapi::api::discovery::v1 as kube;
 use weft_model::{Endpoint, NodeName, Pod, PodName};
 
@@ -25,6 +26,7 @@ pub(super) struct Endpoints<'a> {
     pods: Vec<Candidate<'a>>,
     /// Places in `pods` by namespace, label and its value.
     by_label: BTreeMap<(&'a str, &'a str, &'a str), Vec<usize>>,
+    service_cidrs: &'a [IpNet],
 }
 
 /// A pod that has an address.
@@ -52,7 +54,8 @@ impl<'a> Endpoints<'a> {
                 _ => {}
             }
         }
-        let mut endpoints = Self { slices, pods: Vec::new(), by_label: BTreeMap::new() };
+        let (by_label, service_cidrs) = (BTreeMap::new(), inputs.cluster.service_cidrs.as_slice());
+        let mut endpoints = Self { slices, pods: Vec::new(), by_label, service_cidrs };
         for pod in inputs.pods.values() {
             let manifest = manifests.get(&pod.name).copied();
             let addresses = addresses_of(pod, manifest, inputs);
@@ -82,7 +85,7 @@ impl<'a> Endpoints<'a> {
                 let (file, line) = (defined.file.clone(), defined.line);
                 problems.push(Problem { file, line, reason });
             };
-            for endpoint in of_slice(slice, &draft.ports, &mut report) {
+            for endpoint in of_slice(slice, &draft.ports, self.service_cidrs, &mut report) {
                 join(&mut found, endpoint);
             }
         }
@@ -163,6 +166,7 @@ fn target(port: &DraftPort, manifest: Option<&PodManifest>) -> u16 {
 fn of_slice(
     slice: &kube::EndpointSlice,
     ports: &[DraftPort],
+    service_cidrs: &[IpNet],
     report: &mut impl FnMut(String),
 ) -> Vec<Endpoint> {
     // `FQDN`, or what a later Kubernetes has.
@@ -176,6 +180,7 @@ fn of_slice(
             None => Err("is no IP address"),
             Some(a) if Family::of(a) != family => Err("is not of the slice's address type"),
             Some(a) if is_unusable(a) => Err("is not one that others can reach"),
+            Some(a) if service_cidrs.iter().any(|c| c.contains(&a)) => Err("is a Service's"),
             Some(a) => Ok(a),
         };
         match address {

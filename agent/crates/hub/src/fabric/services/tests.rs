@@ -178,7 +178,9 @@ fn unknown_values_fall_back() {
     assert_eq!(web.internal_policy, TrafficPolicy::Cluster);
     assert_eq!(web.external_policy, TrafficPolicy::Cluster);
     assert_eq!((web.affinity_s, web.cluster_ips.len()), (None, 1));
-    assert_eq!(bench.problems(), [] as [String; 0]);
+    let problems = bench.problems();
+    let said = "Service default/web: `spec.sessionAffinity`: `Later` is none of None, ClientIP; the first counts";
+    assert!(problems.len() == 5 && problems.contains(&said.to_owned()), "{problems:?}");
 }
 
 /// SVC-120, SVC-130, SVC-134: the policies are independent.
@@ -223,6 +225,25 @@ fn ports_are_told_apart_by_protocol() {
     let problems = bench.problems();
     assert!(problems[0].contains("TCP port 53 is there twice"), "{problems:?}");
     assert!(problems[1].contains("`QUIC` is no protocol"), "{problems:?}");
+}
+
+#[test]
+fn ports_of_one_name_are_noted() {
+    let text = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {ports: [{name: a, port: 80}, {name: a, port: 81}]}\n";
+    let mut bench = Bench::new(&[text]);
+    assert_eq!(bench.service("web").ports.len(), 2);
+    let problems = bench.problems();
+    assert!(problems.len() == 1 && problems[0].contains("the name `a`"), "{problems:?}");
+}
+
+/// Nobody answers at a Service's address but the fabric itself.
+#[test]
+fn endpoint_that_is_a_services_address_is_ignored() {
+    let endpoints = "addressType: IPv4\nports: [{port: 80}]\nendpoints: [{addresses: [10.96.0.7]}, {addresses: [198.51.100.7]}]";
+    let mut bench = Bench::new(&[&(service("web", "") + &slice("web-1", "web", endpoints))]);
+    assert_eq!(addresses(&bench.service("web").endpoints), ["198.51.100.7"]);
+    let problems = bench.problems();
+    assert!(problems[0].contains("`10.96.0.7` is a Service's"), "{problems:?}");
 }
 
 /// SVC-111, SVC-113.

@@ -133,7 +133,11 @@ fn what_kubernetes_would_not_take_is_reported() {
         ("apiVersion: v1\nkind: Pod\nmetadata: {name: a, name: b}", "duplicate"),
         (
             "apiVersion: v1\nkind: Service\nmetadata: {name: s}\nspec: {ports: [{port: 70000}]}",
-            "70000",
+            "Service s: `spec.ports.port`: `70000` is no port",
+        ),
+        (
+            "apiVersion: weft.dev/v1alpha1\nkind: AddressPool\nmetadata: {name: lan}\nspec: {addresses: [junk]}",
+            "AddressPool lan: `spec.addresses`: `junk`",
         ),
         (policy, "ipBlock.cidr"),
     ] {

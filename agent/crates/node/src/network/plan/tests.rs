@@ -1,6 +1,6 @@
 use super::*;
 use crate::core::UnderlayState;
-use crate::tables::tests::{node, snapshot};
+use crate::tables::tests::{node, service, snapshot};
 
 fn config() -> AgentConfig {
     AgentConfig::new(node(1).name, "hub:7443")
@@ -20,6 +20,7 @@ fn state() -> State {
         address: "192.0.2.1".parse().unwrap(),
         addresses: vec!["192.0.2.1".parse().unwrap()],
         prefixes: vec!["192.0.2.0/24".parse().unwrap()],
+        gateways: ["192.0.2.254".parse().unwrap()].into(),
     });
     state
 }
@@ -80,6 +81,25 @@ fn host_sends_from_its_own_address_or_else_from_the_gateway() {
     let sources: Vec<String> =
         desired().routes.iter().map(|(_, source)| source.unwrap().to_string()).collect();
     assert_eq!(sources, ["192.0.2.1", "fd42:0:0:1::1"]);
+}
+
+/// Its way to the world would end in the fabric.
+#[test]
+fn balancer_at_a_routers_address_is_neither_routed_nor_announced() {
+    let balancer = |address: &str| {
+        let mut state = state();
+        let mut service = service(Vec::new());
+        service.load_balancer_ips = vec![address.parse().unwrap()];
+        service.announcer = Some(node(1).name);
+        let services = &mut state.snapshot.as_mut().unwrap().services;
+        services.insert(service.name.clone(), service.into());
+        let address: IpNet = format!("{address}/32").parse().unwrap();
+        let desired = Desired::new(&config(), &state).unwrap();
+        let routed = desired.routes.iter().any(|(to, _)| *to == address);
+        (routed, announce::addresses(&config(), &state).contains(&address.addr()))
+    };
+    assert_eq!(balancer("192.0.2.240"), (true, true));
+    assert_eq!(balancer("192.0.2.254"), (false, false));
 }
 
 #[test]

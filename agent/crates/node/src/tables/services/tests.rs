@@ -1,7 +1,7 @@
-use weft_model::{Generation, PodName, ServiceProtocol};
+use weft_model::{Generation, PodName};
 
 use super::*;
-use crate::tables::tests::{node, snapshot};
+use crate::tables::tests::{node, service, snapshot};
 
 fn name(id: u8) -> NodeName {
     node(id).name
@@ -22,28 +22,6 @@ fn endpoint(id: u8, last: u8, state: &str) -> Endpoint {
         for_nodes: Vec::new(),
         for_zones: Vec::new(),
         targets: vec![8080],
-    }
-}
-
-fn service(endpoints: Vec<Endpoint>) -> Service {
-    Service {
-        name: web(),
-        cluster_ips: vec![IpAddr::from([10, 96, 0, 10])],
-        load_balancer_ips: Vec::new(),
-        announcer: None,
-        external_ips: Vec::new(),
-        source_ranges: Vec::new(),
-        internal_policy: TrafficPolicy::Cluster,
-        external_policy: TrafficPolicy::Cluster,
-        affinity_s: None,
-        health_check_node_port: None,
-        ports: vec![ServicePort {
-            name: String::new(),
-            protocol: ServiceProtocol::Tcp,
-            port: 80,
-            node_port: None,
-        }],
-        endpoints,
     }
 }
 
