@@ -2,6 +2,7 @@
 //! a new snapshot if it makes a difference. Calls block on the disk: not for an async thread.
 
 mod error;
+mod extent;
 mod listing;
 mod membership;
 mod merge;
@@ -20,11 +21,12 @@ use std::time::Duration;
 use ipnet::IpNet;
 use time::OffsetDateTime;
 use tokio::sync::Notify;
-use weft_model::{Cluster, Generation, NodeName, Service, ServiceName, Snapshot};
+use weft_model::{Cluster, Generation, NodeName, ServiceName, Snapshot};
 
 pub(crate) use error::FabricError;
 
-use self::merge::merge;
+use self::extent::{ChangedEndpoints, Extent};
+use self::merge::{merge, merge_endpoints};
 use self::state::State;
 use crate::ca::{Ca, CaError};
 use crate::config::HubConfig;
@@ -123,7 +125,7 @@ impl Fabric {
             changing: tokio::sync::Mutex::new(()),
             heard: Notify::new(),
         };
-        fabric.publish(&mut fabric.state())?;
+        fabric.publish(&mut fabric.state(), &Extent::Everything)?;
         Ok(fabric)
     }
 
@@ -141,7 +143,7 @@ impl Fabric {
     pub(crate) fn reached_at(&self, address: IpAddr) -> Result<(), StoreError> {
         let mut state = self.state();
         if state.own_addresses.insert(address) {
-            self.publish(&mut state)?;
+            self.publish(&mut state, &Extent::Everything)?;
         }
         Ok(())
     }
@@ -151,8 +153,9 @@ impl Fabric {
         let mut state = self.state();
         let news = source.problems.iter().filter(|p| !state.source.problems.contains(p));
         news.for_each(warn);
+        let extent = Extent::of_source(&state.source, &source);
         state.source = source;
-        self.publish(&mut state)
+        extent.map_or(Ok(()), |extent| self.publish(&mut state, &extent))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -166,23 +169,13 @@ impl Fabric {
     }
 
     /// Publishes the state if it says anything new.
-    fn publish(&self, state: &mut State) -> Result<(), StoreError> {
+    fn publish(&self, state: &mut State, extent: &Extent) -> Result<(), StoreError> {
         // First: who is removed gets nothing more.
         self.history.set_members(members(state));
-        let merged = merge(&self.cluster, self.allow_external_ips, state);
-        merged.misfits.iter().filter(|p| !state.misfits.contains(p)).for_each(warn);
-        state.misfits = merged.misfits;
-        state.static_peers = merged.static_peers;
-        // On disk before anybody hears of it: after a kill nobody else gets the same.
-        state.save_allocations(&self.store, merged.allocations)?;
         let before = self.history.newest().snapshot;
-        let mut next = Snapshot {
-            generation: before.generation.next(),
-            cluster: self.cluster.clone(),
-            nodes: merged.nodes,
-            pods: merged.pods,
-            plugins: merged.plugins,
-            services: shared(&before.services, merged.services),
+        let mut next = match extent {
+            Extent::Everything => self.make_everything(state, &before)?,
+            Extent::Endpoints(changed) => self.make_endpoints(state, &before, changed),
         };
         let first = before.generation.0 == state.generation_bound;
         let mut delta = before.delta_to(&next);
@@ -193,6 +186,53 @@ impl Fabric {
             self.history.publish(next, delta);
         }
         Ok(())
+    }
+
+    fn make_everything(
+        &self,
+        state: &mut State,
+        before: &Snapshot,
+    ) -> Result<Snapshot, StoreError> {
+        let merged = merge(&self.cluster, self.allow_external_ips, state);
+        merged.misfits.iter().filter(|p| !state.misfits.contains(p)).for_each(warn);
+        warn_of_services(&state.service_problems, &merged.service_problems);
+        state.misfits = merged.misfits;
+        state.service_problems = merged.service_problems;
+        state.static_peers = merged.static_peers;
+        // On disk before anybody hears of it: after a kill nobody else gets the same.
+        state.save_allocations(&self.store, merged.allocations)?;
+        Ok(Snapshot {
+            generation: before.generation.next(),
+            cluster: self.cluster.clone(),
+            nodes: merged.nodes,
+            pods: shared(&before.pods, merged.pods),
+            plugins: merged.plugins,
+            services: shared(&before.services, merged.services.into_iter().map(arc)),
+        })
+    }
+
+    fn make_endpoints(
+        &self,
+        state: &mut State,
+        before: &Snapshot,
+        changed: &ChangedEndpoints,
+    ) -> Snapshot {
+        let (cluster, external_ips) = (&self.cluster, self.allow_external_ips);
+        let merged = merge_endpoints(cluster, external_ips, state, before, changed);
+        warn_of_services(&state.service_problems, &merged.problems);
+        for name in merged.services.keys() {
+            state.service_problems.remove(name);
+        }
+        let problems = merged.problems.into_iter().filter(|(_, problems)| !problems.is_empty());
+        state.service_problems.extend(problems);
+        let mut next = Snapshot { generation: before.generation.next(), ..before.clone() };
+        for (name, pod) in merged.pods {
+            replace(&mut next.pods, name, pod);
+        }
+        for (name, service) in merged.services {
+            replace(&mut next.services, name, service.map(Arc::new));
+        }
+        next
     }
 
     /// Rises over restarts too, so that no table in force anywhere is newer than ours.
@@ -225,14 +265,37 @@ fn warn(problem: &Problem) {
     tracing::warn!(file = %file.display(), line, reason, "manifest");
 }
 
+fn warn_of_services(
+    before: &BTreeMap<ServiceName, Vec<Problem>>,
+    now: &BTreeMap<ServiceName, Vec<Problem>>,
+) {
+    for (name, problems) in now {
+        let known = before.get(name).map(Vec::as_slice).unwrap_or_default();
+        problems.iter().filter(|p| !known.contains(p)).for_each(warn);
+    }
+}
+
+fn arc<K, V>((key, value): (K, V)) -> (K, Arc<V>) {
+    (key, Arc::new(value))
+}
+
 /// What did not change is what was there before.
-fn shared(
-    before: &BTreeMap<ServiceName, Arc<Service>>,
-    services: BTreeMap<ServiceName, Service>,
-) -> BTreeMap<ServiceName, Arc<Service>> {
-    let one = |(name, service): (ServiceName, Service)| match before.get(&name) {
-        Some(old) if **old == service => (name, Arc::clone(old)),
-        _ => (name, Arc::new(service)),
+fn shared<K: Ord, V: Eq>(
+    before: &BTreeMap<K, Arc<V>>,
+    now: impl IntoIterator<Item = (K, Arc<V>)>,
+) -> BTreeMap<K, Arc<V>> {
+    let one = |(key, value): (K, Arc<V>)| match before.get(&key) {
+        Some(old) if *old == value => (key, Arc::clone(old)),
+        _ => (key, value),
     };
-    services.into_iter().map(one).collect()
+    now.into_iter().map(one).collect()
+}
+
+fn replace<K: Ord, V: Eq>(map: &mut BTreeMap<K, Arc<V>>, key: K, value: Option<Arc<V>>) {
+    match value {
+        // What did not change is what was there before.
+        Some(value) if map.get(&key) == Some(&value) => {}
+        Some(value) => drop(map.insert(key, value)),
+        None => drop(map.remove(&key)),
+    }
 }

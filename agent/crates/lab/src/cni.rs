@@ -67,6 +67,11 @@ pub(crate) async fn delete(
     Ok(())
 }
 
+/// True if the agent has written what a kubelet waits for.
+pub(crate) fn is_configured(node: &NodeLayout) -> bool {
+    Network::read(node).is_ok()
+}
+
 fn addresses(result: &Value) -> Vec<IpAddr> {
     let ips = result.get("ips").and_then(Value::as_array);
     let parse = |ip: &Value| ip.get("address")?.as_str()?.parse::<IpNet>().ok();

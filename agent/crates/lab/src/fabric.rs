@@ -378,7 +378,7 @@ impl Lab {
         Ok(answer.into_inner())
     }
 
-    /// Waits until every node is connected and has applied the current generation.
+    /// Waits until every node is connected, has applied the current generation and takes pods.
     ///
     /// # Errors
     /// After 30 seconds, naming the nodes that are not ready.
@@ -386,15 +386,23 @@ impl Lab {
         let until = Instant::now() + READY_TIMEOUT;
         loop {
             let why = match self.status().await {
-                Ok(status) => match unready(&status, self.state.nodes.len()) {
-                    None => return Ok(()),
-                    Some(why) => why,
-                },
+                Ok(status) => {
+                    let unready = unready(&status, self.state.nodes.len());
+                    let Some(why) = unready.or_else(|| self.closed()) else { return Ok(()) };
+                    why
+                }
                 Err(error) => format!("{error:#}"),
             };
             ensure!(Instant::now() < until, "not ready after {READY_TIMEOUT:?}: {why}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    /// A node without its CNI configuration, which container runtimes wait for.
+    fn closed(&self) -> Option<String> {
+        let mut nodes = self.state.nodes.iter();
+        let closed = |n: &&Node| !cni::is_configured(&self.layout.node(&n.name));
+        nodes.find(closed).map(|n| format!("{} has no CNI configuration", n.name))
     }
 
     /// Changes what is written down, though other processes may do the same at this moment.

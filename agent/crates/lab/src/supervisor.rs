@@ -58,6 +58,9 @@ pub(crate) fn start(layout: &Layout, binary: Option<PathBuf>) -> Result<()> {
 /// # Errors
 /// If the lab is not there or a process cannot be started at all.
 pub async fn supervise(name: &str) -> Result<()> {
+    // Before anything is started that would be left behind.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
     let layout = Layout::new(name)?;
     let state = load(&layout)?;
     let (stop, stopped) = watch::channel(false);
@@ -65,8 +68,6 @@ pub async fn supervise(name: &str) -> Result<()> {
     for process in processes(&layout, &state)? {
         keepers.push(tokio::spawn(keep(layout.clone(), process.name, stopped.clone())));
     }
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
@@ -129,21 +130,28 @@ async fn end(child: &mut Child) -> Result<()> {
 
 /// Ends the supervisor, and what it may have left behind if it was killed.
 pub(crate) async fn stop(layout: &Layout) -> Result<()> {
-    let mut names = vec![SUPERVISOR.to_owned()];
-    if let Ok(entries) = fs::read_dir(layout.dir().join("pids")) {
-        names.extend(entries.flatten().filter_map(|e| e.file_name().into_string().ok()));
+    stop_one(layout, SUPERVISOR).await?;
+    // Only now nothing is started any more.
+    let Ok(entries) = fs::read_dir(layout.dir().join("pids")) else { return Ok(()) };
+    for name in entries.flatten().filter_map(|e| e.file_name().into_string().ok()) {
+        stop_one(layout, &name).await?;
     }
-    for name in names {
-        let Some(pid) = read_pid(layout, &name).filter(|pid| is_ours(layout, *pid)) else {
-            continue;
-        };
-        signal_process(pid, Signal::SIGTERM)?;
-        let until = Instant::now() + 2 * STOP_TIMEOUT;
-        while is_ours(layout, pid) && Instant::now() < until {
+    Ok(())
+}
+
+async fn stop_one(layout: &Layout, name: &str) -> Result<()> {
+    let Some(pid) = read_pid(layout, name).filter(|pid| is_ours(layout, *pid)) else {
+        return Ok(());
+    };
+    signal_process(pid, Signal::SIGTERM)?;
+    let until = Instant::now() + 2 * STOP_TIMEOUT;
+    while is_ours(layout, pid) && Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    if is_ours(layout, pid) {
+        signal_process(pid, Signal::SIGKILL)?;
+        while is_ours(layout, pid) {
             tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        if is_ours(layout, pid) {
-            signal_process(pid, Signal::SIGKILL)?;
         }
     }
     Ok(())

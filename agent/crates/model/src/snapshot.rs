@@ -134,7 +134,7 @@ pub struct Snapshot {
     /// By name.
     pub nodes: BTreeMap<NodeName, Node>,
     /// By namespace and name.
-    pub pods: BTreeMap<PodName, Pod>,
+    pub pods: BTreeMap<PodName, Arc<Pod>>,
     /// By name.
     pub plugins: BTreeMap<String, PluginSpec>,
     /// By namespace and name; what did not change is shared between snapshots.
@@ -155,7 +155,7 @@ pub struct Delta {
     /// Nodes that are gone.
     pub removed_nodes: Vec<NodeName>,
     /// New or changed pods.
-    pub pods: Vec<Pod>,
+    pub pods: Vec<Arc<Pod>>,
     /// Pods that are gone.
     pub removed_pods: Vec<PodName>,
     /// New or changed plugins.
@@ -309,7 +309,7 @@ mod tests {
             let name = PodName { namespace: "default".into(), name: format!("p{id}") };
             let addresses = vec![IpAddr::from([10, 1, 0, *address])];
             let pod = Pod { name: name.clone(), node: None, addresses, labels: BTreeMap::new() };
-            snapshot.pods.insert(name, pod);
+            snapshot.pods.insert(name, pod.into());
         }
         snapshot
     }

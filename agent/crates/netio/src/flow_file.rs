@@ -4,19 +4,26 @@
 //! Layout: a header of one page (magic, record length, boot id), then slots of 8 + `RECORD` bytes
 //! rounded up to 8. The first word of a slot is 0 if it is empty, else a checksum of the record and
 //! its index; it is cleared before the record is written and set after, so that a record torn by the
-//! death of the process is recognised and left out. The whole file is allocated when it is opened:
-//! a full `/run` is an error then and not a signal later.
+//! death of the process is recognised and left out.
+//!
+//! The file takes room as records come, a chunk at a time. A chunk is allocated before it is written to:
+//! should `/run` be full by then, its records are not kept, and there is no signal. That there is room
+//! for all of them is checked when the file is opened.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::num::NonZeroUsize;
-use std::os::unix::fs::OpenOptionsExt;
+use std::ops::Range;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
+use nix::errno::Errno;
 use nix::fcntl::posix_fallocate;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::sys::statvfs::fstatvfs;
+use nix::unistd::{Whence, lseek};
 
 #[cfg(test)]
 mod tests;
@@ -25,6 +32,8 @@ mod tests;
 const MAGIC: &[u8; 8] = b"weftfl01";
 /// The header takes a page, so that the slots begin aligned.
 const HEADER_LEN: usize = 4096;
+/// What is allocated at once, in bytes: whole pages of any size there is.
+const CHUNK: usize = 64 << 10;
 /// Bytes of the header in use: magic 8 + record length 8 + boot id 36.
 const HEADER_USED: usize = 52;
 
@@ -61,8 +70,10 @@ pub struct FlowFile<const RECORD: usize> {
     base: NonNull<AtomicU64>,
     length: usize,
     capacity: usize,
+    /// For each chunk, whether the file has room for all of it.
+    allocated: Box<[AtomicBool]>,
     /// Holds the lock.
-    _file: File,
+    file: File,
 }
 
 // SAFETY: the mapping is reached through atomics only, and is unmapped when nobody refers to it.
@@ -103,7 +114,54 @@ impl<const RECORD: usize> FlowFile<RECORD> {
         })?;
         prepare(&mut file, RECORD, length)?;
         let base = map(&file, length)?;
-        Ok(Self { base, length, capacity, _file: file })
+        let allocated = (0..length.div_ceil(CHUNK)).map(|_| AtomicBool::new(false)).collect();
+        let opened = Self { base, length, capacity, allocated, file };
+        opened.find_data()?;
+        Ok(opened)
+    }
+
+    /// Takes note of the chunks that an earlier process wrote to.
+    fn find_data(&self) -> Result<(), FlowFileError> {
+        let seek = |from, whence| match lseek(&self.file, from, whence) {
+            Ok(found) => Ok(Some(found)),
+            Err(Errno::ENXIO) => Ok(None),
+            Err(error) => Err(io::Error::from(error)),
+        };
+        let mut from = 0;
+        while let Some(data) = seek(from, Whence::SeekData)? {
+            let end = seek(data, Whence::SeekHole)?.unwrap_or(data);
+            let (first, last) = (usize::try_from(data), usize::try_from(end));
+            if !self.allocate(first.unwrap_or(0)..last.unwrap_or(0)) {
+                return Err(FlowFileError::NoSpace { bytes: self.length as u64 });
+            }
+            from = end;
+        }
+        Ok(())
+    }
+
+    /// Makes sure that the file has room for these bytes.
+    fn allocate(&self, bytes: Range<usize>) -> bool {
+        (bytes.start / CHUNK..bytes.end.div_ceil(CHUNK)).all(|chunk| {
+            let Some(allocated) = self.allocated.get(chunk) else { return false };
+            if allocated.load(Ordering::Relaxed) {
+                return true;
+            }
+            let (start, end) = (chunk * CHUNK, ((chunk + 1) * CHUNK).min(self.length));
+            let as_offset = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+            let done = posix_fallocate(&self.file, as_offset(start), as_offset(end - start));
+            allocated.store(done.is_ok(), Ordering::Relaxed);
+            done.is_ok()
+        })
+    }
+
+    fn is_allocated(&self, bytes: &Range<usize>) -> bool {
+        let chunks = self.allocated.get(bytes.start / CHUNK..bytes.end.div_ceil(CHUNK));
+        chunks.is_some_and(|chunks| chunks.iter().all(|c| c.load(Ordering::Relaxed)))
+    }
+
+    fn bytes_of(index: usize) -> Option<Range<usize>> {
+        let start = index.checked_mul(Self::SLOT * 8)?.checked_add(HEADER_LEN)?;
+        Some(start..start.checked_add(Self::SLOT * 8)?)
     }
 
     /// Number of records.
@@ -137,8 +195,12 @@ impl<const RECORD: usize> FlowFile<RECORD> {
         (check.finish() == stored).then_some(record)
     }
 
-    /// Writes a record. An index beyond the capacity is ignored and gives `false`.
+    /// Writes a record. An index beyond the capacity, or one that there is no room for any more, is
+    /// ignored and gives `false`.
     pub fn store(&self, index: usize, record: &[u8; RECORD]) -> bool {
+        if index < self.capacity && !Self::bytes_of(index).is_some_and(|b| self.allocate(b)) {
+            return false;
+        }
         let Some((sum, words)) = self.slot(index) else { return false };
         sum.store(0, Ordering::Relaxed);
         // A process that dies between two writes must not leave them in another order.
@@ -164,12 +226,13 @@ impl<const RECORD: usize> FlowFile<RECORD> {
         }
     }
 
+    /// `None` beyond the capacity and where the file has no room: nothing was written there.
     fn slot(&self, index: usize) -> Option<(&AtomicU64, &[AtomicU64])> {
+        let bytes = Self::bytes_of(index).filter(|b| self.is_allocated(b))?;
         // SAFETY: the mapping is `length` bytes of initialised memory, aligned to a page, shared
         // with nobody but users of the same atomics, and lives as long as `self`.
         let all = unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.length / 8) };
-        let start = index.checked_mul(Self::SLOT)?.checked_add(HEADER_LEN / 8)?;
-        all.get(start..start.checked_add(Self::SLOT)?)?.split_first()
+        all.get(bytes.start / 8..bytes.end / 8)?.split_first()
     }
 }
 
@@ -198,7 +261,7 @@ impl Checksum {
     }
 }
 
-/// Makes sure that the file has the right header and size, and is allocated throughout.
+/// Makes sure that the file has the right header and size, and that there is room for all of it.
 fn prepare(file: &mut File, record: usize, length: usize) -> Result<(), FlowFileError> {
     let header = header(record)?;
     let mut found = Vec::new();
@@ -208,17 +271,12 @@ fn prepare(file: &mut File, record: usize, length: usize) -> Result<(), FlowFile
     }
     let bytes = length as u64;
     file.set_len(bytes)?;
-    let allocated = posix_fallocate(&*file, 0, i64::try_from(length).unwrap_or(i64::MAX));
-    match allocated {
-        Ok(()) => {}
-        Err(error) => {
-            // What could be had is not kept: others need the space.
-            file.set_len(0)?;
-            return Err(match error {
-                nix::Error::ENOSPC => FlowFileError::NoSpace { bytes },
-                error => io::Error::from(error).into(),
-            });
-        }
+    let system = fstatvfs(&*file).map_err(io::Error::from)?;
+    let free = system.blocks_available().saturating_mul(system.fragment_size());
+    if free.saturating_add(file.metadata()?.blocks() * 512) < bytes {
+        // What could be had is not kept: others need the space.
+        file.set_len(0)?;
+        return Err(FlowFileError::NoSpace { bytes });
     }
     // The header goes in last: without it the file is emptied again.
     if found != header {

@@ -41,7 +41,7 @@ fn snapshot() -> Snapshot {
         addresses: vec!["10.1.0.5".parse().unwrap()],
         labels: BTreeMap::new(),
     };
-    snapshot.pods.insert(name, pod);
+    snapshot.pods.insert(name, pod.into());
     let plugin = PluginSpec {
         name: "block".into(),
         digest: [9; 32],

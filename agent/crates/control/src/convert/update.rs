@@ -82,7 +82,7 @@ impl ToProto for Snapshot {
         v1::Snapshot {
             cluster: Some(self.cluster.to_proto()),
             nodes: self.nodes.values().map(ToProto::to_proto).collect(),
-            pods: self.pods.values().map(ToProto::to_proto).collect(),
+            pods: self.pods.values().map(|p| p.to_proto()).collect(),
             plugins: self.plugins.values().map(ToProto::to_proto).collect(),
             services: self.services.values().map(|s| s.to_proto()).collect(),
         }
@@ -94,9 +94,9 @@ impl FromProto<(Generation, v1::Snapshot)> for Snapshot {
         let cluster =
             message.cluster.ok_or_else(|| ConvertError::new("cluster", Reason::Missing))?;
         let nodes = each("nodes", message.nodes, Node::from_proto)?;
-        let pods = each("pods", message.pods, Pod::from_proto)?;
+        let pods = each("pods", message.pods, shared::<_, Pod>)?;
         let plugins = each("plugins", message.plugins, PluginSpec::from_proto)?;
-        let services = each("services", message.services, shared)?;
+        let services = each("services", message.services, shared::<_, Service>)?;
         Ok(Self {
             generation,
             cluster: Cluster::from_proto(cluster).map_err(|e| e.within("cluster"))?,
@@ -108,8 +108,8 @@ impl FromProto<(Generation, v1::Snapshot)> for Snapshot {
     }
 }
 
-fn shared(service: v1::Service) -> Result<Arc<Service>, ConvertError> {
-    Service::from_proto(service).map(Arc::new)
+fn shared<M, T: FromProto<M>>(message: M) -> Result<Arc<T>, ConvertError> {
+    T::from_proto(message).map(Arc::new)
 }
 
 fn by_key<K: Ord + ToString, V>(
@@ -137,7 +137,7 @@ impl ToProto for Delta {
             cluster: self.cluster.as_ref().map(ToProto::to_proto),
             nodes: self.nodes.iter().map(ToProto::to_proto).collect(),
             removed_nodes: super::texts(&self.removed_nodes),
-            pods: self.pods.iter().map(ToProto::to_proto).collect(),
+            pods: self.pods.iter().map(|p| p.to_proto()).collect(),
             removed_pods: self.removed_pods.iter().map(ToProto::to_proto).collect(),
             plugins: self.plugins.iter().map(ToProto::to_proto).collect(),
             removed_plugins: self.removed_plugins.clone(),
@@ -156,11 +156,11 @@ impl FromProto<(Generation, v1::Delta)> for Delta {
             cluster: cluster.map_err(|e| e.within("cluster"))?,
             nodes: each("nodes", message.nodes, Node::from_proto)?,
             removed_nodes: each("removed_nodes", message.removed_nodes, NodeName::from_proto)?,
-            pods: each("pods", message.pods, Pod::from_proto)?,
+            pods: each("pods", message.pods, shared::<_, Pod>)?,
             removed_pods: each("removed_pods", message.removed_pods, PodName::from_proto)?,
             plugins: each("plugins", message.plugins, PluginSpec::from_proto)?,
             removed_plugins: message.removed_plugins,
-            services: each("services", message.services, shared)?,
+            services: each("services", message.services, shared::<_, Service>)?,
             removed_services: each(
                 "removed_services",
                 message.removed_services,

@@ -7,6 +7,7 @@ use weft_control::{PeerIdentity, Role};
 use weft_model::NodeName;
 use weft_proto::v1;
 
+use super::extent::Extent;
 use super::merge::reserved;
 use super::state::{Joined, Record, State};
 use super::{Fabric, FabricError};
@@ -48,7 +49,7 @@ impl Fabric {
         let joined =
             state.nodes.entry(name).or_insert_with(|| Joined::new(record, subnets.clone()));
         joined.subnets.clone_from(&subnets);
-        self.publish(&mut state)?;
+        self.publish(&mut state, &Extent::Everything)?;
         let subnets = weft_control::convert::texts(&subnets);
         Ok(v1::JoinResponse { certificate, ca: self.ca.pem().to_owned(), subnets })
     }
@@ -98,7 +99,7 @@ impl Fabric {
         if !state.look_who_is_alive(Instant::now()) {
             return;
         }
-        if let Err(error) = self.publish(&mut state) {
+        if let Err(error) = self.publish(&mut state, &Extent::Everything) {
             tracing::error!(%error, "addresses of nodes that are gone cannot be given to others");
         }
     }
@@ -122,7 +123,7 @@ impl Fabric {
         state.nodes.remove(&key);
         state.removed.insert(uid.clone());
         let released = self.leases.release(&uid, now);
-        self.publish(&mut state)?;
+        self.publish(&mut state, &Extent::Everything)?;
         tracing::info!(node = name, "node removed");
         Ok(released?)
     }
@@ -144,7 +145,7 @@ impl Fabric {
                 State::save_record(&self.store, name, &node.record)?;
             }
         }
-        self.publish(&mut state)?;
+        self.publish(&mut state, &Extent::Everything)?;
         Ok(chosen)
     }
 

@@ -3,31 +3,35 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use weft_model::{
     BUILT_IN_PLUGINS, Cluster, Encapsulation, Node, NodeName, PluginSpec, Pod, PodName, Service,
-    ServiceName, USER_PLUGINS_MAX,
+    ServiceName, Snapshot, USER_PLUGINS_MAX,
 };
 
-use super::services::{self, Allocation, Inputs};
+use super::extent::ChangedEndpoints;
+use super::services::{self, Allocation, Inputs, Made};
 use super::state::{Joined, State};
 use super::{FabricError, inside};
 use crate::source::Problem;
 use crate::source::files::Objects;
 use crate::source::index::Defined;
-use crate::source::object::{Object, PacketFilter};
+use crate::source::object::{Key, Object, PacketFilter};
 
 /// The outcome.
 #[derive(Default)]
 pub(crate) struct Merged {
     pub(crate) nodes: BTreeMap<NodeName, Node>,
-    pub(crate) pods: BTreeMap<PodName, Pod>,
+    pub(crate) pods: BTreeMap<PodName, Arc<Pod>>,
     pub(crate) plugins: BTreeMap<String, PluginSpec>,
     pub(crate) services: BTreeMap<ServiceName, Service>,
     /// What Services have from now on.
     pub(crate) allocations: BTreeMap<ServiceName, Allocation>,
+    /// What does not fit, but for Services and their endpoints.
     pub(crate) misfits: Vec<Problem>,
+    pub(crate) service_problems: BTreeMap<ServiceName, Vec<Problem>>,
     pub(crate) static_peers: BTreeSet<NodeName>,
 }
 
@@ -47,6 +51,88 @@ pub(crate) fn merge(cluster: &Cluster, allow_external_ips: bool, state: &State) 
     merged.take_reported_pods(state);
     merged.make_services(cluster, allow_external_ips, state);
     merged
+}
+
+/// What became of some pods and of the Services that they, or some EndpointSlices, are endpoints of.
+#[derive(Default)]
+pub(crate) struct Endpoints {
+    /// `None`: gone.
+    pub(crate) pods: BTreeMap<PodName, Option<Arc<Pod>>>,
+    /// `None`: not served.
+    pub(crate) services: BTreeMap<ServiceName, Option<Service>>,
+    /// Of each of those Services.
+    pub(crate) problems: BTreeMap<ServiceName, Vec<Problem>>,
+}
+
+/// As [`merge`], when nothing has changed but these pods and slices. What it costs depends little on how
+/// much else there is.
+pub(crate) fn merge_endpoints(
+    cluster: &Cluster,
+    allow_external_ips: bool,
+    state: &State,
+    before: &Snapshot,
+    changed: &ChangedEndpoints,
+) -> Endpoints {
+    let mut pods = before.pods.clone();
+    let mut merged = Endpoints::default();
+    let mut affected = changed.services.clone();
+    for name in &changed.pods {
+        let pod = pod_of(state, name);
+        let labels = [pods.get(name), pod.as_ref()].into_iter().flatten().map(|p| &p.labels);
+        for labels in labels {
+            affected.extend(services::selecting(&state.source, &name.namespace, labels));
+        }
+        match &pod {
+            Some(pod) => drop(pods.insert(name.clone(), Arc::clone(pod))),
+            None => drop(pods.remove(name)),
+        }
+        merged.pods.insert(name.clone(), pod);
+    }
+    let made = services::rebuild(
+        &Inputs {
+            cluster,
+            source: &state.source,
+            nodes: &before.nodes,
+            pods: &pods,
+            own_addresses: &state.own_addresses,
+            before: &state.allocations,
+            alive: &state.alive,
+            allow_external_ips,
+        },
+        &affected,
+    );
+    merged.services.extend(affected.into_iter().map(|name| (name, None)));
+    for (name, Made { service, problems }) in made {
+        merged.problems.insert(name.clone(), problems);
+        merged.services.insert(name, service);
+    }
+    merged
+}
+
+/// A pod of the source, the reports, or both.
+fn pod_of(state: &State, name: &PodName) -> Option<Arc<Pod>> {
+    let (namespace, name_in_it) = (name.namespace.clone(), name.name.clone());
+    let key = Key { kind: "Pod".to_owned(), namespace, name: name_in_it };
+    let of_manifest = match state.source.objects.get(&key).map(|d| &d.object) {
+        Some(Object::Pod(pod)) => Some(&pod.pod),
+        _ => None,
+    };
+    let on = |(node, joined): (&'_ NodeName, &'_ Joined)| {
+        let pod = joined.reported.pods.iter().find(|p| p.name == *name)?.clone();
+        Some((node.clone(), joined.pods_from, pod))
+    };
+    // Of several nodes the last that spoke.
+    let reported = state.nodes.iter().filter_map(on).max_by_key(|(_, at, _)| *at);
+    match reported {
+        Some((node, _, pod)) => Some(placed(of_manifest.map_or(&pod, |p| p), &node, &pod)),
+        None => of_manifest.cloned(),
+    }
+}
+
+/// A pod that CNI made is where CNI made it; the rest is the manifest's.
+fn placed(pod: &Pod, node: &NodeName, reported: &Pod) -> Arc<Pod> {
+    let addresses = reported.addresses.clone();
+    Arc::new(Pod { node: Some(node.clone()), addresses, ..pod.clone() })
 }
 
 /// Subnets that static peers lay claim to: never leased to a node.
@@ -89,7 +175,7 @@ impl Merged {
                 }
             }
             Object::Pod(pod) => {
-                self.pods.insert(pod.pod.name.clone(), pod.pod.clone());
+                self.pods.insert(pod.pod.name.clone(), Arc::clone(&pod.pod));
             }
             Object::PacketFilter(filter) => self.take_filter(state, defined, filter),
             // Taken up when everything else is known.
@@ -195,16 +281,14 @@ impl Merged {
         self.plugins.insert(spec.name.clone(), spec);
     }
 
-    /// A pod that CNI made is where CNI made it; its labels are the manifest's.
     fn take_reported_pods(&mut self, state: &State) {
         let mut by_age: Vec<_> = state.nodes.iter().collect();
-        by_age.sort_by_key(|(_, joined)| joined.last_report_unix);
+        by_age.sort_by_key(|(_, joined)| joined.pods_from);
         for (node, joined) in by_age {
             for reported in &joined.reported.pods {
-                let pod =
-                    self.pods.entry(reported.name.clone()).or_insert_with(|| reported.clone());
-                pod.node = Some(node.clone());
-                pod.addresses.clone_from(&reported.addresses);
+                let of_manifest = self.pods.get(&reported.name);
+                let pod = placed(of_manifest.map_or(reported, |p| p), node, reported);
+                self.pods.insert(pod.name.clone(), pod);
             }
         }
     }
@@ -220,9 +304,18 @@ impl Merged {
             alive: &state.alive,
             allow_external_ips,
         });
-        self.services = outcome.services;
+        self.take_services(outcome.made);
         self.allocations = outcome.allocations;
         self.misfits.extend(outcome.problems);
+    }
+
+    fn take_services(&mut self, made: BTreeMap<ServiceName, Made>) {
+        for (name, Made { service, problems }) in made {
+            if !problems.is_empty() {
+                self.service_problems.insert(name.clone(), problems);
+            }
+            self.services.extend(service.map(|service| (name, service)));
+        }
     }
 
     fn misfit(&mut self, defined: &Defined, reason: String) {

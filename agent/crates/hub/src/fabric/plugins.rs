@@ -7,6 +7,7 @@ use weft_control::{FromProto as _, ToProto as _};
 use weft_model::{BUILT_IN_PLUGINS, Generation, PluginSpec, USER_PLUGINS_MAX};
 use weft_proto::v1;
 
+use super::extent::Extent;
 use super::state::{State, Trial};
 use super::{Fabric, FabricError};
 use crate::module::check_module;
@@ -134,10 +135,10 @@ impl Fabric {
     fn commit(&self, state: &mut State, changes: &[Change<'_>]) -> Result<Generation, FabricError> {
         if let Err(error) = self.store.write(changes) {
             state.plugins = State::load(&self.store, &self.leases)?.plugins;
-            self.publish(state)?;
+            self.publish(state, &Extent::Everything)?;
             return Err(error.into());
         }
-        self.publish(state)?;
+        self.publish(state, &Extent::Everything)?;
         Ok(self.history.newest().snapshot.generation)
     }
 }
@@ -156,7 +157,7 @@ fn loaded(state: &State, name: &str) -> Result<PluginSpec, FabricError> {
 /// The manifest that declares a plugin of that name, if one does.
 pub(super) fn declaration<'a>(state: &'a State, name: &str) -> Option<&'a Defined> {
     let declares = |object: &Object| matches!(object, Object::PacketFilter(f) if f.name == name);
-    state.source.objects.values().find(|d| declares(&d.object))
+    state.source.objects.values().find(|d| declares(&d.object)).map(|d| &**d)
 }
 
 fn in_use(state: &State, digest: &[u8; 32]) -> bool {

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use weft_model::{Cluster, NodeName};
 use weft_proto::v1;
 
+use super::extent::Extent;
 use super::state::{Reported, State};
 use super::{Fabric, FabricError, inside};
 use crate::store::{Change, Table};
@@ -32,7 +33,7 @@ impl Fabric {
             return Err(FabricError::NotMember(name.clone()));
         };
         let subnets = own.subnets.clone();
-        let changed = own.reported.clone();
+        let before = own.reported.clone();
         check_addresses(&reported.addresses, &self.cluster)?;
         for pod in &mut reported.pods {
             pod.node = Some(name.clone());
@@ -48,17 +49,32 @@ impl Fabric {
         }
         let displaced = check_claims(&state, name, &reported)?;
         self.give_up(&mut state, &displaced, &reported)?;
-        if changed != reported {
+        let unchanged = before == reported && displaced.is_empty();
+        let pods_only = Reported { pods: before.pods.clone(), ..reported.clone() } == before;
+        let extent = if pods_only && displaced.is_empty() {
+            Extent::of_pods(&state, name, &before.pods, &reported.pods)
+        } else {
+            Extent::Everything
+        };
+        if before != reported {
             let bytes = reported.to_bytes();
             self.store.write(&[Change::Put(Table::Reports, name.as_str(), &bytes)])?;
         }
+        let pods_changed = before.pods != reported.pods;
+        state.pods_changes += u64::from(pods_changed);
+        let pods_changes = state.pods_changes;
         if let Some(node) = state.nodes.get_mut(name) {
+            if pods_changed {
+                node.pods_from = pods_changes;
+            }
             node.reported = reported;
             node.applied_generation = message.generation;
             node.last_report_unix = Self::now();
             node.plugins = message.plugins;
         }
-        self.publish(&mut state)?;
+        if !unchanged {
+            self.publish(&mut state, &extent)?;
+        }
         self.heard.notify_one();
         Ok(())
     }

@@ -16,6 +16,7 @@ mod text;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as kube;
 use sha2::{Digest as _, Sha256};
@@ -25,6 +26,7 @@ use weft_model::{
 };
 
 pub(crate) use allocate::Allocation;
+pub(super) use endpoints::service_of;
 
 use self::draft::{Draft, draft};
 use self::endpoints::Endpoints;
@@ -48,7 +50,7 @@ pub(super) struct Inputs<'a> {
     /// With static peers.
     pub(super) nodes: &'a BTreeMap<NodeName, Node>,
     /// With those that agents reported.
-    pub(super) pods: &'a BTreeMap<PodName, Pod>,
+    pub(super) pods: &'a BTreeMap<PodName, Arc<Pod>>,
     /// Addresses of the hub's machine.
     pub(super) own_addresses: &'a BTreeSet<IpAddr>,
     /// What Services have now.
@@ -61,9 +63,18 @@ pub(super) struct Inputs<'a> {
 /// What comes of them.
 #[derive(Default)]
 pub(super) struct Outcome {
-    pub(super) services: BTreeMap<ServiceName, Service>,
+    /// Each that may be served.
+    pub(super) made: BTreeMap<ServiceName, Made>,
     /// What Services have from now on; to be written down before anybody hears of it.
     pub(super) allocations: BTreeMap<ServiceName, Allocation>,
+    /// Of manifests and pools.
+    pub(super) problems: Vec<Problem>,
+}
+
+/// A Service, if it is served, and what is wrong with it or its endpoints.
+#[derive(Default)]
+pub(super) struct Made {
+    pub(super) service: Option<Service>,
     pub(super) problems: Vec<Problem>,
 }
 
@@ -72,8 +83,7 @@ pub(super) fn build(inputs: &Inputs<'_>) -> Outcome {
     let mut outcome = Outcome::default();
     let mut drafts = Vec::new();
     let mut unreadable = BTreeSet::new();
-    let available: Vec<_> =
-        inputs.cluster.service_cidrs.iter().map(|c| Family::of(c.addr())).collect();
+    let available = families_of(inputs.cluster);
     for (key, defined) in &inputs.source.objects {
         let Object::Service(manifest) = &defined.object else { continue };
         let name = name_of(key);
@@ -85,18 +95,55 @@ pub(super) fn build(inputs: &Inputs<'_>) -> Outcome {
                 unreadable.insert(name.clone());
             }
         }
-        notes.into_iter().for_each(|note| outcome.problem(defined, &name, &note));
+        outcome.problems.extend(notes.iter().map(|note| problem(defined, &name, note)));
     }
     let pools = Pools::new(inputs, &mut outcome.problems);
     let (allocations, refused) = allocate::allocate(inputs, &pools, &drafts, &unreadable);
-    refused.iter().for_each(|(draft, note)| outcome.problem(draft.defined, &draft.name, note));
+    let refusal = |(draft, note): &(&Draft<'_>, String)| problem(draft.defined, &draft.name, note);
+    outcome.problems.extend(refused.iter().map(refusal));
     outcome.allocations = allocations;
-    let endpoints = Endpoints::new(inputs);
-    let given: BTreeMap<_, _> = outcome.allocations.iter().flat_map(balancers).collect();
-    for draft in drafts.iter().filter(|d| is_ours(d.manifest)) {
-        outcome.finish(inputs, draft, &given, &endpoints);
-    }
+    let endpoints = Endpoints::new(inputs, None);
+    let finish = Finish::new(inputs, &outcome.allocations, &endpoints);
+    let ours = drafts.iter().filter(|d| is_ours(d.manifest));
+    outcome.made = ours.map(|draft| (draft.name.clone(), finish.make(draft))).collect();
     outcome
+}
+
+/// Makes some Services anew, when nothing has changed since [`build`] but endpoints; those that are not
+/// to be served are left out.
+pub(super) fn rebuild(
+    inputs: &Inputs<'_>,
+    names: &BTreeSet<ServiceName>,
+) -> BTreeMap<ServiceName, Made> {
+    let endpoints = Endpoints::new(inputs, Some(names));
+    let finish = Finish::new(inputs, inputs.before, &endpoints);
+    let available = families_of(inputs.cluster);
+    let made = names.iter().filter_map(|name| {
+        let defined = inputs.source.objects.get(&key_of(name))?;
+        let Object::Service(manifest) = &defined.object else { return None };
+        // What its manifest lacks has been said.
+        let draft = draft(name, defined, manifest, &available, &mut Vec::new()).ok()??;
+        is_ours(manifest).then(|| (name.clone(), finish.make(&draft)))
+    });
+    made.collect()
+}
+
+/// Services that pods with these labels are endpoints of.
+pub(super) fn selecting<'a>(
+    source: &'a Objects,
+    namespace: &'a str,
+    labels: &'a BTreeMap<String, String>,
+) -> impl Iterator<Item = ServiceName> + 'a {
+    source.objects.iter().filter_map(move |(key, defined)| {
+        let Object::Service(manifest) = &defined.object else { return None };
+        let selector = manifest.spec.as_ref()?.selector.as_ref().filter(|s| !s.is_empty())?;
+        let matches = selector.iter().all(|(label, value)| labels.get(label) == Some(value));
+        (key.namespace == namespace && matches).then(|| name_of(key))
+    })
+}
+
+fn families_of(cluster: &Cluster) -> Vec<Family> {
+    cluster.service_cidrs.iter().map(|c| Family::of(c.addr())).collect()
 }
 
 /// Who has which address of a pool.
@@ -110,6 +157,10 @@ fn balancers(
 
 fn name_of(key: &Key) -> ServiceName {
     ServiceName { namespace: key.namespace.clone(), name: key.name.clone() }
+}
+
+fn key_of(ServiceName { namespace, name }: &ServiceName) -> Key {
+    Key { kind: "Service".to_owned(), namespace: namespace.clone(), name: name.clone() }
 }
 
 /// Not left to another proxy, and not only a name for DNS.
@@ -127,24 +178,37 @@ fn is_unusable(address: IpAddr) -> bool {
     address.is_loopback() || address.is_unspecified() || address.is_multicast() || link_local
 }
 
-impl Outcome {
-    fn problem(&mut self, defined: &Defined, name: &ServiceName, note: &str) {
-        let (file, line) = (defined.file.clone(), defined.line);
-        self.problems.push(Problem { file, line, reason: format!("Service {name}: {note}") });
+fn problem(defined: &Defined, name: &ServiceName, note: &str) -> Problem {
+    let (file, line) = (defined.file.clone(), defined.line);
+    Problem { file, line, reason: format!("Service {name}: {note}") }
+}
+
+/// What is needed to make a Service of a draft that has what belongs to it.
+struct Finish<'a> {
+    inputs: &'a Inputs<'a>,
+    allocations: &'a BTreeMap<ServiceName, Allocation>,
+    given: Given,
+    endpoints: &'a Endpoints<'a>,
+}
+
+impl<'a> Finish<'a> {
+    fn new(
+        inputs: &'a Inputs<'a>,
+        allocations: &'a BTreeMap<ServiceName, Allocation>,
+        endpoints: &'a Endpoints<'a>,
+    ) -> Self {
+        let given = allocations.iter().flat_map(balancers).collect();
+        Self { inputs, allocations, given, endpoints }
     }
 
-    fn finish(
-        &mut self,
-        inputs: &Inputs<'_>,
-        draft: &Draft<'_>,
-        given: &Given,
-        endpoints: &Endpoints<'_>,
-    ) {
-        let Some(allocation) = self.allocations.get(&draft.name).cloned() else { return };
+    fn make(&self, draft: &Draft<'_>) -> Made {
+        let Self { inputs, given, .. } = self;
+        let mut made = Made::default();
+        let Some(allocation) = self.allocations.get(&draft.name).cloned() else { return made };
         // Nothing of a Service works in a family that it has no cluster IP of.
         let families: Vec<_> = allocation.cluster_ips.iter().map(|a| Family::of(*a)).collect();
         if families.is_empty() {
-            return;
+            return made;
         }
         let mut notes = Vec::new();
         let wanted = |a: &IpAddr| families.contains(&Family::of(*a));
@@ -171,8 +235,8 @@ impl Outcome {
             port: port.port,
             node_port: allocation.node_port(&port.key()),
         });
-        let endpoints = endpoints.of(draft, &families, &mut self.problems);
-        let service = Service {
+        let endpoints = self.endpoints.of(draft, &families, &mut made.problems);
+        made.service = Some(Service {
             name: draft.name.clone(),
             announcer: announcer(inputs, draft, &allocation, &endpoints),
             load_balancer_ips,
@@ -185,9 +249,9 @@ impl Outcome {
             ports: ports.collect(),
             endpoints,
             cluster_ips: allocation.cluster_ips,
-        };
-        notes.iter().for_each(|note| self.problem(draft.defined, &draft.name, note));
-        self.services.insert(draft.name.clone(), service);
+        });
+        made.problems.extend(notes.iter().map(|n| problem(draft.defined, &draft.name, n)));
+        made
     }
 }
 

@@ -50,6 +50,9 @@ pub(crate) struct Joined {
     pub(crate) left: Option<Instant>,
     pub(crate) applied_generation: u64,
     pub(crate) last_report_unix: i64,
+    /// Rises with each change of any node's pods: of two nodes that both have a pod, the one that spoke
+    /// of it last is right.
+    pub(crate) pods_from: u64,
     pub(crate) plugins: Vec<v1::PluginStatus>,
     /// Why its last report was refused.
     pub(crate) complaint: Option<String>,
@@ -92,9 +95,13 @@ pub(crate) struct State {
     pub(crate) allocations: BTreeMap<ServiceName, Allocation>,
     /// Objects that are good in themselves and do not fit the others.
     pub(crate) misfits: Vec<Problem>,
+    /// Of Services and their endpoints.
+    pub(crate) service_problems: BTreeMap<ServiceName, Vec<Problem>>,
     pub(crate) static_peers: BTreeSet<NodeName>,
     /// Nodes that were there when the announcers of addresses were chosen last.
     pub(crate) alive: BTreeSet<NodeName>,
+    /// The highest [`Joined::pods_from`].
+    pub(crate) pods_changes: u64,
     /// Addresses of the hub's own machine, as far as they are known.
     pub(crate) own_addresses: BTreeSet<IpAddr>,
     /// Generations below this may be given without writing it down.
@@ -111,6 +118,7 @@ impl Joined {
             left: None,
             applied_generation: 0,
             last_report_unix: 0,
+            pods_from: 0,
             plugins: Vec::new(),
             complaint: None,
         }

@@ -19,7 +19,8 @@ impl Fabric {
             snapshot.pods.values().filter(|p| p.node.as_ref() == Some(&node.name)).count()
         };
         let nodes = snapshot.nodes.values().map(|n| node_status(&state, n, pods_on(n)));
-        let problems = state.source.problems.iter().chain(&state.misfits);
+        let of_services = state.service_problems.values().flatten();
+        let problems = state.source.problems.iter().chain(&state.misfits).chain(of_services);
         let complaints = state.nodes.iter().filter_map(|(name, node)| {
             let reason = node.complaint.clone()?;
             Some(v1::SourceProblem { file: format!("node {name}"), line: 0, reason })

@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use weft_model::{Generation, NodeName};
 use weft_proto::v1;
 
+use super::extent::Extent;
 use super::state::{Joined, State, Trial};
 use super::{Fabric, FabricError};
 
@@ -76,7 +77,7 @@ impl Fabric {
     /// Publishes what is on trial.
     fn begin(&self) -> Result<Generation, FabricError> {
         let mut state = self.state();
-        if let Err(error) = self.publish(&mut state) {
+        if let Err(error) = self.publish(&mut state, &Extent::Everything) {
             state.trial = None;
             return Err(error.into());
         }
@@ -87,7 +88,7 @@ impl Fabric {
     fn withdraw(&self) -> Result<Generation, FabricError> {
         let mut state = self.state();
         state.trial = None;
-        self.publish(&mut state)?;
+        self.publish(&mut state, &Extent::Everything)?;
         Ok(self.history.newest().snapshot.generation)
     }
 

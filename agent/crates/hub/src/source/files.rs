@@ -1,6 +1,7 @@
 //! The directory: read at the start, when the kernel says that something changed, and now and then
 //! in case it did not say so.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -43,7 +44,7 @@ impl Module {
 /// What the source says at one moment.
 #[derive(Clone, Default)]
 pub(crate) struct Objects {
-    pub(crate) objects: BTreeMap<Key, Defined>,
+    pub(crate) objects: BTreeMap<Key, Arc<Defined>>,
     pub(crate) problems: Vec<Problem>,
     /// Every document was read. If not, an object that is not here may still be meant to be.
     pub(crate) complete: bool,
@@ -55,6 +56,34 @@ impl Objects {
     /// Path of a filter's module, seen from the manifest.
     pub(crate) fn module_path(manifest: &Path, filter: &PacketFilter) -> PathBuf {
         manifest.parent().unwrap_or(Path::new("")).join(&filter.module)
+    }
+
+    /// Objects that came, went or are not what they were in `before`; in the order of their keys.
+    pub(crate) fn changed_from<'a>(&'a self, before: &'a Self) -> Vec<&'a Key> {
+        let mut changed = Vec::new();
+        let (mut old, mut new) = (before.objects.iter().peekable(), self.objects.iter().peekable());
+        loop {
+            let order = match (old.peek(), new.peek()) {
+                (None, None) => return changed,
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some((a, _)), Some((b, _))) => a.cmp(b),
+            };
+            let was = if order.is_le() { old.next() } else { None };
+            let is = if order.is_ge() { new.next() } else { None };
+            let same = was.zip(is).is_some_and(|(was, is)| Arc::ptr_eq(was.1, is.1));
+            changed.extend(is.or(was).filter(|_| !same).map(|(key, _)| key));
+        }
+    }
+
+    /// True if everything but the objects is as in `before`.
+    pub(crate) fn differs_in_objects_only(&self, before: &Self) -> bool {
+        let digests = |(a, b): ((&PathBuf, &Arc<Module>), (&PathBuf, &Arc<Module>))| {
+            a.0 == b.0 && a.1.digest == b.1.digest
+        };
+        self.complete == before.complete
+            && self.modules.len() == before.modules.len()
+            && self.modules.iter().zip(&before.modules).all(digests)
     }
 }
 
@@ -109,7 +138,7 @@ impl Directory {
 
     fn read_modules(
         &mut self,
-        objects: &BTreeMap<Key, Defined>,
+        objects: &BTreeMap<Key, Arc<Defined>>,
         problems: &mut Vec<Problem>,
     ) -> BTreeMap<PathBuf, Arc<Module>> {
         let mut before = std::mem::take(&mut self.modules);

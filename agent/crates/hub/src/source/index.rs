@@ -5,6 +5,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::Problem;
 use super::document::{Document, split};
@@ -20,7 +21,7 @@ pub(crate) struct Defined {
 
 #[derive(Default)]
 struct File {
-    objects: Vec<(Key, Defined)>,
+    objects: Vec<(Key, Arc<Defined>)>,
     problems: Vec<Problem>,
     unknown: Vec<(String, usize)>,
 }
@@ -43,6 +44,7 @@ impl Index {
             file.take(path, document);
         }
         let before = self.files.remove(path).unwrap_or_default();
+        file.keep_what_is_as_before(&before);
         if !file.problems.is_empty() {
             let present: BTreeSet<_> = file.objects.iter().map(|(k, _)| k.clone()).collect();
             let kept = before.objects.into_iter().filter(|(k, _)| !present.contains(k));
@@ -73,8 +75,8 @@ impl Index {
     }
 
     /// Every good object, once: of two of one name the first by path and line counts.
-    pub(crate) fn objects(&self) -> (BTreeMap<Key, Defined>, Vec<Problem>) {
-        let mut objects: BTreeMap<Key, Defined> = BTreeMap::new();
+    pub(crate) fn objects(&self) -> (BTreeMap<Key, Arc<Defined>>, Vec<Problem>) {
+        let mut objects: BTreeMap<Key, Arc<Defined>> = BTreeMap::new();
         let mut problems: Vec<_> = self.files.values().flat_map(|f| f.problems.clone()).collect();
         let mut unknown = BTreeSet::new();
         for (path, file) in &self.files {
@@ -91,7 +93,7 @@ impl Index {
                     let reason = format!("{key} is defined in {place} already; that one counts");
                     problems.push(Problem { file: path.clone(), line: defined.line, reason });
                 } else {
-                    objects.insert(key.clone(), defined.clone());
+                    objects.insert(key.clone(), Arc::clone(defined));
                 }
             }
         }
@@ -101,6 +103,16 @@ impl Index {
 }
 
 impl File {
+    /// Whoever asks what has changed compares pointers.
+    fn keep_what_is_as_before(&mut self, before: &Self) {
+        let known: BTreeMap<_, _> = before.objects.iter().map(|(k, d)| (k, d)).collect();
+        for (key, defined) in &mut self.objects {
+            if let Some(old) = known.get(key).filter(|old| ***old == *defined) {
+                *defined = Arc::clone(old);
+            }
+        }
+    }
+
     fn take(&mut self, path: &Path, document: Document<'_>) {
         let line = document.line;
         // A map, unlike the readers of objects, notices a key that is there twice.
@@ -135,7 +147,7 @@ impl File {
         match read {
             Read::Object(key, object) => {
                 let defined = Defined { object: *object, file: path.to_owned(), line };
-                self.objects.push((key, defined));
+                self.objects.push((key, Arc::new(defined)));
             }
             Read::Unknown(kind) => self.unknown.push((kind, line)),
             Read::List(_) => {}

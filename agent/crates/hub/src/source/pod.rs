@@ -1,6 +1,7 @@
 //! A pod's manifest: what every node may know of the pod, and what makes it an endpoint of Services.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, PodStatus};
 use weft_model::{NodeName, PodName, ServiceProtocol};
@@ -19,7 +20,7 @@ pub(crate) struct ContainerPort {
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PodManifest {
-    pub(crate) pod: weft_model::Pod,
+    pub(crate) pod: Arc<weft_model::Pod>,
     /// Addresses that it shares with its node, as far as its status says; `None` if the pod has a
     /// network of its own.
     pub(crate) host_addresses: Option<Vec<IpAddr>>,
@@ -52,12 +53,12 @@ pub(super) fn pod(manifest: Pod) -> Result<(Key, Object), ObjectError> {
         addresses.clear();
     }
     let read = PodManifest {
-        pod: weft_model::Pod {
+        pod: Arc::new(weft_model::Pod {
             name: PodName { namespace: key.namespace.clone(), name: key.name.clone() },
             node: node.map(NodeName::try_new).transpose()?,
             addresses,
             labels: manifest.metadata.labels.unwrap_or_default(),
-        },
+        }),
         host_addresses,
         ready: is_ready(&status),
         terminating: manifest.metadata.deletion_timestamp.is_some(),

@@ -39,6 +39,34 @@ fn records_keep_their_place_when_the_capacity_changes() {
 }
 
 #[test]
+fn room_is_taken_as_records_come() {
+    let directory = tempfile::tempdir().unwrap();
+    let room = || std::fs::metadata(file(&directory)).unwrap().blocks() * 512;
+    let chunk = CHUNK as u64;
+    let flows = FlowFile::<1000>::open(&file(&directory), 10_000).unwrap();
+    assert!(room() <= chunk);
+    flows.erase(9_999);
+    assert_eq!((flows.get(9_999), flows.load().count()), (None, 0));
+    assert!(room() <= chunk);
+    assert!(flows.store(9_999, &[1; 1000]));
+    // At the border of two chunks.
+    let border = (CHUNK - HEADER_LEN) / 1008;
+    assert!(flows.store(border, &[2; 1000]));
+    assert!((2 * chunk..=4 * chunk).contains(&room()), "{}", room());
+    drop(flows);
+    let flows = FlowFile::<1000>::open(&file(&directory), 10_000).unwrap();
+    assert_eq!(flows.load().collect::<Vec<_>>(), [(border, [2; 1000]), (9_999, [1; 1000])]);
+    assert!(room() <= 4 * chunk);
+}
+
+#[test]
+fn file_system_without_room_for_all_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let opened = FlowFile::<1000>::open(&file(&directory), 1 << 32);
+    assert!(matches!(opened, Err(FlowFileError::NoSpace { .. })), "{opened:?}");
+}
+
+#[test]
 fn other_record_length_empties_the_file() {
     let directory = tempfile::tempdir().unwrap();
     FlowFile::<8>::open(&file(&directory), 4).unwrap().store(1, &[1; 8]);

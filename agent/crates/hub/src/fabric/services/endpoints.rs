@@ -1,15 +1,16 @@
 //! Who answers for a Service: what its EndpointSlices say and the pods that its selector matches.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use k8s_openapi::api::discovery::v1 as kube;
-use weft_model::{Endpoint, NodeName, Pod, PodName};
+use weft_model::{Endpoint, NodeName, Pod, PodName, ServiceName};
 
 use super::draft::{Draft, DraftPort, Target};
-use super::{HEADLESS, Inputs, is_unusable, text};
+use super::{HEADLESS, Inputs, is_unusable, key_of, text};
 use crate::range::Family;
 use crate::source::Problem;
 use crate::source::index::Defined;
@@ -38,7 +39,9 @@ struct Candidate<'a> {
 }
 
 impl<'a> Endpoints<'a> {
-    pub(super) fn new(inputs: &'a Inputs<'_>) -> Self {
+    /// Of these Services only, if `names` are given.
+    pub(super) fn new(inputs: &'a Inputs<'_>, names: Option<&BTreeSet<ServiceName>>) -> Self {
+        let only = names.map(|names| Only::new(inputs, names));
         let mut slices: BTreeMap<_, Vec<_>> = BTreeMap::new();
         let mut manifests: BTreeMap<&PodName, &PodManifest> = BTreeMap::new();
         for (key, defined) in &inputs.source.objects {
@@ -48,7 +51,10 @@ impl<'a> Endpoints<'a> {
                     let labels = labels.filter(|l| !l.contains_key(HEADLESS));
                     let Some(service) = labels.and_then(|l| l.get(SERVICE_NAME)) else { continue };
                     let name = (key.namespace.as_str(), service.as_str());
-                    slices.entry(name).or_default().push((defined, &**slice));
+                    if only.as_ref().is_some_and(|only| !only.names.contains(&name)) {
+                        continue;
+                    }
+                    slices.entry(name).or_default().push((&**defined, &**slice));
                 }
                 Object::Pod(pod) => drop(manifests.insert(&pod.pod.name, pod)),
                 _ => {}
@@ -56,7 +62,8 @@ impl<'a> Endpoints<'a> {
         }
         let (by_label, service_cidrs) = (BTreeMap::new(), inputs.cluster.service_cidrs.as_slice());
         let mut endpoints = Self { slices, pods: Vec::new(), by_label, service_cidrs };
-        for pod in inputs.pods.values() {
+        let concerns = |pod: &&Arc<Pod>| only.as_ref().is_none_or(|only| only.selects(pod));
+        for pod in inputs.pods.values().filter(concerns) {
             let manifest = manifests.get(&pod.name).copied();
             let addresses = addresses_of(pod, manifest, inputs);
             if addresses.is_empty() || manifest.is_some_and(|m| m.ended) {
@@ -115,6 +122,42 @@ impl<'a> Endpoints<'a> {
         };
         candidates.filter(matches).collect()
     }
+}
+
+/// Some Services.
+struct Only<'a> {
+    /// Namespaces and names.
+    names: BTreeSet<(&'a str, &'a str)>,
+    /// Namespaces and selectors of those that have one.
+    selectors: Vec<(&'a str, &'a BTreeMap<String, String>)>,
+}
+
+impl<'a> Only<'a> {
+    fn new(inputs: &'a Inputs<'_>, names: &'a BTreeSet<ServiceName>) -> Self {
+        let selector = |name: &'a ServiceName| {
+            let Object::Service(manifest) = &inputs.source.objects.get(&key_of(name))?.object
+            else {
+                return None;
+            };
+            Some((name.namespace.as_str(), manifest.spec.as_ref()?.selector.as_ref()?))
+        };
+        Self {
+            names: names.iter().map(|n| (n.namespace.as_str(), n.name.as_str())).collect(),
+            selectors: names.iter().filter_map(selector).collect(),
+        }
+    }
+
+    fn selects(&self, pod: &Pod) -> bool {
+        self.selectors.iter().any(|(namespace, selector)| {
+            *namespace == pod.name.namespace
+                && selector.iter().all(|(label, value)| pod.labels.get(label) == Some(value))
+        })
+    }
+}
+
+/// The Service that a slice is of, whether it is headless or not.
+pub(in crate::fabric) fn service_of(slice: &kube::EndpointSlice) -> Option<&str> {
+    slice.metadata.labels.as_ref()?.get(SERVICE_NAME).map(String::as_str)
 }
 
 /// The first address of each family.

@@ -3,6 +3,7 @@
 mod allocations;
 mod balancers;
 mod endpoints;
+mod increments;
 
 use std::path::Path;
 
@@ -63,15 +64,15 @@ impl Bench {
         self.state.nodes.entry(name.parse().unwrap()).or_insert(joined)
     }
 
-    /// Publishes, as the fabric does.
-    fn merge(&mut self) -> Merged {
+    fn read(&mut self) {
         let (objects, problems) = self.index.objects();
-        assert_eq!(
-            problems.iter().filter(|p| !p.reason.contains("kind: [")).count(),
-            problems.len()
-        );
         let complete = self.index.is_complete();
         self.state.source = Objects { objects, problems, complete, ..Objects::default() };
+    }
+
+    /// Publishes, as the fabric does.
+    fn merge(&mut self) -> Merged {
+        self.read();
         let merged = merge(&self.cluster, self.allow_external_ips, &self.state);
         self.state.allocations.clone_from(&merged.allocations);
         merged
@@ -88,7 +89,9 @@ impl Bench {
     }
 
     fn problems(&mut self) -> Vec<String> {
-        self.merge().misfits.into_iter().map(|p| p.reason).collect()
+        let merged = self.merge();
+        let of_services = merged.service_problems.into_values().flatten();
+        merged.misfits.into_iter().chain(of_services).map(|p| p.reason).collect()
     }
 }
 

@@ -124,8 +124,9 @@ fn addresses_that_reach_nobody_are_ignored() {
     let mut bench = Bench::new(&[&service("web", ""), &slice("s", "web", &rest)]);
     let merged = bench.merge();
     assert_eq!(addresses(&merged.services[&named("web")].endpoints), ["198.51.100.1"]);
-    assert_eq!(merged.misfits.len(), bad.len());
-    assert!(merged.misfits.iter().all(|p| p.file == Path::new("1.yaml") && p.line == 1));
+    let problems: Vec<_> = merged.service_problems.into_values().flatten().collect();
+    assert_eq!(problems.len(), bad.len());
+    assert!(problems.iter().all(|p| p.file == Path::new("1.yaml") && p.line == 1));
 }
 
 /// SVC-015, SVC-016.
