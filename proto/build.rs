@@ -5,13 +5,13 @@ use std::path::PathBuf;
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=weft");
-    let tables = "weft/tables/v1/service.proto".to_owned();
+    let tables = ["service", "policy"].map(|f| format!("weft/tables/v1/{f}.proto"));
     if std::env::var_os("CARGO_FEATURE_GRPC").is_none() {
-        prost_build::Config::new().compile_fds(protox::compile([tables], ["."])?)?;
+        prost_build::Config::new().compile_fds(protox::compile(tables, ["."])?)?;
         return Ok(());
     }
     let services = ["types", "hub", "agent", "datapath"].map(|f| format!("weft/v1/{f}.proto"));
-    let files = services.into_iter().chain([tables]);
+    let files = services.into_iter().chain(tables);
     let descriptors = protox::compile(files, ["."])?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?).join("weft.bin");
     std::fs::write(out, prost::Message::encode_to_vec(&descriptors))?;
