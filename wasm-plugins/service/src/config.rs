@@ -21,6 +21,9 @@ use crate::settings::{Settings, Sources};
 /// more than there is memory for otherwise.
 const CLAIMS_MAX: usize = 65_536;
 
+/// Fields of a configuration: each is a message or a text.
+const FIELDS: std::ops::RangeInclusive<u32> = 1..=3;
+
 const BITS: u8 = bits::CLUSTER | bits::LOCAL | bits::COUNTS | bits::PLACE;
 
 /// One part of a configuration.
@@ -55,10 +58,7 @@ pub(crate) fn read<'a>(
                 let name = std::str::from_utf8(content);
                 take(Part::Removed(name.map_err(|_| "removed: a name that is not UTF-8")?))?;
             }
-            (number @ 1..=3, None) => {
-                let text = format!("not a ServiceTables message: field {number} is no message");
-                return Err(text);
-            }
+            (number, None) if FIELDS.contains(&number) => return Err(broken(no_message(number))),
             _ => {}
         }
     }
@@ -105,36 +105,63 @@ fn count(bytes: &[u8]) -> Result<Room, String> {
     Ok(room)
 }
 
+fn broken(why: String) -> String {
+    format!("not a ServiceTables message: {why}")
+}
+
+fn no_message(field: u32) -> String {
+    format!("field {field} is no message")
+}
+
 /// The fields of a message: number, and the bytes of those that have some. Ends after an error.
+#[inline]
 fn fields(mut rest: &[u8]) -> impl Iterator<Item = Result<(u32, Option<&[u8]>), String>> {
     std::iter::from_fn(move || {
-        let field = (!rest.is_empty()).then(|| field(&mut rest))?;
+        if rest.is_empty() {
+            return None;
+        }
+        if let Some(field) = short_field(&mut rest) {
+            return Some(Ok(field));
+        }
+        let field = field(&mut rest);
         if field.is_err() {
             rest = &[];
         }
-        Some(field.map_err(|e| format!("not a ServiceTables message: {e}")))
+        Some(field.map_err(broken))
     })
 }
 
+/// A field that begins as nearly all do: a configuration is looked through twice, within the time
+/// that a plugin has for it.
 #[inline]
-fn field<'a>(rest: &mut &'a [u8]) -> Result<(u32, Option<&'a [u8]>), String> {
-    // Nearly all that is long: number and length of a byte each.
-    if let [key @ ..0x80, length @ ..0x80, after @ ..] = *rest
-        && key & 7 == WireType::LengthDelimited as u8
-        && let Some((content, after)) = after.split_at_checked(usize::from(*length))
-        && *key >= 8
-    {
-        *rest = after;
-        return Ok((u32::from(key >> 3), Some(content)));
-    }
-    any_field(rest)
+fn short_field<'a>(rest: &mut &'a [u8]) -> Option<(u32, Option<&'a [u8]>)> {
+    let (key, value, after) = match **rest {
+        [key @ 8..0x80, value @ ..0x80, ref after @ ..] => (key, usize::from(value), after),
+        [key @ 8..0x80, low, high @ ..0x80, ref after @ ..] => {
+            (key, usize::from(high) << 7 | usize::from(low & 0x7f), after)
+        }
+        _ => return None,
+    };
+    let (content, after) = match key & 7 {
+        0 => (None, after),
+        2 => after.split_at_checked(value).map(|(content, after)| (Some(content), after))?,
+        _ => return None,
+    };
+    *rest = after;
+    Some((u32::from(key >> 3), content))
 }
 
-fn any_field<'a>(rest: &mut &'a [u8]) -> Result<(u32, Option<&'a [u8]>), String> {
+/// Any field.
+#[cold]
+fn field<'a>(rest: &mut &'a [u8]) -> Result<(u32, Option<&'a [u8]>), String> {
     let (field, wire_type) = decode_key(rest).map_err(|e| e.to_string())?;
     if wire_type != WireType::LengthDelimited {
-        skip_field(wire_type, field, rest, DecodeContext::default()).map_err(|e| e.to_string())?;
-        return Ok((field, None));
+        return match skip_field(wire_type, field, rest, DecodeContext::default()) {
+            // Which is worse than that it cannot be skipped.
+            Err(_) if FIELDS.contains(&field) => Err(no_message(field)),
+            Err(e) => Err(e.to_string()),
+            Ok(()) => Ok((field, None)),
+        };
     }
     let length = decode_varint(rest).map_err(|e| e.to_string())?;
     let length = usize::try_from(length).unwrap_or(usize::MAX);
