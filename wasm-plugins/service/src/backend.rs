@@ -2,7 +2,7 @@
 
 use weft_proto::tables::v1::backend::{CLUSTER, COUNTS, LOCAL, PLACE};
 
-use crate::address::{Address, Family};
+use crate::address::Address;
 use crate::hash::{halves, mix, mix_all};
 
 /// Bytes of a record: address, port, node, bits.
@@ -23,7 +23,7 @@ pub(crate) struct Backend {
 
 impl Backend {
     #[inline]
-    fn v4(record: &[u8; RECORD_V4]) -> Self {
+    pub(crate) fn v4(record: &[u8; RECORD_V4]) -> Self {
         let [a, b, c, d, port @ .., n0, n1, bits] = *record;
         Self {
             address: Address::v4(u32::from_be_bytes([a, b, c, d])),
@@ -34,7 +34,7 @@ impl Backend {
     }
 
     #[inline]
-    fn v6(record: &[u8; RECORD_V6]) -> Self {
+    pub(crate) fn v6(record: &[u8; RECORD_V6]) -> Self {
         let [address @ .., p0, p1, n0, n1, bits] = *record;
         Self {
             address: Address(u128::from_be_bytes(address)),
@@ -49,6 +49,12 @@ impl Backend {
     pub(crate) fn id(&self) -> u64 {
         let [high, low] = halves(self.address.0);
         mix_all([high, low, u64::from(self.port)])
+    }
+
+    /// True if it is an endpoint that is ready or serving.
+    #[inline]
+    pub(crate) fn counts(&self) -> bool {
+        self.bits & COUNTS != 0
     }
 
     /// The bits that say where it is.
@@ -69,7 +75,7 @@ pub(crate) enum Scope {
 
 impl Scope {
     #[inline]
-    fn has(self, backend: &Backend) -> bool {
+    pub(crate) fn has(self, backend: &Backend) -> bool {
         match self {
             Self::Cluster => backend.bits & CLUSTER != 0,
             Self::Local(node) => backend.bits & LOCAL != 0 && backend.node == node && node != 0,
@@ -77,49 +83,17 @@ impl Scope {
     }
 }
 
-/// All backends of a Service port, as they came: records back to back, nothing to follow.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Backends {
-    pub(crate) v4: Box<[u8]>,
-    pub(crate) v6: Box<[u8]>,
-}
-
-impl Backends {
-    /// Every one of a family.
-    #[inline]
-    pub(crate) fn of(&self, family: Family) -> impl Iterator<Item = Backend> {
-        let (v4, v6) = match family {
-            Family::V4 => (&*self.v4, &[][..]),
-            Family::V6 => (&[][..], &*self.v6),
-        };
-        let v4 = v4.as_chunks().0.iter().map(Backend::v4);
-        v4.chain(v6.as_chunks().0.iter().map(Backend::v6))
-    }
-
-    /// True if a family has an endpoint anywhere that is ready or serving.
-    pub(crate) fn count(&self, family: Family) -> bool {
-        self.of(family).any(|backend| backend.bits & COUNTS != 0)
-    }
-
-    /// The one with this id, whatever its bits say: it serves.
-    pub(crate) fn lists(&self, family: Family, id: u64) -> bool {
-        self.of(family).any(|backend| backend.id() == id)
-    }
-
-    /// The one with this id, if new connections may go there.
-    pub(crate) fn find(&self, family: Family, scope: Scope, id: u64) -> Option<Backend> {
-        self.of(family).find(|backend| scope.has(backend) && backend.id() == id)
-    }
-
-    /// The one that a hash of the flow gives the most weight, each with the same probability.
-    ///
-    /// The weight of a backend does not depend on the others: when one goes, only its own flows
-    /// would go elsewhere, should they be chosen for again.
-    pub(crate) fn choose(&self, family: Family, scope: Scope, flow: u64) -> Option<Backend> {
-        let members = self.of(family).filter(|backend| scope.has(backend));
-        members.max_by_key(|backend| {
-            let id = backend.id();
-            (mix(flow ^ id), id)
-        })
-    }
+/// The one that a hash of the flow gives the most weight, each with the same probability.
+///
+/// The weight of a backend does not depend on the others: when one goes, only its own flows would go
+/// elsewhere, should they be chosen for again.
+pub(crate) fn choose(
+    backends: impl Iterator<Item = Backend>,
+    scope: Scope,
+    flow: u64,
+) -> Option<Backend> {
+    backends.filter(|backend| scope.has(backend)).max_by_key(|backend| {
+        let id = backend.id();
+        (mix(flow ^ id), id)
+    })
 }

@@ -12,13 +12,17 @@ use weft_proto::tables::v1::{
 };
 
 use crate::address::{Address, Family, Prefix};
-use crate::backend::{Backends, RECORD_V4, RECORD_V6};
-use crate::service::{Frontend, Kind, Port, Service};
+use crate::backend::{Backend, RECORD_V4, RECORD_V6};
+use crate::blocks;
+use crate::service::{Configured, Frontend, Kind, Numbers, Port, Service};
 use crate::settings::{Settings, Sources};
 
 /// Claims of one Service at most: a frontend with a port is one. Small messages could ask for
 /// more than there is memory for otherwise.
 const CLAIMS_MAX: usize = 65_536;
+
+/// Fields of a configuration: each is a message or a text.
+const FIELDS: std::ops::RangeInclusive<u32> = 1..=3;
 
 const BITS: u8 = bits::CLUSTER | bits::LOCAL | bits::COUNTS | bits::PLACE;
 
@@ -26,7 +30,7 @@ const BITS: u8 = bits::CLUSTER | bits::LOCAL | bits::COUNTS | bits::PLACE;
 #[derive(Debug)]
 pub(crate) enum Part<'a> {
     Settings(Settings),
-    Service(Service),
+    Service(Configured),
     Removed(&'a str),
 }
 
@@ -39,23 +43,22 @@ pub(crate) fn read<'a>(
     mut take: impl FnMut(Part<'a>) -> Result<(), String>,
 ) -> Result<(), String> {
     let (mut settings, mut table) = (None::<ServiceSettings>, ServiceTable::default());
-    let mut rest = bytes;
-    while !rest.is_empty() {
-        let (field, content) = field(&mut rest)?;
-        match field {
-            1 => settings
+    for field in fields(bytes) {
+        match field? {
+            (1, Some(content)) => settings
                 .get_or_insert_default()
                 .merge(content)
                 .map_err(|e| format!("settings: {e}"))?,
-            2 => {
+            (2, Some(content)) => {
                 table.clear();
                 table.merge(content).map_err(|e| format!("service {:?}: {e}", table.name))?;
-                take(Part::Service(service(&table)?))?;
+                take(Part::Service(service(&mut table)?))?;
             }
-            3 => {
+            (3, Some(content)) => {
                 let name = std::str::from_utf8(content);
                 take(Part::Removed(name.map_err(|_| "removed: a name that is not UTF-8")?))?;
             }
+            (number, None) if FIELDS.contains(&number) => return Err(broken(no_message(number))),
             _ => {}
         }
     }
@@ -68,36 +71,103 @@ pub(crate) fn read<'a>(
     }
 }
 
-/// How many Services a configuration has; 0 if it cannot be read to its end.
-pub(crate) fn count(bytes: &[u8]) -> usize {
-    let (mut rest, mut services) = (bytes, 0);
-    while !rest.is_empty() {
-        match field(&mut rest) {
-            Ok((2, _)) => services += 1,
-            Ok(_) => {}
-            Err(_) => return 0,
-        }
-    }
-    services
+/// How much there is of what a configuration needs the most room for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Room {
+    pub(crate) services: usize,
+    /// Of [`crate::blocks`].
+    pub(crate) lines: usize,
 }
 
-/// The next field of a `ServiceTables` and its bytes; those of fields that it does not have are
-/// left out.
-fn field<'a>(rest: &mut &'a [u8]) -> Result<(u32, &'a [u8]), String> {
-    let broken = |e: &dyn std::fmt::Display| format!("not a ServiceTables message: {e}");
-    let (field, wire_type) = decode_key(rest).map_err(|e| broken(&e))?;
-    if wire_type != WireType::LengthDelimited {
-        if (1..=3).contains(&field) {
-            return Err(broken(&format!("field {field} is no message")));
+/// The room that a configuration needs; none if it cannot be read to its end.
+pub(crate) fn room(bytes: &[u8]) -> Room {
+    count(bytes).unwrap_or_default()
+}
+
+fn count(bytes: &[u8]) -> Result<Room, String> {
+    let mut room = Room::default();
+    for field in fields(bytes) {
+        let (2, Some(service)) = field? else { continue };
+        room.services += 1;
+        for field in fields(service) {
+            let (3, Some(port)) = field? else { continue };
+            let (mut bytes_v4, mut bytes_v6) = (0, 0);
+            for field in fields(port) {
+                match field? {
+                    (4, Some(backends)) => bytes_v4 = backends.len(),
+                    (5, Some(backends)) => bytes_v6 = backends.len(),
+                    _ => {}
+                }
+            }
+            room.lines += blocks::lines(bytes_v4, bytes_v6);
         }
-        skip_field(wire_type, field, rest, DecodeContext::default()).map_err(|e| broken(&e))?;
-        return Ok((0, &[]));
     }
-    let length = decode_varint(rest).map_err(|e| broken(&e))?;
+    Ok(room)
+}
+
+fn broken(why: String) -> String {
+    format!("not a ServiceTables message: {why}")
+}
+
+fn no_message(field: u32) -> String {
+    format!("field {field} is no message")
+}
+
+/// The fields of a message: number, and the bytes of those that have some. Ends after an error.
+#[inline]
+fn fields(mut rest: &[u8]) -> impl Iterator<Item = Result<(u32, Option<&[u8]>), String>> {
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        if let Some(field) = short_field(&mut rest) {
+            return Some(Ok(field));
+        }
+        let field = field(&mut rest);
+        if field.is_err() {
+            rest = &[];
+        }
+        Some(field.map_err(broken))
+    })
+}
+
+/// A field that begins as nearly all do: a configuration is looked through twice, within the time
+/// that a plugin has for it.
+#[inline]
+fn short_field<'a>(rest: &mut &'a [u8]) -> Option<(u32, Option<&'a [u8]>)> {
+    let (key, value, after) = match **rest {
+        [key @ 8..0x80, value @ ..0x80, ref after @ ..] => (key, usize::from(value), after),
+        [key @ 8..0x80, low, high @ ..0x80, ref after @ ..] => {
+            (key, usize::from(high) << 7 | usize::from(low & 0x7f), after)
+        }
+        _ => return None,
+    };
+    let (content, after) = match key & 7 {
+        0 => (None, after),
+        2 => after.split_at_checked(value).map(|(content, after)| (Some(content), after))?,
+        _ => return None,
+    };
+    *rest = after;
+    Some((u32::from(key >> 3), content))
+}
+
+/// Any field.
+#[cold]
+fn field<'a>(rest: &mut &'a [u8]) -> Result<(u32, Option<&'a [u8]>), String> {
+    let (field, wire_type) = decode_key(rest).map_err(|e| e.to_string())?;
+    if wire_type != WireType::LengthDelimited {
+        return match skip_field(wire_type, field, rest, DecodeContext::default()) {
+            // Which is worse than that it cannot be skipped.
+            Err(_) if FIELDS.contains(&field) => Err(no_message(field)),
+            Err(e) => Err(e.to_string()),
+            Ok(()) => Ok((field, None)),
+        };
+    }
+    let length = decode_varint(rest).map_err(|e| e.to_string())?;
     let length = usize::try_from(length).unwrap_or(usize::MAX);
-    let content = rest.get(..length).ok_or_else(|| broken(&"it is cut short"))?;
+    let content = rest.get(..length).ok_or("it is cut short")?;
     rest.advance(length);
-    Ok((field, content))
+    Ok((field, Some(content)))
 }
 
 fn settings(message: &ServiceSettings) -> Result<Settings, String> {
@@ -132,27 +202,30 @@ fn sources(addresses: &[Vec<u8>]) -> Result<Sources, String> {
     Ok(sources)
 }
 
-fn service(table: &ServiceTable) -> Result<Service, String> {
+/// Takes the records out of the message.
+fn service(table: &mut ServiceTable) -> Result<Configured, String> {
     if table.name.is_empty() {
         return Err("services: one without a name".to_owned());
     }
-    let named = |e: String| format!("service {:?}: {e}", table.name);
+    let name = &table.name;
+    let named = |e: String| format!("service {name:?}: {e}");
     let claims = (table.frontends.len() + 1).saturating_mul(table.ports.len());
     if claims > CLAIMS_MAX {
         return Err(named(format!("frontends and ports make {claims} claims: too many")));
     }
-    Ok(Service {
-        name: table.name.as_str().into(),
-        frontends: each(&table.frontends, |i, message| {
-            frontend(message).map_err(|e| format!("frontend {}: {e}", i + 1))
-        })
-        .map_err(named)?,
-        ports: each(&table.ports, |_, message| port(message)).map_err(named)?,
-        affinity_s: table.affinity_s,
+    let frontends = each(table.frontends.iter(), |i, message| {
+        frontend(message).map_err(|e| format!("frontend {}: {e}", i + 1))
+    });
+    let frontends = frontends.map_err(named)?;
+    let ports = each(table.ports.iter_mut(), |_, message| port(message)).map_err(named)?;
+    let source_ranges = ranges(&table.source_ranges);
+    let source_ranges = source_ranges.map_err(|e| named(format!("source_ranges: {e}")))?;
+    let (name, affinity_s) = (table.name.as_str().into(), table.affinity_s);
+    Ok(Configured {
+        kept: Service { name, frontends, affinity_s, source_ranges },
+        ports,
         internal_local: table.internal_local,
         external_local: table.external_local,
-        source_ranges: ranges(&table.source_ranges)
-            .map_err(|e| named(format!("source_ranges: {e}")))?,
     })
 }
 
@@ -168,7 +241,7 @@ fn frontend(message: &FrontendMessage) -> Result<Frontend, String> {
     Ok(Frontend::new(address(&message.address)?, kind))
 }
 
-fn port(message: &ServicePortTable) -> Result<Port, String> {
+fn port(message: &mut ServicePortTable) -> Result<Port, String> {
     let protocol = match message.protocol {
         6 => 6,
         17 => 17,
@@ -182,13 +255,13 @@ fn port(message: &ServicePortTable) -> Result<Port, String> {
     let named = |e: String| format!("port {port}: {e}");
     let node_port = u16::try_from(message.node_port)
         .map_err(|_| named(format!("node_port {}: expected up to 65535", message.node_port)))?;
-    let backends = Backends {
-        v4: records(&message.backends_v4, RECORD_V4)
-            .map_err(|e| named(format!("backends_v4: {e}")))?,
-        v6: records(&message.backends_v6, RECORD_V6)
-            .map_err(|e| named(format!("backends_v6: {e}")))?,
-    };
-    for backend in [Family::V4, Family::V6].into_iter().flat_map(|f| backends.of(f)) {
+    let backends_v4 = std::mem::take(&mut message.backends_v4);
+    check_length(&backends_v4, RECORD_V4).map_err(|e| named(format!("backends_v4: {e}")))?;
+    let backends_v6 = std::mem::take(&mut message.backends_v6);
+    check_length(&backends_v6, RECORD_V6).map_err(|e| named(format!("backends_v6: {e}")))?;
+    let v4 = backends_v4.as_chunks().0.iter().map(Backend::v4);
+    let v6 = backends_v6.as_chunks().0.iter().map(Backend::v6);
+    for backend in v4.chain(v6.clone()) {
         let at = |e| named(format!("backend {}: {e}", backend.address.ip()));
         if backend.port == 0 {
             return Err(at("port 0".to_owned()));
@@ -197,22 +270,22 @@ fn port(message: &ServicePortTable) -> Result<Port, String> {
             return Err(at(format!("bits {:#04x} are not known", backend.bits & !BITS)));
         }
     }
-    let misplaced = backends.of(Family::V6).find(|b| b.address.family() == Family::V4);
+    let misplaced = { v6 }.find(|backend| backend.address.family() == Family::V4);
     if let Some(backend) = misplaced {
         return Err(named(format!("backends_v6: {} is IPv4", backend.address.ip())));
     }
-    Ok(Port { protocol, port, node_port, backends })
+    Ok(Port { numbers: Numbers { protocol, port, node_port }, backends_v4, backends_v6 })
 }
 
-fn records(bytes: &[u8], length: usize) -> Result<Box<[u8]>, String> {
+fn check_length(bytes: &[u8], length: usize) -> Result<(), String> {
     if !bytes.len().is_multiple_of(length) {
         return Err(format!("{} bytes: expected records of {length}", bytes.len()));
     }
-    Ok(bytes.into())
+    Ok(())
 }
 
 fn ranges(messages: &[Range]) -> Result<Box<[Prefix]>, String> {
-    each(messages, |_, message| {
+    each(messages.iter(), |_, message| {
         let address = address(&message.address)?;
         let prefix = Prefix::new(address, message.prefix);
         prefix.ok_or_else(|| format!("prefix {} of {} is too long", message.prefix, address.ip()))
@@ -221,11 +294,11 @@ fn ranges(messages: &[Range]) -> Result<Box<[Prefix]>, String> {
 
 /// Turns all of `messages`, into no more room than they take.
 fn each<M, T>(
-    messages: &[M],
-    mut turn: impl FnMut(usize, &M) -> Result<T, String>,
+    messages: impl ExactSizeIterator<Item = M>,
+    mut turn: impl FnMut(usize, M) -> Result<T, String>,
 ) -> Result<Box<[T]>, String> {
     let mut all = Vec::with_capacity(messages.len());
-    for (index, message) in messages.iter().enumerate() {
+    for (index, message) in messages.enumerate() {
         all.push(turn(index, message)?);
     }
     Ok(all.into_boxed_slice())

@@ -14,6 +14,7 @@
 
 mod address;
 mod backend;
+mod blocks;
 mod config;
 mod hash;
 mod service;
@@ -29,11 +30,12 @@ use weft_policy_sdk::prelude::*;
 use weft_policy_sdk::{Descriptor, flags};
 use weft_proto::tables::v1::backend::{ELSEWHERE, HOST, REMOTE_POD};
 
-use address::{Address, Prefix};
+use address::{Address, Family, Prefix};
 use backend::{Backend, Scope};
+use blocks::Served;
 use config::Part;
 use hash::{halves, mix_all};
-use service::{Kind, Port, Service};
+use service::{Kind, Numbers, Service};
 use tables::{At, Found, Tables};
 
 /// Number of a rejection: no endpoint, or no such port. The sender hears "port unreachable".
@@ -63,12 +65,12 @@ impl Filter for Services {
     fn configure(&mut self, config: Config<'_>) -> Result<(), String> {
         match config {
             Config::Full(bytes) => {
-                let mut tables = Tables::for_services(config::count(bytes));
+                let mut tables = Tables::with_room(config::room(bytes));
                 config::read(bytes, |part| {
                     match part {
                         Part::Settings(settings) => tables.settings = settings,
-                        Part::Service(service) if tables.has(&service.name) => {
-                            return Err(twice(&service.name));
+                        Part::Service(service) if tables.has(&service.kept.name) => {
+                            return Err(twice(&service.kept.name));
                         }
                         Part::Service(service) => tables.set(service),
                         // There is nothing that it could remove.
@@ -93,8 +95,8 @@ impl Filter for Services {
             return Verdict::Continue;
         }
         match self.tables.find(packet.destination, packet.destination_port, packet.protocol) {
-            Found::Service(service, port, at) => {
-                let asked = Asked { tables: &self.tables, service, port, at, packet };
+            Found::Service(port, at) => {
+                let asked = Asked { tables: &self.tables, port, at, packet };
                 asked.verdict(known, flow, host)
             }
             // The flow's Service is gone, and the flow stays where it went.
@@ -119,8 +121,8 @@ impl Services {
             Ok(())
         })?;
         let mut names = BTreeSet::new();
-        if let Some(again) = services.iter().find(|service| !names.insert(&*service.name)) {
-            return Err(twice(&again.name));
+        if let Some(again) = services.iter().find(|service| !names.insert(&*service.kept.name)) {
+            return Err(twice(&again.kept.name));
         }
         if let Some(settings) = settings {
             self.tables.settings = settings;
@@ -232,8 +234,7 @@ impl Known {
 #[derive(Clone, Copy, Debug)]
 struct Asked<'a> {
     tables: &'a Tables,
-    service: &'a Service,
-    port: &'a Port,
+    port: Served<'a>,
     at: At,
     packet: Told,
 }
@@ -241,9 +242,9 @@ struct Asked<'a> {
 impl Asked<'_> {
     fn verdict(&self, known: Known, flow: &mut Flow, host: &Host) -> Verdict {
         let Some(scope) = self.scope() else { return Verdict::Continue };
-        let family = self.packet.destination.family();
         let decided = match known {
-            Known::Translated(id) if self.port.backends.lists(family, id) => None,
+            // Whatever its bits say: it serves.
+            Known::Translated(id) if self.find(|b| b.id() == id).is_some() => None,
             Known::Translated(_) => self.translate(scope, host).ok(),
             Known::New | Known::Passed => match self.translate(scope, host) {
                 Ok(translated) => Some(translated),
@@ -262,14 +263,14 @@ impl Asked<'_> {
         let outside = self.packet.client == Client::Outside;
         let local = |local: bool, node| if local { Scope::Local(node) } else { Scope::Cluster };
         Some(match self.at {
-            At::Frontend(Kind::ClusterIp) => local(self.service.internal_local, own),
+            At::Frontend(Kind::ClusterIp) => local(self.port.internal_local(), own),
             At::Frontend(Kind::LoadBalancer | Kind::ExternalIp) => {
-                local(self.service.external_local && outside, own)
+                local(self.port.external_local() && outside, own)
             }
-            At::NodePort(node) if node == own => local(self.service.external_local && outside, own),
+            At::NodePort(node) if node == own => local(self.port.external_local() && outside, own),
             At::NodePort(_) if outside => return None,
             // As that node would choose. The way does not lead past it.
-            At::NodePort(node) => local(self.service.external_local, node),
+            At::NodePort(node) => local(self.port.external_local(), node),
         })
     }
 
@@ -280,7 +281,7 @@ impl Asked<'_> {
         }
         let family = self.packet.destination.family();
         let Some(backend) = self.choose(scope, host) else {
-            return Err(if self.port.backends.count(family) {
+            return Err(if self.find(Backend::counts).is_some() {
                 Verdict::Drop(NO_LOCAL_ENDPOINT)
             } else {
                 Verdict::Reject(UNREACHABLE)
@@ -312,10 +313,13 @@ impl Asked<'_> {
     }
 
     fn is_in_ranges(&self) -> bool {
+        if !self.port.has_ranges() {
+            return true;
+        }
         let Told { source, destination, client, .. } = self.packet;
         let settings = &self.tables.settings;
-        let mut ranges =
-            self.service.source_ranges.iter().filter(|r| r.family() == source.family()).peekable();
+        let ranges = self.tables.service(self.port).map_or(&[][..], |s| &s.source_ranges);
+        let mut ranges = ranges.iter().filter(|r| r.family() == source.family()).peekable();
         if ranges.peek().is_none() {
             return true;
         }
@@ -329,20 +333,17 @@ impl Asked<'_> {
     }
 
     fn choose(&self, scope: Scope, host: &Host) -> Option<Backend> {
-        let family = self.packet.destination.family();
-        let backends = &self.port.backends;
-        let by_flow = || backends.choose(family, scope, self.packet.flow_hash());
-        if self.service.affinity_s == 0 {
-            return by_flow();
-        }
-        let key = self.affinity_key();
+        let by_flow = || self.by_hash(scope, self.packet.flow_hash());
+        let service = self.port.has_affinity().then(|| self.tables.service(self.port)).flatten();
+        let Some(service) = service else { return by_flow() };
+        let key = self.affinity_key(service);
         let map = host.map();
         let remembered = || {
             let value = map.get(&key)?;
             let id = u64::from_le_bytes((*value).try_into().ok()?);
-            Some((value, backends.find(family, scope, id)))
+            Some((value, self.find(|backend| scope.has(backend) && backend.id() == id)))
         };
-        let ttl = Some(Duration::from_secs(u64::from(self.service.affinity_s)));
+        let ttl = Some(Duration::from_secs(u64::from(service.affinity_s)));
         let held = remembered();
         let (value, usable) = held.as_ref().map_or((&[][..], None), |(v, b)| (&**v, *b));
         let backend = usable.or_else(by_flow)?;
@@ -352,14 +353,30 @@ impl Asked<'_> {
             // Another worker was faster: so its choice is the client's.
             Ok(false) => remembered().and_then(|(_, other)| other).or(Some(backend)),
             // No room: what a client gets then depends on nothing but the client.
-            Err(_) => usable.or_else(|| backends.choose(family, scope, client_hash(&key))),
+            Err(_) => usable.or_else(|| self.by_hash(scope, client_hash(&key))),
+        }
+    }
+
+    /// The first of the packet's family that is as it should be.
+    fn find(&self, is_meant: impl FnMut(&Backend) -> bool) -> Option<Backend> {
+        match self.packet.destination.family() {
+            Family::V4 => self.port.v4().find(is_meant),
+            Family::V6 => self.port.v6().find(is_meant),
+        }
+    }
+
+    fn by_hash(&self, scope: Scope, hash: u64) -> Option<Backend> {
+        match self.packet.destination.family() {
+            Family::V4 => backend::choose(self.port.v4(), scope, hash),
+            Family::V6 => backend::choose(self.port.v6(), scope, hash),
         }
     }
 
     /// Identity of the Service port, then the client.
-    fn affinity_key(&self) -> [u8; 24] {
-        let port = u64::from(self.port.port) << 8 | u64::from(self.port.protocol);
-        let identity = mix_all([hash::of_text(&self.service.name), port]);
+    fn affinity_key(&self, service: &Service) -> [u8; 24] {
+        let Numbers { protocol, port, .. } = self.port.numbers();
+        let port = u64::from(port) << 8 | u64::from(protocol);
+        let identity = mix_all([hash::of_text(&service.name), port]);
         let mut key = [0; 24];
         let parts = identity.to_be_bytes().into_iter().chain(self.packet.source.0.to_be_bytes());
         key.iter_mut().zip(parts).for_each(|(to, from)| *to = from);

@@ -1,9 +1,8 @@
-//! A Service as it is kept: checked, and no larger than it must be.
+//! A Service as it is configured, and what is kept of it: no larger than it must be.
 
 use std::sync::Arc;
 
 use crate::address::{Address, Prefix};
-use crate::backend::Backends;
 
 /// What an address of a Service is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,25 +29,39 @@ impl Frontend {
     }
 }
 
-/// One port of a Service.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Port {
+/// What a port of a Service is reached by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Numbers {
     pub(crate) protocol: u8,
     pub(crate) port: u16,
     /// 0: none.
     pub(crate) node_port: u16,
-    pub(crate) backends: Backends,
 }
 
-/// A Service.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One port of a Service, as it is configured.
+#[derive(Clone, Debug)]
+pub(crate) struct Port {
+    pub(crate) numbers: Numbers,
+    /// Records back to back.
+    pub(crate) backends_v4: Vec<u8>,
+    pub(crate) backends_v6: Vec<u8>,
+}
+
+/// A Service as it is configured, checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Configured {
+    pub(crate) kept: Service,
+    pub(crate) ports: Box<[Port]>,
+    pub(crate) internal_local: bool,
+    pub(crate) external_local: bool,
+}
+
+/// What is kept of a Service beside [`crate::blocks`]. Few packets need it.
+#[derive(Clone, Debug)]
 pub(crate) struct Service {
     pub(crate) name: Arc<str>,
     pub(crate) frontends: Box<[Frontend]>,
-    pub(crate) ports: Box<[Port]>,
     /// Seconds; 0: no affinity.
     pub(crate) affinity_s: u32,
-    pub(crate) internal_local: bool,
-    pub(crate) external_local: bool,
     pub(crate) source_ranges: Box<[Prefix]>,
 }

@@ -4,11 +4,14 @@
 //! first Service by name that makes it; the others wait in case that one goes.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::address::{Address, Family};
+use crate::blocks::{self, Blocks, Served};
+use crate::config::Room;
 use crate::hash::{Map, halves};
-use crate::service::{Kind, Port, Service};
+use crate::service::{Configured, Kind, Numbers, Service};
 use crate::settings::Settings;
 
 /// What is claimed.
@@ -47,12 +50,11 @@ fn service_number(port: u16, protocol: u8) -> u32 {
     u32::from(protocol) << 16 | u32::from(port)
 }
 
-/// Whose it is: place in [`Tables::services`], place in its ports, and what the address is. As
+/// Whose it is: the first line of a Service port in [`Tables::blocks`], and what the address is. As
 /// compact as it can be, as there is one for each claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Claim {
-    service: u32,
-    port: u16,
+    line: u32,
     /// Of node ports it means nothing.
     kind: Kind,
 }
@@ -61,7 +63,7 @@ struct Claim {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Found<'a> {
     /// A Service.
-    Service(&'a Service, &'a Port, At),
+    Service(Served<'a>, At),
     /// An address of Services, but none of them has this port.
     Unserved,
     /// An address that only a Service could have.
@@ -82,10 +84,11 @@ pub(crate) enum At {
 #[derive(Debug, Default)]
 pub(crate) struct Tables {
     pub(crate) settings: Settings,
-    services: Vec<Option<Service>>,
+    services: Vec<Option<Held>>,
     /// Places in `services` that are free.
     free: Vec<u32>,
     by_name: Map<Arc<str>, u32>,
+    blocks: Blocks,
     v4: Map<u64, Claim>,
     v6: Map<KeyV6, Claim>,
     node_ports: Map<u32, Claim>,
@@ -96,15 +99,22 @@ pub(crate) struct Tables {
     addresses_v6: Map<[u64; 2], u32>,
 }
 
+/// A Service, and the block with its ports.
+#[derive(Debug)]
+struct Held {
+    service: Service,
+    block: Range<u32>,
+}
+
 impl Tables {
-    /// With room for so many Services, each with an address: to grow step by step takes more room
+    /// With room for so much, each Service with an address: to grow step by step takes more room
     /// while it is done, and as long as all the rest.
-    pub(crate) fn for_services(count: usize) -> Self {
-        let mut tables = Self::default();
-        tables.services.reserve_exact(count);
-        tables.by_name.reserve(count);
-        tables.v4.reserve(count);
-        tables.addresses_v4.reserve(count);
+    pub(crate) fn with_room(room: Room) -> Self {
+        let mut tables = Self { blocks: Blocks::with_capacity(room.lines), ..Self::default() };
+        tables.services.reserve_exact(room.services);
+        tables.by_name.reserve(room.services);
+        tables.v4.reserve(room.services);
+        tables.addresses_v4.reserve(room.services);
         tables
     }
 
@@ -134,37 +144,55 @@ impl Tables {
     }
 
     /// Adds a Service, in the place of the one of its name.
-    pub(crate) fn set(&mut self, service: Service) {
-        self.remove(&service.name);
+    pub(crate) fn set(&mut self, service: Configured) {
+        self.remove(&service.kept.name);
         let place = self.free.pop().or_else(|| u32::try_from(self.services.len()).ok());
+        let added = place.and_then(|place| Some((place, self.blocks.add(place, &service)?)));
         // More than the memory of any plugin can hold.
-        let Some(place) = place else { return };
+        let Some((place, block)) = added else { return };
+        let Configured { kept: service, ports, .. } = service;
         self.by_name.insert(Arc::clone(&service.name), place);
-        for (key, port, kind) in claims(&service) {
-            self.add_claim(key, &service.name, Claim { service: place, port, kind });
+        for (key, claim) in claims(&service, blocks::placed(block.clone(), &ports)) {
+            self.add_claim(key, &service.name, claim, &block);
         }
         for frontend in &service.frontends {
             self.count_address(frontend.address(), true);
         }
+        let held = Some(Held { service, block });
         match self.services.get_mut(place as usize) {
-            Some(free) => *free = Some(service),
-            None => self.services.push(Some(service)),
+            Some(free) => *free = held,
+            None => self.services.push(held),
         }
     }
 
     /// Removes the Service of this name, if there is one.
     pub(crate) fn remove(&mut self, name: &str) {
         let Some(place) = self.by_name.remove(name) else { return };
-        let Some(service) = self.services.get_mut(place as usize).and_then(Option::take) else {
+        let Some(Held { service, block }) =
+            self.services.get_mut(place as usize).and_then(Option::take)
+        else {
             return;
         };
         self.free.push(place);
-        for (key, ..) in claims(&service) {
-            self.remove_claim(key, name, place);
+        let ports: Vec<_> = self.blocks.ports(block.clone()).collect();
+        for (key, _) in claims(&service, ports.iter().copied()) {
+            self.remove_claim(key, name, &block);
         }
         for frontend in &service.frontends {
             self.count_address(frontend.address(), false);
         }
+        self.blocks.remove(block);
+    }
+
+    /// The Service that a port is of.
+    pub(crate) fn service(&self, port: Served<'_>) -> Option<&Service> {
+        Some(&self.services.get(port.service() as usize)?.as_ref()?.service)
+    }
+
+    /// Lines that are in use.
+    #[cfg(test)]
+    pub(crate) fn lines(&self) -> usize {
+        self.blocks.used()
     }
 
     /// True if nothing is left of any Service.
@@ -172,16 +200,14 @@ impl Tables {
     pub(crate) fn is_empty(&self) -> bool {
         let maps = [self.by_name.len(), self.v4.len(), self.v6.len(), self.node_ports.len()];
         let counts = [self.contested.len(), self.addresses_v4.len(), self.addresses_v6.len()];
-        self.services.iter().all(Option::is_none) && [maps.as_slice(), &counts].concat() == [0; 7]
+        self.services.iter().all(Option::is_none)
+            && self.blocks.used() == 0
+            && [maps.as_slice(), &counts].concat() == [0; 7]
     }
 
+    #[inline]
     fn found(&self, claim: Claim, at: At) -> Found<'_> {
-        let service = self.services.get(claim.service as usize).and_then(Option::as_ref);
-        let port = service.and_then(|s| s.ports.get(usize::from(claim.port)));
-        match (service, port) {
-            (Some(service), Some(port)) => Found::Service(service, port, at),
-            _ => Found::Other,
-        }
+        self.blocks.port(claim.line).map_or(Found::Other, |port| Found::Service(port, at))
     }
 
     #[inline]
@@ -205,16 +231,17 @@ impl Tables {
     }
 
     /// Of the claims of one Service to the same, the first counts.
-    fn add_claim(&mut self, key: Key, name: &Arc<str>, claim: Claim) {
+    fn add_claim(&mut self, key: Key, name: &Arc<str>, claim: Claim, block: &Range<u32>) {
         let first = match self.claim(key) {
             None => claim,
-            Some(held) if held.service == claim.service => return,
+            Some(held) if block.contains(&held.line) => return,
             Some(held) => {
                 let all = self.contested.entry(key).or_default();
                 if all.is_empty() {
-                    let holder = self.services.get(held.service as usize);
-                    if let Some(holder) = holder.and_then(Option::as_ref) {
-                        all.insert(Arc::clone(&holder.name), held);
+                    let place = self.blocks.port(held.line).map(|port| port.service() as usize);
+                    let holder = place.and_then(|place| self.services.get(place)?.as_ref());
+                    if let Some(holder) = holder {
+                        all.insert(Arc::clone(&holder.service.name), held);
                     }
                 }
                 all.entry(Arc::clone(name)).or_insert(claim);
@@ -224,7 +251,7 @@ impl Tables {
         self.put_in_force(key, Some(first));
     }
 
-    fn remove_claim(&mut self, key: Key, name: &str, place: u32) {
+    fn remove_claim(&mut self, key: Key, name: &str, block: &Range<u32>) {
         if let Some(all) = self.contested.get_mut(&key) {
             all.remove(name);
             let first = all.first_key_value().map(|(_, first)| *first);
@@ -232,7 +259,7 @@ impl Tables {
                 self.contested.remove(&key);
             }
             self.put_in_force(key, first);
-        } else if self.claim(key).is_some_and(|claim| claim.service == place) {
+        } else if self.claim(key).is_some_and(|claim| block.contains(&claim.line)) {
             self.put_in_force(key, None);
         }
     }
@@ -262,16 +289,19 @@ impl Tables {
     }
 }
 
-/// All that a Service claims.
-fn claims(service: &Service) -> impl Iterator<Item = (Key, u16, Kind)> {
-    let ports = || (0_u16..).zip(&service.ports);
+/// All that a Service claims, with ports by their first lines.
+fn claims(
+    service: &Service,
+    ports: impl Iterator<Item = (u32, Numbers)> + Clone,
+) -> impl Iterator<Item = (Key, Claim)> {
+    let with_node_port = ports.clone().filter(|(_, numbers)| numbers.node_port != 0);
     let at_frontends = service.frontends.iter().flat_map(move |frontend| {
-        ports().map(|(index, port)| {
-            (Key::frontend(frontend.address(), port.port, port.protocol), index, frontend.kind)
+        ports.clone().map(|(line, Numbers { protocol, port, .. })| {
+            let key = Key::frontend(frontend.address(), port, protocol);
+            (key, Claim { line, kind: frontend.kind })
         })
     });
-    let with_node_port = ports().filter(|(_, port)| port.node_port != 0);
-    at_frontends.chain(with_node_port.map(|(index, port)| {
-        (Key::node_port(port.node_port, port.protocol), index, Kind::ExternalIp)
+    at_frontends.chain(with_node_port.map(|(line, Numbers { protocol, node_port, .. })| {
+        (Key::node_port(node_port, protocol), Claim { line, kind: Kind::ExternalIp })
     }))
 }

@@ -14,8 +14,7 @@ use weft_proto::tables::v1::{ServiceTable, backend};
 
 use super::node::*;
 use crate::Services;
-use crate::address::Family;
-use crate::backend::Backends;
+use crate::backend::Backend;
 
 const WEB: &str = "10.96.0.1:80";
 
@@ -356,11 +355,8 @@ fn worker_that_is_slower_takes_the_choice_of_the_faster() {
     let raced = |faster| Raced { map: RefCell::default(), faster: RefCell::new(faster) };
     let alone = ask(&mut filter, &raced(None));
     let mut followed = 0;
-    let backends = Backends {
-        v4: sticky(0, TCP, &names).ports[0].backends_v4.as_slice().into(),
-        v6: [].into(),
-    };
-    for backend in backends.of(Family::V4) {
+    let records = sticky(0, TCP, &names).ports.remove(0).backends_v4;
+    for backend in records.as_chunks().0.iter().map(Backend::v4) {
         let to = ask(&mut filter, &raced(Some(backend.id().to_le_bytes().to_vec())));
         assert_eq!(to, backend.address.0.to_be_bytes());
         followed += usize::from(to != alone);

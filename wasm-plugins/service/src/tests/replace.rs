@@ -10,6 +10,7 @@ use weft_proto::tables::v1::{ServiceTable, ServiceTables};
 
 use super::any::{any_name, any_packet, any_service};
 use super::node::*;
+use crate::config::{self, Room};
 
 /// Answers to many packets, in new flows.
 fn answers(node: &mut Node, seed: u64) -> Vec<String> {
@@ -63,6 +64,22 @@ fn deltas_lead_to_what_one_configuration_says() {
         let names: Vec<_> = all.keys().map(String::as_str).collect();
         stepwise.delta(&[], &names);
         assert!(stepwise.plugin.filter().tables.is_empty(), "something is left of Services");
+    }
+}
+
+/// Before a configuration is read, there is a look at how much room it takes.
+#[test]
+fn room_that_is_counted_is_the_room_that_is_taken() {
+    let mut random = Random::new(12);
+    for _ in 0..200 {
+        let names: std::collections::BTreeSet<_> =
+            (0..random.below(9)).map(|_| any_name(&mut random)).collect();
+        let services: Vec<_> = names.iter().map(|name| any_service(&mut random, name)).collect();
+        let mut bytes = tables(&services).encode_to_vec();
+        let lines = Node::new(&services).plugin.filter().tables.lines();
+        assert_eq!(config::room(&bytes), Room { services: services.len(), lines });
+        bytes.extend(b"\x12\x05ab");
+        assert_eq!(config::room(&bytes), Room::default());
     }
 }
 
