@@ -42,8 +42,16 @@ async fn all(mut stream: Streaming<Service>) -> anyhow::Result<Vec<Service>> {
 }
 
 fn overview(services: &[Service]) -> String {
-    let mut rows =
-        vec![row(["NAMESPACE", "NAME", "CLUSTER-IPS", "EXTERNAL", "PORTS", "READY", "POLICY"])];
+    let mut rows = vec![row([
+        "NAMESPACE",
+        "NAME",
+        "CLUSTER-IPS",
+        "EXTERNAL",
+        "PORTS",
+        "READY",
+        "FLOWS",
+        "POLICY",
+    ])];
     for service in services {
         let name = service.name.clone().unwrap_or_default();
         let ready = service.endpoints.iter().filter(|e| e.ready).count();
@@ -54,6 +62,7 @@ fn overview(services: &[Service]) -> String {
             &list(&[service.load_balancer_ips.clone(), service.external_ips.clone()].concat()),
             &list(&service.ports.iter().map(port).collect::<Vec<_>>()),
             &format!("{ready}/{}", service.endpoints.len()),
+            &service.endpoints.iter().map(|e| e.flows).sum::<u64>().to_string(),
             &policy(service),
         ]));
     }
@@ -61,7 +70,8 @@ fn overview(services: &[Service]) -> String {
 }
 
 fn endpoints(services: &[Service]) -> String {
-    let mut rows = vec![row(["NAMESPACE", "NAME", "ENDPOINT", "TARGETS", "NODE", "STATE"])];
+    let mut rows =
+        vec![row(["NAMESPACE", "NAME", "ENDPOINT", "TARGETS", "NODE", "STATE", "FLOWS"])];
     for service in services {
         let name = service.name.clone().unwrap_or_default();
         for endpoint in &service.endpoints {
@@ -76,6 +86,7 @@ fn endpoints(services: &[Service]) -> String {
                 &list(&targets.collect::<Vec<_>>()),
                 if endpoint.node.is_empty() { "-" } else { &endpoint.node },
                 state(endpoint),
+                &endpoint.flows.to_string(),
             ]));
         }
     }

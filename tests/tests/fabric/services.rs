@@ -343,6 +343,15 @@ async fn open_connections_stay_open() -> Result<()> {
         Ok(())
     };
     all_answer("at first")?;
+    // Whoever began them, and through whichever address.
+    eventually(2 * SOON, async || {
+        let listed = lab.weft(&["services", "--endpoints"])?;
+        let line = listed.lines().find(|l| l.contains(&b2.address.to_string()));
+        let flows = line.and_then(|l| l.split_whitespace().last()).unwrap_or_default();
+        ensure!(flows.parse().is_ok_and(|n: usize| n >= 4), "{listed}");
+        Ok(())
+    })
+    .await?;
     apply(&lab, &[web(""), slice(&[(a2.address, "")])]).await?;
     all_answer("without their endpoint")?;
     ensure!(ask(&a1, Over::Tcp, cluster_ip(0))?.by == "a2", "new ones go elsewhere");

@@ -1,5 +1,7 @@
 //! The gRPC service `weft.v1.Datapath`: what the agent and the command line see of the datapath.
 
+use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -10,8 +12,9 @@ use weft_netio::clock;
 use weft_pipeline::{FlowInfo, FlowTable};
 use weft_proto::v1::datapath_server::{Datapath, DatapathServer};
 use weft_proto::v1::{
-    ApplyRequest, ApplyResponse, DatapathStatus, DatapathStatusRequest, Drops, Flow,
-    ListFlowsRequest, PeerStatus, PutModuleRequest, PutModuleResponse, Traffic,
+    ApplyRequest, ApplyResponse, CountTranslatedRequest, CountTranslatedResponse, DatapathStatus,
+    DatapathStatusRequest, Drops, Flow, ListFlowsRequest, PeerStatus, PutModuleRequest,
+    PutModuleResponse, Traffic, TranslatedFlows,
 };
 
 use crate::control::{ApplyError, Control};
@@ -91,6 +94,16 @@ impl Datapath for Service {
         };
         let flows = self.with(move |control| flows(control.shared().flows.table(), limit)).await?;
         Ok(Response::new(tokio_stream::iter(flows)))
+    }
+
+    async fn count_translated(
+        &self,
+        request: Request<CountTranslatedRequest>,
+    ) -> Result<Response<CountTranslatedResponse>, Status> {
+        let limit = usize::try_from(request.into_inner().limit).unwrap_or(usize::MAX);
+        let count = move |control: &mut Control| translated(control.shared().flows.table(), limit);
+        let translated = self.with(count).await?;
+        Ok(Response::new(CountTranslatedResponse { translated }))
     }
 }
 
@@ -172,6 +185,26 @@ fn flows(table: &FlowTable, limit: usize) -> Vec<Result<Flow, Status>> {
         }
     });
     flows
+}
+
+fn translated(table: &FlowTable, limit: usize) -> Vec<TranslatedFlows> {
+    let mut counts: HashMap<_, u64> = HashMap::new();
+    table.for_each(clock::now(), &mut |info| {
+        let (to, by) = (info.original.destination(), info.reply.source());
+        if to != by {
+            *counts.entry((info.original.protocol(), to, by)).or_default() += 1;
+        }
+    });
+    let mut counts: Vec<_> = counts.into_iter().collect();
+    counts.sort_unstable_by_key(|(key, flows)| (Reverse(*flows), *key));
+    let told = counts.into_iter().take(limit);
+    told.map(|((protocol, to, by), flows)| TranslatedFlows {
+        protocol: protocol.into(),
+        destination: to.to_string(),
+        backend: by.to_string(),
+        flows,
+    })
+    .collect()
 }
 
 fn flow(info: &FlowInfo, expires_in_ms: u64) -> Flow {

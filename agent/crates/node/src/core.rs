@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use weft_control::ToProto;
 use weft_model::cni::{Delegation, Range};
 use weft_model::{MacAddr, Mtu, NodeName, Pod, Snapshot};
-use weft_proto::v1::{self, DatapathStatus, PluginStatus, ReportRequest};
+use weft_proto::v1::{self, DatapathStatus, PluginStatus, ReportRequest, TranslatedFlows};
 
 use crate::cni::Record;
 use crate::config::AgentConfig;
@@ -62,6 +62,8 @@ pub(crate) struct Applied {
     pub connected: bool,
     /// What it said of its plugins.
     pub plugins: Vec<PluginStatus>,
+    /// Live flows that it has translated.
+    pub translated: Vec<TranslatedFlows>,
 }
 
 /// Everything that is known; see [`Core::update`].
@@ -280,6 +282,7 @@ impl Core {
             pods: state.attachments.values().filter_map(|r| self.pod(r)).collect(),
             generation: applied.generation,
             plugins: applied.plugins,
+            translated: applied.translated,
         })
     }
 

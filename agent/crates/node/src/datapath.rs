@@ -16,7 +16,8 @@ use tonic::{Code, Status};
 use weft_control::{MESSAGE_MAX, operator_text, socket};
 use weft_proto::v1::datapath_client::DatapathClient;
 use weft_proto::v1::{
-    ApplyRequest, ApplyResponse, DatapathStatusRequest, PluginStatus, PutModuleRequest,
+    ApplyRequest, ApplyResponse, CountTranslatedRequest, DatapathStatusRequest, PluginStatus,
+    PutModuleRequest,
 };
 
 use crate::core::{Core, Target};
@@ -27,6 +28,10 @@ use crate::modules::Modules;
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 /// How often the datapath is asked how it is.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+/// How often flows are counted.
+const COUNT_INTERVAL: Duration = Duration::from_secs(5);
+/// Pairs of a Service's address and an endpoint whose flows the hub is told of.
+const COUNTED_MAX: u32 = 4096;
 /// A datapath that does not answer for this long counts as gone. Applying may compile modules.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How soon something that the datapath refused, or a module that could not be had, is tried again.
@@ -122,12 +127,15 @@ impl Session<'_> {
         self.core.set_problems(WHO, Vec::new());
         let mut ticks = interval(STATUS_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut counts = interval(COUNT_INTERVAL);
+        counts.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             changes.borrow_and_update();
             self.bring_up_to_date().await?;
             tokio::select! {
                 _ = changes.changed() => {}
                 _ = ticks.tick() => self.poll_status().await?,
+                _ = counts.tick() => self.count_flows().await?,
             }
         }
     }
@@ -228,6 +236,13 @@ impl Session<'_> {
             }
             Err(status) => Err(status),
         }
+    }
+
+    async fn count_flows(&mut self) -> Result<(), Status> {
+        let request = CountTranslatedRequest { limit: COUNTED_MAX };
+        let translated = self.client.count_translated(request).await?.into_inner().translated;
+        self.core.set_applied(|a| a.translated = translated);
+        Ok(())
     }
 
     async fn poll_status(&mut self) -> Result<(), Status> {

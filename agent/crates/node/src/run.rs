@@ -25,7 +25,7 @@ use crate::identity::{IdentityStore, vtep_mac};
 use crate::install::{self, Installer};
 use crate::keys::KeyStore;
 use crate::modules::Modules;
-use crate::network::{KernelPorts, NFT_TABLE, NetworkTask, OldSysctls, announce};
+use crate::network::{KernelPorts, NFT_TABLE, NetworkTask, OldSysctls, announce, listeners};
 use crate::service::AgentService;
 use crate::snapshot_file::SnapshotFile;
 
@@ -139,6 +139,7 @@ impl Parts {
             () = cni::serve(cni_socket, self.attachments.clone()) => Ok(()),
             () = keep_installed(&self.core) => Ok(()),
             () = crate::health::run(self.core.clone()) => Ok(()),
+            () = listeners::run(self.core.clone()) => Ok(()),
             () = announce::run(self.core.clone(), self.netlink.clone()) => Ok(()),
             result = drop_old_keys(&self.core, &self.keys) => result,
             () = drop_old_modules(&self.core, &self.modules) => Ok(()),

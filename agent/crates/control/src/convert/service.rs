@@ -67,6 +67,7 @@ impl ToProto for Endpoint {
             for_nodes: texts(&self.for_nodes),
             for_zones: self.for_zones.clone(),
             targets: self.targets.iter().map(|t| (*t).into()).collect(),
+            flows: 0,
         }
     }
 }

@@ -1,16 +1,146 @@
-//! What operators are shown of the snapshot.
+//! What operators are shown of Services.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 
 use weft_control::ToProto;
+use weft_model::{Service, ServiceName, Snapshot};
 use weft_proto::v1;
 
 use super::Fabric;
 
 impl Fabric {
-    /// Services of a namespace, or of all if it is empty, by name.
+    /// Services of a namespace, or of all if it is empty, by name, with the flows that nodes told of.
     pub(crate) fn services(&self, namespace: &str) -> Vec<v1::Service> {
         let snapshot = self.history.newest().snapshot;
-        let wanted = |n: &str| namespace.is_empty() || n == namespace;
-        let services = snapshot.services.values().filter(|s| wanted(&s.name.namespace));
-        services.map(|s| s.to_proto()).collect()
+        let flows = {
+            let state = self.state();
+            let there = state.nodes.values().filter(|node| node.streams > 0);
+            flows(&snapshot, there.flat_map(|node| &node.translated))
+        };
+        let wanted = |s: &&Service| namespace.is_empty() || s.name.namespace == namespace;
+        let services = snapshot.services.values().map(|s| &**s);
+        services.filter(wanted).map(|service| listed(service, &flows)).collect()
+    }
+}
+
+/// Live flows by Service and the address of a backend.
+type Flows<'a> = HashMap<(&'a ServiceName, IpAddr), u64>;
+
+fn flows<'a, 't>(
+    snapshot: &'a Snapshot,
+    told: impl Iterator<Item = &'t v1::TranslatedFlows>,
+) -> Flows<'a> {
+    let mut told = told.peekable();
+    let mut flows = Flows::new();
+    if told.peek().is_none() {
+        return flows;
+    }
+    let (mut at_address, mut at_node) = (HashMap::new(), HashMap::new());
+    for service in snapshot.services.values() {
+        let addresses = [&service.cluster_ips, &service.load_balancer_ips, &service.external_ips];
+        for port in &service.ports {
+            let protocol = u32::from(port.protocol.number());
+            for address in addresses.into_iter().flatten() {
+                at_address.insert((protocol, SocketAddr::new(*address, port.port)), &service.name);
+            }
+            at_node.extend(port.node_port.map(|p| ((protocol, p), &service.name)));
+        }
+    }
+    for v1::TranslatedFlows { protocol, destination, backend, flows: count } in told {
+        let (Ok(to), Ok(by)) = (destination.parse::<SocketAddr>(), backend.parse::<SocketAddr>())
+        else {
+            continue;
+        };
+        let service = at_address.get(&(*protocol, to)).or_else(|| {
+            // Whatever the address: only a node's leads to a node port.
+            at_node.get(&(*protocol, to.port()))
+        });
+        if let Some(service) = service {
+            *flows.entry((*service, by.ip())).or_default() += count;
+        }
+    }
+    flows
+}
+
+fn listed(service: &Service, flows: &Flows<'_>) -> v1::Service {
+    let mut listed = service.to_proto();
+    for (endpoint, shown) in service.endpoints.iter().zip(&mut listed.endpoints) {
+        shown.flows = flows.get(&(&service.name, endpoint.address)).copied().unwrap_or_default();
+    }
+    listed
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use weft_model::{
+        Cluster, Encapsulation, Endpoint, ServicePort, ServiceProtocol, TrafficPolicy, Vni,
+    };
+
+    use super::*;
+
+    #[test]
+    fn flows_are_summed_by_endpoint_over_nodes_and_all_addresses() {
+        let endpoint = |last| Endpoint {
+            address: IpAddr::from([10, 42, 0, last]),
+            node: None,
+            ready: true,
+            serving: true,
+            terminating: false,
+            for_nodes: vec![],
+            for_zones: vec![],
+            targets: vec![8080],
+        };
+        let service = Service {
+            name: ServiceName { namespace: "default".into(), name: "web".into() },
+            cluster_ips: vec![IpAddr::from([10, 96, 0, 1])],
+            load_balancer_ips: vec![],
+            announcer: None,
+            external_ips: vec![],
+            source_ranges: vec![],
+            internal_policy: TrafficPolicy::Cluster,
+            external_policy: TrafficPolicy::Cluster,
+            affinity_s: None,
+            health_check_node_port: None,
+            ports: vec![ServicePort {
+                name: String::new(),
+                protocol: ServiceProtocol::Tcp,
+                port: 80,
+                node_port: Some(30_080),
+            }],
+            endpoints: vec![endpoint(1), endpoint(2)],
+        };
+        let mut snapshot = Snapshot::empty(Cluster {
+            pod_cidrs: vec![],
+            encapsulation: Encapsulation::Vxlan,
+            port: 1,
+            vni: Vni::DEFAULT,
+            mtu: None,
+            service_cidrs: vec![],
+            node_port_cidrs: vec![],
+        });
+        snapshot.services = BTreeMap::from([(service.name.clone(), service.clone().into())]);
+        let told = |protocol, destination: &str, backend: &str, flows| v1::TranslatedFlows {
+            protocol,
+            destination: destination.into(),
+            backend: backend.into(),
+            flows,
+        };
+        let told = [
+            told(6, "10.96.0.1:80", "10.42.0.1:8080", 2),
+            told(6, "10.96.0.1:80", "10.42.0.1:8080", 3),
+            told(6, "192.0.2.1:30080", "10.42.0.2:8080", 1),
+            // Another port, another protocol, a backend that is gone, and nonsense.
+            told(6, "10.96.0.1:81", "10.42.0.1:8080", 10),
+            told(17, "10.96.0.1:80", "10.42.0.1:8080", 10),
+            told(6, "10.96.0.1:80", "10.42.0.9:8080", 10),
+            told(6, "here", "there", 10),
+        ];
+        let flows = flows(&snapshot, told.iter());
+        let listed = listed(&service, &flows);
+        let flows: Vec<_> = listed.endpoints.iter().map(|e| e.flows).collect();
+        assert_eq!(flows, [5, 1]);
     }
 }

@@ -71,6 +71,7 @@ impl Fabric {
             node.applied_generation = message.generation;
             node.last_report_unix = Self::now();
             node.plugins = message.plugins;
+            node.translated = message.translated;
         }
         if !unchanged {
             self.publish(&mut state, &extent)?;

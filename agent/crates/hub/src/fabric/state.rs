@@ -54,6 +54,7 @@ pub(crate) struct Joined {
     /// of it last is right.
     pub(crate) pods_from: u64,
     pub(crate) plugins: Vec<v1::PluginStatus>,
+    pub(crate) translated: Vec<v1::TranslatedFlows>,
     /// Why its last report was refused.
     pub(crate) complaint: Option<String>,
 }
@@ -120,6 +121,7 @@ impl Joined {
             last_report_unix: 0,
             pods_from: 0,
             plugins: Vec::new(),
+            translated: Vec::new(),
             complaint: None,
         }
     }
@@ -151,6 +153,7 @@ impl Reported {
             pods: self.pods.iter().map(|p| p.to_proto()).collect(),
             generation: 0,
             plugins: Vec::new(),
+            translated: Vec::new(),
         };
         message.encode_to_vec()
     }

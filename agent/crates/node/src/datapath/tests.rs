@@ -10,7 +10,9 @@ use tonic::{Request, Response};
 use weft_control::{KeptSocket, serve_unix};
 use weft_model::{MacAddr, PublicKey};
 use weft_proto::v1::datapath_server::{Datapath, DatapathServer};
-use weft_proto::v1::{DatapathStatus, Flow, ListFlowsRequest, LocalPod, PutModuleResponse};
+use weft_proto::v1::{
+    CountTranslatedResponse, DatapathStatus, Flow, ListFlowsRequest, LocalPod, PutModuleResponse,
+};
 
 use super::*;
 use crate::config::AgentConfig;
@@ -116,6 +118,13 @@ impl Datapath for Service {
         _: Request<ListFlowsRequest>,
     ) -> Result<Response<Self::ListFlowsStream>, Status> {
         Ok(Response::new(tokio_stream::empty()))
+    }
+
+    async fn count_translated(
+        &self,
+        _: Request<CountTranslatedRequest>,
+    ) -> Result<Response<CountTranslatedResponse>, Status> {
+        Ok(Response::new(CountTranslatedResponse::default()))
     }
 }
 
