@@ -5,6 +5,7 @@
 
 pub mod machine;
 pub mod outsider;
+pub mod raw;
 pub mod report;
 pub mod service;
 pub mod talk;

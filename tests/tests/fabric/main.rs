@@ -5,6 +5,7 @@
 
 mod cni;
 mod contained;
+mod crafted;
 mod encryption;
 mod failures;
 mod firewall;
