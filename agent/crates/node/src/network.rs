@@ -4,6 +4,7 @@
 pub(crate) mod announce;
 mod delivery;
 pub(crate) mod forward;
+pub(crate) mod input;
 mod plan;
 mod ports;
 mod ruleset;
