@@ -7,6 +7,7 @@ mod cni;
 mod contained;
 mod crafted;
 mod encryption;
+mod errors;
 mod failures;
 mod firewall;
 mod fragments;
