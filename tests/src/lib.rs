@@ -3,9 +3,12 @@
 
 #![forbid(unsafe_code)]
 
+pub mod connects;
 pub mod machine;
 pub mod outsider;
+pub mod raw;
 pub mod report;
+pub mod routed;
 pub mod service;
 pub mod talk;
 pub mod traffic;
@@ -133,6 +136,14 @@ impl TestLab {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Process ids of hub, agents and datapaths, as far as they run.
+    #[must_use]
+    pub fn processes(&self) -> Vec<i32> {
+        let nodes = self.nodes().into_iter();
+        let names = nodes.flat_map(|node| ["agent", "datapath"].map(|p| format!("{node}-{p}")));
+        names.chain(["hub".to_owned()]).filter_map(|name| self.pid(&name).ok()).collect()
     }
 
     /// Runs a command in a node or pod and returns its output, whatever its status.

@@ -37,8 +37,12 @@ impl Party {
         Ok(socket)
     }
 
-    fn listener(&self) -> Result<TcpListener> {
-        let at = SocketAddr::new(self.address, 0);
+    /// A TCP listener at the party's address; port 0 takes a free one.
+    ///
+    /// # Errors
+    /// If the namespace or the address is not there, or the port is taken.
+    pub fn listen(&self, port: u16) -> Result<TcpListener> {
+        let at = SocketAddr::new(self.address, port);
         let bound = netns::enter(&self.namespace, || TcpListener::bind(at))?;
         bound.with_context(|| format!("no {at} in {}", self.namespace))
     }
@@ -65,7 +69,7 @@ pub fn noise(length: usize) -> Vec<u8> {
 /// # Errors
 /// If the connection fails, stands still for 5 seconds, or a byte or address differs.
 pub fn tcp_both_ways(from: &Party, to: &Party, data: &[u8]) -> Result<()> {
-    let listener = to.listener()?;
+    let listener = to.listen(0)?;
     let server = listener.local_addr()?;
     std::thread::scope(|scope| {
         let echo = scope.spawn(move || serve_one(&listener, data.len()));
@@ -99,7 +103,11 @@ fn serve_one(listener: &TcpListener, length: usize) -> Result<SocketAddr> {
     Ok(peer)
 }
 
-fn accept(listener: &TcpListener) -> Result<(TcpStream, SocketAddr)> {
+/// The next connection.
+///
+/// # Errors
+/// If there is none for 5 seconds.
+pub fn accept(listener: &TcpListener) -> Result<(TcpStream, SocketAddr)> {
     listener.set_nonblocking(true)?;
     let until = std::time::Instant::now() + PATIENCE;
     loop {

@@ -63,10 +63,7 @@ impl Bed {
 
     /// To all of its processes. One that has ended shows when pods cannot talk.
     fn signal(&self, signal: Signal) {
-        let nodes = self.lab.nodes();
-        let names =
-            nodes.iter().flat_map(|node| ["agent", "datapath"].map(|p| format!("{node}-{p}")));
-        let of_weft = names.chain(["hub".to_owned()]).filter_map(|name| self.lab.pid(&name).ok());
+        let of_weft = self.lab.processes().into_iter();
         for process in of_weft.chain(self.peers.iter().map(peers::Process::id)) {
             let _ = kill(Pid::from_raw(process), signal);
         }

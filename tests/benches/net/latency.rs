@@ -1,22 +1,18 @@
-//! Time of a byte there and back, and connections opened one after the other.
+//! Time of a byte there and back.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
-use weft_netio::netns;
-use weft_tests::talk::Party;
 
 use crate::streams::{self, Ends};
 
 /// The scheduler and whoever heeds load settle.
 const WARM_UP: Duration = Duration::from_millis(200);
 const MEASURED: Duration = Duration::from_millis(400);
-const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Times of a byte there and back in microseconds.
 #[derive(Clone, Copy, Debug)]
@@ -81,39 +77,6 @@ fn ask(mut stream: TcpStream) -> Result<Vec<Duration>> {
             _ => times.push(took),
         }
     }
-}
-
-/// Connections a second, each opened by the client and closed by the server, one after the other.
-pub(crate) fn connects(from: &Party, to: &Party) -> Result<f64> {
-    let listener = streams::listen(to)?;
-    let address = listener.local_addr()?;
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let server = scope.spawn(|| accept_until(&listener, &stop));
-        let rate = netns::enter(&from.namespace, || {
-            let (mut count, begun) = (0_u32, Instant::now());
-            while begun.elapsed() < MEASURED {
-                let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-                stream.set_read_timeout(Some(PATIENCE))?;
-                ensure!(stream.read(&mut [0])? == 0, "the server said something");
-                count += 1;
-            }
-            Ok(f64::from(count) / begun.elapsed().as_secs_f64())
-        });
-        stop.store(true, Ordering::Relaxed);
-        // Wakes the server, which then sees that it shall stop.
-        let woken = netns::enter(&to.namespace, || TcpStream::connect(address));
-        woken?.context("the server does not end")?;
-        joined(server.join())?;
-        rate?
-    })
-}
-
-fn accept_until(listener: &TcpListener, stop: &AtomicBool) -> Result<()> {
-    while !stop.load(Ordering::Relaxed) {
-        listener.accept()?;
-    }
-    Ok(())
 }
 
 fn joined<T>(thread: std::thread::Result<Result<T>>) -> Result<T> {

@@ -26,6 +26,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
+use weft_tests::connects::connects;
 use weft_tests::eventually;
 use weft_tests::report::Report;
 
@@ -246,7 +247,11 @@ fn apply(load: Load, ends: Ends<'_>, earlier: Option<f64>) -> Result<Vec<(Metric
             };
             vec![(p50, trips.p50), (p99, trips.p99)]
         }
-        Load::Connects => vec![(Metric::Connects, latency::connects(from, to)?)],
+        Load::Connects => {
+            let listener = to.listen(0)?;
+            let rate = connects(from, listener.local_addr()?, to, &listener)?;
+            vec![(Metric::Connects, rate)]
+        }
     })
 }
 

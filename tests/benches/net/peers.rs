@@ -2,22 +2,18 @@
 
 use std::fs::File;
 use std::io::{Read, Seek};
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use weft_lab::Options;
-use weft_netio::{netns, sysctl};
-use weft_tests::outsider::tool;
-use weft_tests::talk::Party;
+use weft_tests::routed::{self, Node};
 use weft_tests::{TestLab, command_in, eventually};
 
 use crate::bed::{self, Bed};
 use crate::names::{Case, Underlay};
 
-const NODES: [&str; 2] = ["node-1", "node-2"];
 const VXLAN_MACS: [&str; 2] = ["02:00:5e:00:02:01", "02:00:5e:00:02:02"];
 const VXLAN_OVERHEAD: u32 = 50;
 const WIREGUARD_PORT: u16 = 51820;
@@ -48,46 +44,14 @@ impl Drop for Process {
     }
 }
 
-/// One of the two nodes.
-struct Node {
-    namespace: String,
-    number: usize,
-    /// On the underlay.
-    address: IpAddr,
-    other: IpAddr,
-}
-
-impl Node {
-    fn tool(&self, command: &str) -> Result<String> {
-        tool(&self.namespace, command)
-    }
-
-    fn subnet(number: usize) -> String {
-        format!("10.244.{number}.0/24")
-    }
-
-    fn other_subnet(&self) -> String {
-        Self::subnet(3 - self.number)
-    }
-}
-
 pub(crate) async fn make(case: Case, options: Options, underlay: Underlay) -> Result<Bed> {
     let lab = TestLab::machines(options).await?;
     bed::apply(underlay, &lab)?;
-    let addresses = NODES.map(|node| lab.node_addresses(node).first().copied());
-    let [Some(first), Some(second)] = addresses else { bail!("a node has no address") };
-    let node = |index: usize, address, other| {
-        let namespace = lab.namespace_of(NODES[index])?;
-        netns::enter(&namespace, || sysctl::set("net/ipv4/ip_forward", "1"))??;
-        anyhow::Ok(Node { namespace, number: index + 1, address, other })
-    };
-    let nodes = [node(0, first, second)?, node(1, second, first)?];
+    let nodes = routed::nodes(&lab)?;
     let mut processes = Vec::new();
     let mtu = match case {
         Case::Routed => {
-            for node in &nodes {
-                node.tool(&format!("ip route add {} via {}", node.other_subnet(), node.other))?;
-            }
+            routed::connect(&nodes)?;
             underlay.mtu
         }
         Case::KernelVxlan => {
@@ -102,28 +66,8 @@ pub(crate) async fn make(case: Case, options: Options, underlay: Underlay) -> Re
         }
         Case::Weft(..) => bail!("no peer"),
     };
-    let pod = |name: &str, node: &Node, host| pod(&lab, name, node, host, mtu);
-    let pods = [pod("a1", &nodes[0], 2)?, pod("a2", &nodes[0], 3)?, pod("b1", &nodes[1], 2)?];
+    let pods = routed::pods(&lab, &nodes, mtu)?;
     Ok(Bed::new(lab, processes, pods))
-}
-
-/// Wired as the `ptp` plugin does it.
-fn pod(lab: &TestLab, name: &str, node: &Node, host: u8, mtu: u32) -> Result<Party> {
-    let namespace = lab.extra_namespace(name);
-    netns::create(&namespace)?;
-    let gateway = format!("10.244.{}.1", node.number);
-    let address = format!("10.244.{}.{host}", node.number);
-    node.tool(&format!(
-        "ip link add {name} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {namespace}"
-    ))?;
-    node.tool(&format!("ip address add {gateway}/32 dev {name}"))?;
-    node.tool(&format!("ip link set {name} up"))?;
-    node.tool(&format!("ip route add {address}/32 dev {name}"))?;
-    tool(&namespace, &format!("ip address add {address}/32 dev eth0"))?;
-    tool(&namespace, "ip link set eth0 up")?;
-    tool(&namespace, &format!("ip route add {gateway} dev eth0"))?;
-    tool(&namespace, &format!("ip route add default via {gateway}"))?;
-    Ok(Party { namespace, address: address.parse()? })
 }
 
 /// As Flannel's `vxlan` backend makes it.

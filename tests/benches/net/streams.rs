@@ -1,7 +1,7 @@
 //! TCP streams as fast as they go, and what the machine spends on them.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -59,7 +59,7 @@ pub(crate) fn during<T>(ends: Ends<'_>, work: impl FnOnce() -> Result<T>) -> Res
 /// The client's end first. Also closes what a dead peer would hold open for ever.
 pub(crate) fn connect(ends: Ends<'_>) -> Result<(TcpStream, TcpStream)> {
     let Ends { from, to, congestion } = ends;
-    let listener = listen(to)?;
+    let listener = to.listen(0)?;
     let address = listener.local_addr()?;
     let client = netns::enter(&from.namespace, || {
         Socket::new(Domain::for_address(address), Type::STREAM, None)
@@ -79,12 +79,6 @@ pub(crate) fn connect(ends: Ends<'_>) -> Result<(TcpStream, TcpStream)> {
         end.set_write_timeout(Some(PATIENCE))?;
     }
     Ok((client, server))
-}
-
-pub(crate) fn listen(at: &Party) -> Result<TcpListener> {
-    let address = SocketAddr::new(at.address, 0);
-    let bound = netns::enter(&at.namespace, || TcpListener::bind(address))?;
-    bound.with_context(|| format!("no {address} in {}", at.namespace))
 }
 
 /// Runs `work` while every pair carries bytes; it is told how many have arrived.

@@ -1,16 +1,20 @@
-//! A fabric of one node with many Services of ten backends: how long a change of one takes, and how
-//! much memory they take.
+//! A fabric of one node with many Services of ten backends, or with many flows: how long a change of one
+//! Service takes, and how much memory Services take.
 
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use weft_lab::Options;
+use weft_tests::raw::{Raw, UDP};
 use weft_tests::report::Report;
 use weft_tests::service::{Server, ask_over, udp_to};
+use weft_tests::talk::Party;
 use weft_tests::{TestLab, command_in, eventually};
+
+use crate::manifests::{manifest, put};
 
 const BACKENDS: u32 = 10;
 const CHANGES: usize = 30;
@@ -48,19 +52,95 @@ pub(super) async fn measure(report: &mut Report, services: usize) -> Result<()> 
     // What is only needed to take them in is given back.
     tokio::time::sleep(Duration::from_secs(15)).await;
     memory(&lab, report, &variant)?;
+    changes(&lab, report, &variant, &socket, [&first, &second]).await?;
+    let node = lab.namespace_of(&node)?;
+    report.record("nft map", &variant, ("update", "ms"), nft(&node, services)?);
+    Ok(())
+}
+
+/// The same change beside none and beside `flows` flows of the very Service that is changed.
+pub(super) async fn beside_flows(report: &mut Report, flows: usize) -> Result<()> {
+    // Twice as many, so that none has to make room for another of its part of the table.
+    let datapath_arguments = vec![format!("--flows-max={}", (2 * flows).max(1 << 17))];
+    let options = Options { nodes: 1, datapath_arguments, ..Options::default() };
+    let lab = TestLab::with_pods(options, 3 + CLIENTS).await?;
+    let [first, second] = [lab.party("a2", 0)?, lab.party("a3", 0)?];
+    put(&lab, "changed.yaml", &changed(first.address))?;
+    let _servers = [Server::start(&first, 8080, "a2")?, Server::start(&second, 8080, "a3")?];
+    let socket = udp_to(&lab.namespace_of("a1")?, SocketAddr::new(CHANGED.into(), 80))?;
+    socket.set_read_timeout(Some(Duration::from_millis(200)))?;
+    eventually(PATIENCE, async || {
+        ensure!(ask_over(&socket)?.by == "a2");
+        Ok(())
+    })
+    .await?;
+    for variant in [0, flows] {
+        let there = fill(&lab, variant).await?;
+        let variant = format!("{variant} flows");
+        changes(&lab, report, &variant, &socket, [&first, &second]).await?;
+        let left = present(&lab).await?;
+        eprintln!("{there} flows before the changes, {left} after them");
+    }
+    Ok(())
+}
+
+/// Pods that begin flows, and ports that each of them has.
+const CLIENTS: usize = 5;
+const PORTS: std::ops::Range<u16> = 1_024..61_000;
+
+/// Has pods begin so many flows, all with answers, and returns how many there are.
+async fn fill(lab: &TestLab, flows: usize) -> Result<u64> {
+    ensure!(flows <= CLIENTS * PORTS.len(), "at most {} flows", CLIENTS * PORTS.len());
+    let clients = (0..CLIENTS).map(|n| Raw::open(&lab.party(&format!("a{}", 4 + n), 0)?, UDP));
+    let clients = clients.collect::<Result<Vec<_>>>()?;
+    eventually(PATIENCE, async || {
+        // What was lost on the way is sent again, with all others.
+        for (number, client) in clients.iter().enumerate() {
+            for port in PORTS.take(flows.div_ceil(CLIENTS)) {
+                let [high, low] = port.to_be_bytes();
+                // To port 80, 9 bytes, without a checksum.
+                client.send(CHANGED.into(), &[high, low, 0, 80, 0, 9, 0, 0, b'?'])?;
+                if usize::from(port) % BURST == number {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+        }
+        let present = present(lab).await?;
+        ensure!(usize::try_from(present)? >= flows, "{present} flows of {flows}");
+        Ok(present)
+    })
+    .await
+}
+
+/// Datagrams that a pod's queue takes at once.
+const BURST: usize = 64;
+
+async fn present(lab: &TestLab) -> Result<u64> {
+    let status = lab.agent_status(&lab.nodes().remove(0)).await?;
+    Ok(status.datapath.context("the datapath is away")?.flows)
+}
+
+/// From the hub's knowledge of a change until the Service's packets reach the other endpoint.
+async fn changes(
+    lab: &TestLab,
+    report: &mut Report,
+    variant: &str,
+    socket: &UdpSocket,
+    [first, second]: [&Party; 2],
+) -> Result<()> {
     let (mut times, mut from_file) = (Vec::new(), Vec::new());
     for number in 0..CHANGES {
-        let (to, name) = if number % 2 == 0 { (&second, "a3") } else { (&first, "a2") };
+        let (to, name) = if number % 2 == 0 { (second, "a3") } else { (first, "a2") };
         let before = lab.status().await?.generation;
         let written = Instant::now();
-        put(&lab, "changed.yaml", &changed(to.address))?;
+        put(lab, "changed.yaml", &changed(to.address))?;
         // The hub reads files when they have settled; what counts begins when it has the change.
         let published = loop {
             if lab.status().await?.generation > before {
                 break Instant::now();
             }
         };
-        while ask_over(&socket).map_or(true, |answer| answer.by != name) {
+        while ask_over(socket).map_or(true, |answer| answer.by != name) {
             ensure!(published.elapsed() < PATIENCE, "the change does not arrive");
         }
         times.push(published.elapsed());
@@ -69,11 +149,9 @@ pub(super) async fn measure(report: &mut Report, services: usize) -> Result<()> 
     }
     for (metrics, times) in [(["p50", "p99"], times), (["file_p50", "file_p99"], from_file)] {
         for (metric, part) in metrics.into_iter().zip([0.5, 0.99]) {
-            report.record("change", &variant, (metric, "ms"), quantile(&times, part));
+            report.record("change", variant, (metric, "ms"), quantile(&times, part));
         }
     }
-    let node = lab.namespace_of(&node)?;
-    report.record("nft map", &variant, ("update", "ms"), nft(&node, services)?);
     Ok(())
 }
 
@@ -83,21 +161,6 @@ fn quantile(times: &[Duration], part: f64) -> f64 {
     sorted.sort_unstable();
     let rank = (sorted.len().saturating_sub(1) as f64 * part).round() as usize;
     sorted.get(rank).map_or(0.0, |t| t.as_secs_f64() * 1e3)
-}
-
-fn put(lab: &TestLab, name: &str, text: &str) -> Result<()> {
-    let path = lab.manifests().join(name);
-    let half = path.with_extension("half");
-    std::fs::write(&half, text)?;
-    Ok(std::fs::rename(half, path)?)
-}
-
-fn manifest(name: &str, ip: Ipv4Addr, protocol: &str, endpoints: &[IpAddr]) -> String {
-    let endpoints: Vec<_> = endpoints.iter().map(|e| format!("{{addresses: [\"{e}\"]}}")).collect();
-    format!(
-        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{clusterIP: {ip}, ports: [{{name: p, protocol: {protocol}, port: 80}}]}}\n---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: {name}-1, labels: {{kubernetes.io/service-name: {name}}}}}\naddressType: IPv4\nports: [{{name: p, protocol: {protocol}, port: 8080}}]\nendpoints: [{}]\n---\n",
-        endpoints.join(", ")
-    )
 }
 
 fn changed(to: IpAddr) -> String {

@@ -1,12 +1,17 @@
 //! Nodes whose firewall drops what is forwarded, as Docker's does.
 
+use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use weft_lab::Options;
-use weft_tests::outsider::tool;
+use weft_tests::outsider::{Outsider, tool};
+use weft_tests::service::{Over, Server, ask};
 use weft_tests::talk::udp_both_ways;
 use weft_tests::{TestLab, can_run, eventually};
+
+use crate::services;
 
 const SOON: Duration = Duration::from_secs(5);
 
@@ -142,4 +147,66 @@ async fn pods_that_are_delivered_to_talk_whatever_the_host_forwards() -> Result<
     // Delivery that somebody takes away comes back.
     tool(&node, "tc filter del dev weft0 ingress")?;
     eventually(Duration::from_secs(1), async || talk(&lab)).await
+}
+
+/// SVC-105: a host's firewall that lets in only what the operator named, and forwards nothing: node
+/// ports and the health check's answer though nobody has named them.
+#[tokio::test(flavor = "multi_thread")]
+async fn node_ports_and_health_checks_answer_whatever_iptables_lets_in() -> Result<()> {
+    if !can_run(&["nft", "iptables", "ip6tables"]) {
+        return Ok(());
+    }
+    let lab = services::lab(1).await?;
+    let outsider = Outsider::join(&lab)?;
+    outsider.settle().await?;
+    let node = lab.namespace_of("node-1")?;
+    for (iptables, icmp) in [("iptables", "icmp"), ("ip6tables", "icmpv6")] {
+        for named in [
+            "-i lo",
+            "-m conntrack --ctstate ESTABLISHED,RELATED",
+            "-p udp --dport 51820",
+            &format!("-p {icmp}"),
+        ] {
+            tool(&node, &format!("{iptables} -A INPUT {named} -j ACCEPT"))?;
+        }
+        for chain in ["INPUT", "FORWARD"] {
+            tool(&node, &format!("{iptables} -P {chain} DROP"))?;
+        }
+    }
+    let local =
+        "  externalTrafficPolicy: Local\n  healthCheckNodePort: 32000\n  selector: {app: web}\n";
+    let web = services::web(local).replace("type: NodePort", "type: LoadBalancer");
+    let [pool, _] = services::balancer("");
+    let pool = pool.replace("[\"", "[\"fd00:198:18::f0-fd00:198:18::f1\", \"");
+    services::apply(&lab, &[pool, web, services::pod("a1", "app: web")]).await?;
+    for family in [0, 1] {
+        let _server = Server::start(&lab.party("a1", family)?, 8080, "a1")?;
+        let address = services::node_address(&lab, "node-1", family)?;
+        let node_port = SocketAddr::new(address, services::NODE_PORT);
+        for over in [Over::Tcp, Over::Udp] {
+            eventually(SOON, async || Ok(ask(&outsider.namespace, over, node_port)?))
+                .await
+                .with_context(|| format!("{node_port} over {over:?}"))?;
+        }
+        let health = SocketAddr::new(address, 32_000);
+        eventually(SOON, async || Ok(services::health(&outsider.namespace, health)?))
+            .await
+            .with_context(|| format!("health check at {health}"))?;
+        let other = SocketAddr::new(address, 32_001);
+        let closed = ask(&outsider.namespace, Over::Tcp, other).err().map(|e| e.kind());
+        ensure!(closed == Some(ErrorKind::TimedOut), "a port that nobody has named: {closed:?}");
+    }
+    let problems = lab.agent_status("node-1").await?.problems;
+    ensure!(problems.is_empty(), "{problems:?}");
+    // Nothing of ours stays where it is not needed.
+    services::apply(&lab, &[]).await?;
+    for iptables in ["iptables", "ip6tables"] {
+        eventually(Duration::from_secs(15), async || {
+            let listed = tool(&node, &format!("{iptables} -S INPUT"))?;
+            ensure!(!listed.contains("32000"), "{listed}");
+            Ok(())
+        })
+        .await?;
+    }
+    Ok(())
 }

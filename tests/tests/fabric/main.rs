@@ -5,7 +5,9 @@
 
 mod cni;
 mod contained;
+mod crafted;
 mod encryption;
+mod errors;
 mod failures;
 mod firewall;
 mod fragments;

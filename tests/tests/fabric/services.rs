@@ -21,11 +21,11 @@ use weft_tests::{TestLab, can_run, eventually};
 
 use crate::failures::kill_and_await_return;
 
-const SOON: Duration = Duration::from_secs(5);
-const CLUSTER_IPS: [&str; 2] = ["10.96.0.10", "fd00:10:96::10"];
-const NODE_PORT: u16 = 30_080;
+pub(crate) const SOON: Duration = Duration::from_secs(5);
+pub(crate) const CLUSTER_IPS: [&str; 2] = ["10.96.0.10", "fd00:10:96::10"];
+pub(crate) const NODE_PORT: u16 = 30_080;
 
-async fn lab(pods: usize) -> Result<TestLab> {
+pub(crate) async fn lab(pods: usize) -> Result<TestLab> {
     let lab = TestLab::with_pods(Options { nodes: 2, ..Options::default() }, pods).await?;
     // So that the next generation is that of what a test says.
     eventually(SOON, async || {
@@ -44,7 +44,7 @@ fn is_in_force(status: &FabricStatus) -> Result<()> {
 }
 
 /// A Service on TCP and UDP port 80, of pods `app: web`, with more of its spec.
-fn web(more: &str) -> String {
+pub(crate) fn web(more: &str) -> String {
     let port = |protocol| {
         format!("  - {{name: {protocol}, protocol: {protocol}, port: 80, targetPort: 8080, nodePort: {NODE_PORT}}}\n")
             .replace("name: TCP", "name: tcp")
@@ -59,9 +59,9 @@ fn web(more: &str) -> String {
     )
 }
 
-const SELECTOR: &str = "  selector: {app: web}\n";
+pub(crate) const SELECTOR: &str = "  selector: {app: web}\n";
 
-fn pod(name: &str, labels: &str) -> String {
+pub(crate) fn pod(name: &str, labels: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\n  labels: {{{labels}}}\nspec:\n  containers: [{{name: c, image: i}}]\n"
     )
@@ -80,7 +80,7 @@ fn slice(endpoints: &[(IpAddr, &str)]) -> String {
 }
 
 /// Writes manifests and waits until every node has taken them.
-async fn apply(lab: &TestLab, documents: &[String]) -> Result<()> {
+pub(crate) async fn apply(lab: &TestLab, documents: &[String]) -> Result<()> {
     let path = lab.manifests().join("services.yaml");
     let half = path.with_extension("half");
     let before = lab.status().await?.generation;
@@ -95,17 +95,17 @@ async fn apply(lab: &TestLab, documents: &[String]) -> Result<()> {
     .await
 }
 
-fn cluster_ip(family: usize) -> SocketAddr {
+pub(crate) fn cluster_ip(family: usize) -> SocketAddr {
     SocketAddr::new(CLUSTER_IPS[family].parse().unwrap_or([0; 4].into()), 80)
 }
 
-fn node_address(lab: &TestLab, node: &str, family: usize) -> Result<IpAddr> {
+pub(crate) fn node_address(lab: &TestLab, node: &str, family: usize) -> Result<IpAddr> {
     let addresses = lab.node_addresses(node);
     addresses.into_iter().find(|a| a.is_ipv6() == (family == 1)).context("no such address")
 }
 
 /// The host of a node as a party.
-fn host(lab: &TestLab, node: &str, family: usize) -> Result<Party> {
+pub(crate) fn host(lab: &TestLab, node: &str, family: usize) -> Result<Party> {
     Ok(Party { namespace: lab.namespace_of(node)?, address: node_address(lab, node, family)? })
 }
 
@@ -406,7 +406,7 @@ async fn local_policies_keep_traffic_on_the_node() -> Result<()> {
 const BALANCER: &str = "198.18.0.240";
 
 /// A Service with that address from a pool, on TCP and UDP port 80.
-fn balancer(more: &str) -> [String; 2] {
+pub(crate) fn balancer(more: &str) -> [String; 2] {
     let pool = "apiVersion: weft.dev/v1alpha1\nkind: AddressPool\nmetadata: {name: segment}\nspec: {addresses: [\"198.18.0.240-198.18.0.241\"]}\n";
     let service = format!(
         "apiVersion: v1\nkind: Service\nmetadata: {{name: web}}\nspec:\n  type: LoadBalancer\n  loadBalancerIP: {BALANCER}\n  ipFamilies: [IPv4]\n{SELECTOR}{more}  ports:\n  - {{name: tcp, protocol: TCP, port: 80, targetPort: 8080}}\n  - {{name: udp, protocol: UDP, port: 80, targetPort: 8080}}\n"
@@ -493,6 +493,17 @@ async fn balancer_is_at_one_node_and_moves() -> Result<()> {
     .await
 }
 
+/// What a health check answers, from the status line on.
+pub(crate) fn health(namespace: &str, address: SocketAddr) -> std::io::Result<String> {
+    let connected =
+        netns::enter(namespace, || TcpStream::connect_timeout(&address, Duration::from_secs(1)));
+    let mut stream = connected??;
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: node\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
 /// SVC-101, SVC-102, SVC-103, SVC-104: nodes say whether they have a ready endpoint.
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_say_whether_they_have_an_endpoint() -> Result<()> {
@@ -503,13 +514,7 @@ async fn nodes_say_whether_they_have_an_endpoint() -> Result<()> {
     let outsider = Outsider::join(&lab)?;
     let health = |node: &str| -> Result<String> {
         let address = SocketAddr::new(node_address(&lab, node, 0)?, 32_000);
-        let mut stream = netns::enter(&outsider.namespace, || {
-            TcpStream::connect_timeout(&address, Duration::from_secs(1))
-        })??;
-        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: node\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
+        Ok(health(&outsider.namespace, address)?)
     };
     let local = "  externalTrafficPolicy: Local\n  healthCheckNodePort: 32000\n";
     let manifests = |more: &str| {

@@ -72,7 +72,7 @@ pub(crate) async fn run(core: Arc<Core>) {
 }
 
 /// Port and Service; a port that two have is the first's.
-fn ports<'a>(services: impl Iterator<Item = &'a Service>) -> BTreeMap<u16, ServiceName> {
+pub(crate) fn ports<'a>(services: impl Iterator<Item = &'a Service>) -> BTreeMap<u16, ServiceName> {
     let mut ports = BTreeMap::new();
     for service in services.filter(|s| s.external_policy == TrafficPolicy::Local) {
         if let Some(port) = service.health_check_node_port {

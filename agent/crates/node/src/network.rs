@@ -4,6 +4,7 @@
 pub(crate) mod announce;
 mod delivery;
 pub(crate) mod forward;
+pub(crate) mod input;
 pub(crate) mod listeners;
 mod plan;
 mod ports;

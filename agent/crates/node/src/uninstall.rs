@@ -12,7 +12,9 @@ use crate::cni::Records;
 use crate::config::AgentConfig;
 use crate::durable;
 use crate::install::BINARY;
-use crate::network::{NFT_TABLE, OldSysctls, announce, forward, look, perform, plan_removal};
+use crate::network::{
+    NFT_TABLE, OldSysctls, announce, forward, input, look, perform, plan_removal,
+};
 use crate::run::{SYSCTLS, only_agent};
 
 /// The bridge that `weft-cni` has the delegate `bridge` make.
@@ -52,6 +54,7 @@ pub async fn uninstall(config: AgentConfig) -> anyhow::Result<usize> {
         ("network", network(&config).await),
         ("nftables", nft::delete_table("inet", NFT_TABLE).await.map_err(Into::into)),
         ("firewall", forward::remove(&config.interface).await.map_err(Into::into)),
+        ("health checks", input::remove().await.map_err(Into::into)),
         ("settings", settings(&config)),
     ];
     if done.iter().all(|(_, result)| result.is_ok()) {

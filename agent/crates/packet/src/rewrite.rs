@@ -112,7 +112,8 @@ pub fn rewrite(
             && is_echo(headers.version, headers.tcp_flags),
         partial: meta.is_partial_at(headers.transport_offset),
     };
-    let changes_ports = rewrite.source_port.is_some() || rewrite.destination_port.is_some();
+    let changes_ports = rewrite.source_port.is_some_and(|port| port != headers.source_port)
+        || rewrite.destination_port.is_some_and(|port| port != headers.destination_port);
     let is_sctp = headers.protocol == protocol::SCTP && first && changes_ports;
     if is_sctp && headers.fragment != Fragment::No {
         return Err(RewriteError::FragmentedSctp);

@@ -4,6 +4,7 @@ mod fragments;
 mod key;
 mod memory;
 mod record;
+mod sequence;
 mod shard;
 mod state;
 mod table;
@@ -21,6 +22,7 @@ pub use table::{FlowInfo, FlowTable};
 
 pub(crate) use fragments::FragmentId;
 pub(crate) use memory::Memory;
+pub(crate) use sequence::Numbers;
 pub(crate) use shard::{Seen, Translator};
 pub(crate) use state::opens;
 pub(crate) use table::{Found, NewFlow};

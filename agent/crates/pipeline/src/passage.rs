@@ -7,7 +7,9 @@ use weft_packet::{
     rewrite, rewrite_icmp_error_inner,
 };
 
-use crate::flow::{Direction, FlowKey, Found, FragmentId, Memory, Seen, Translator, opens};
+use crate::flow::{
+    Direction, FlowKey, Found, FragmentId, Memory, Numbers, Seen, Translator, opens,
+};
 use crate::pipeline::Origin;
 use crate::plugins::Position;
 use crate::routes::{Routes, Target};
@@ -119,7 +121,22 @@ impl<'p> Passage<'p> {
             packets: self.segments(),
             bytes: u64::try_from(self.headers.total_length).unwrap_or(u64::MAX),
             tcp_flags: (!self.is_later_fragment()).then_some(self.headers.tcp_flags),
+            numbers: self.numbers(),
         }
+    }
+
+    #[inline]
+    fn numbers(&self) -> Option<Numbers> {
+        if self.headers.protocol != protocol::TCP || self.is_later_fragment() {
+            return None;
+        }
+        let at = usize::from(self.headers.transport_offset) + 4;
+        let [a, b, c, d, e, f, g, h] = *self.packet.get(at..)?.first_chunk()?;
+        Some(Numbers {
+            sequence: u32::from_be_bytes([a, b, c, d]),
+            acknowledgement: u32::from_be_bytes([e, f, g, h]),
+            length: u32::try_from(self.headers.payload_len()).unwrap_or(u32::MAX),
+        })
     }
 
     #[inline]

@@ -14,9 +14,9 @@ use weft_netio::nft::{self, BaseChain, NftError, Rule};
 
 const HOOK: &str = "forward";
 /// The chain of `iptables` and `ip6tables`, where they work by nftables.
-const TABLE: &str = "filter";
+pub(super) const TABLE: &str = "filter";
 const CHAIN: &str = "FORWARD";
-const FAMILIES: [(&str, Family); 2] = [("ip", Family::V4), ("ip6", Family::V6)];
+pub(super) const FAMILIES: [(&str, Family); 2] = [("ip", Family::V4), ("ip6", Family::V6)];
 
 /// Programs for tables that nftables does not show, with the file that tells of them.
 const LEGACY: [(&str, &str, Family); 2] = [

@@ -15,12 +15,14 @@ use weft_netio::nft::{self, NftError};
 use weft_netio::{Netlink, NetlinkError, addr, link, route, rule, sysctl, tc};
 
 use super::forward::{self, Passing};
+use super::input;
 use super::plan::{Action, Actual, Desired, NFT_TABLE, plan, plan_ports, unbridged};
 use super::ports::{KernelPorts, ensure_settings, has_ipv6, port_and_bridge};
 use super::sysctls::OldSysctls;
 use super::underlay::{self, source_anywhere, source_towards};
 use crate::cni::Record;
 use crate::core::Core;
+use crate::health;
 
 /// Settings are announced by nobody, and drops are counted in the kernel: they are looked at this
 /// often.
@@ -53,6 +55,7 @@ struct Firewalls {
     changed: bool,
     cidrs: Vec<IpNet>,
     direct: bool,
+    health_ports: BTreeSet<u16>,
     problems: Vec<String>,
 }
 
@@ -331,7 +334,13 @@ impl NetworkTask {
         let cidrs: Vec<IpNet> = desired.routes.iter().map(|(cidr, _)| *cidr).collect();
         let known = &mut self.firewalls;
         let direct = self.core.read(|s| s.direct_delivery);
+        let health_ports = self.core.read(|s| {
+            let snapshot = s.snapshot.as_ref();
+            snapshot.map(|s| health::ports(s.services.values().map(Arc::as_ref)))
+        });
+        let health_ports = health_ports.unwrap_or_default().into_keys().collect();
         known.changed |= (&known.cidrs, known.direct) != (&cidrs, direct);
+        known.changed |= known.health_ports != health_ports;
         let due = if known.changed { CHECK_INTERVAL } else { RECHECK_INTERVAL };
         if known.checked.is_some_and(|at| at.elapsed() < due) {
             return Ok(());
@@ -340,7 +349,8 @@ impl NetworkTask {
         (known.checked, known.changed) = (Some(Instant::now()), false);
         let passing = Passing { interface: &desired.interface, cidrs: &cidrs, direct };
         known.problems = forward::ensure(passing).await?;
-        (known.cidrs, known.direct) = (cidrs, direct);
+        input::ensure(&health_ports).await?;
+        (known.cidrs, known.direct, known.health_ports) = (cidrs, direct, health_ports);
         Ok(())
     }
 

@@ -7,6 +7,7 @@ use weft_model::Timestamp;
 
 use super::key::{FlowKey, fold};
 use super::memory::{Memory, PLUGINS_MAX, SLOT_LEN, SlotOwners};
+use super::sequence::Progress;
 use super::shard::{Flow, Traffic, Translator};
 use super::state::FlowState;
 
@@ -113,6 +114,7 @@ pub(crate) fn decode(record: &[u8; RECORD_LEN], owners: &SlotOwners) -> Result<F
         original,
         reply,
         state,
+        progress: Progress::default(),
         translator,
         created: Timestamp(get(record, 88)),
         last_seen: Timestamp(get(record, 96)),

@@ -5,6 +5,7 @@ use weft_model::Timestamp;
 
 use super::key::{FlowKey, HashSeed};
 use super::memory::Memory;
+use super::sequence::{Numbers, Progress};
 use super::state::{CLASS_TIMEOUTS, CLASSES, Direction, FlowState};
 
 const NIL: u32 = u32::MAX;
@@ -49,6 +50,7 @@ pub(crate) struct Flow {
     /// As answers are sent: `original` reversed, unless translated.
     pub(crate) reply: FlowKey,
     pub(crate) state: FlowState,
+    pub(crate) progress: Progress,
     pub(crate) translator: Option<Translator>,
     pub(crate) created: Timestamp,
     pub(crate) last_seen: Timestamp,
@@ -235,7 +237,12 @@ impl Shard {
         traffic.packets += u64::from(seen.packets);
         traffic.bytes += seen.bytes;
         let state = match seen.tcp_flags {
-            Some(flags) => entry.flow.state.next(direction, flags),
+            Some(mut flags) => {
+                if let Some(numbers) = seen.numbers {
+                    flags = entry.flow.progress.heed(direction, flags, numbers);
+                }
+                entry.flow.state.next(direction, flags)
+            }
             None => entry.flow.state,
         };
         entry.flow.last_seen = entry.flow.last_seen.max(now);
@@ -361,4 +368,6 @@ pub(crate) struct Seen {
     pub(crate) bytes: u64,
     /// `None` if the packet says nothing of the flow's state: a later fragment.
     pub(crate) tcp_flags: Option<u8>,
+    /// `None` if it has no TCP header.
+    pub(crate) numbers: Option<Numbers>,
 }

@@ -9,6 +9,7 @@ use super::fragments::{FragmentId, Fragments};
 use super::key::{FlowKey, HashSeed, fold};
 use super::memory::{Memory, SlotOwners};
 use super::record::{self, RECORD_LEN, RecordError};
+use super::sequence::Progress;
 use super::shard::{Alias, Flow, FlowId, Seen, Shard, Traffic, Translator};
 use super::state::{Direction, FlowState};
 
@@ -259,10 +260,16 @@ impl FlowTable {
     /// [`Clash`] if another flow has one of its tuples.
     pub(crate) fn insert(&self, new: &NewFlow<'_>, now: Timestamp) -> Result<(), Clash> {
         let protocol = new.original.protocol();
+        let flags = new.seen.tcp_flags.unwrap_or(0);
+        let mut progress = Progress::default();
+        if let Some(numbers) = new.seen.numbers {
+            progress.heed(Direction::Original, flags, numbers);
+        }
         let mut flow = Flow {
             original: new.original,
             reply: new.target.reversed(),
-            state: FlowState::first(protocol, new.seen.tcp_flags.unwrap_or(0)),
+            state: FlowState::first(protocol, flags),
+            progress,
             translator: new.translator,
             created: now,
             last_seen: now,

@@ -15,7 +15,7 @@ fn key(protocol: u8, source: u8, destination: u8) -> FlowKey {
 }
 
 fn seen(tcp_flags: u8) -> Seen {
-    Seen { packets: 1, bytes: 100, tcp_flags: Some(tcp_flags) }
+    Seen { packets: 1, bytes: 100, tcp_flags: Some(tcp_flags), numbers: None }
 }
 
 fn make(table: &FlowTable, original: FlowKey, target: FlowKey, now: Timestamp) -> bool {
