@@ -10,6 +10,7 @@ pub mod cni;
 mod drop_reason;
 mod ids;
 mod mtu;
+mod policy;
 mod service;
 mod snapshot;
 mod time;
@@ -17,6 +18,10 @@ mod time;
 pub use drop_reason::DropReason;
 pub use ids::{Generation, IdError, MacAddr, NodeName, PeerId, PodName, PublicKey, Vni};
 pub use mtu::{Encapsulation, Mtu, MtuError, overhead};
+pub use policy::{
+    NamedPort, Namespace, NamespaceSelector, Operator, POLICY_PLUGIN, PodSelector, Policy,
+    PolicyAction, PolicyName, PolicyPeer, PolicyPort, PolicyRule, PolicyTier, Requirement, Selector,
+};
 pub use service::{
     Endpoint, HOST_SOURCES, SERVICE_PLUGIN, Service, ServiceName, ServicePort, ServiceProtocol,
     TrafficPolicy,
