@@ -29,8 +29,15 @@ pub static SERVICE: BuiltIn = BuiltIn {
     digest: LazyLock::new(|| Sha256::digest(SERVICE.module).into()),
 };
 
+/// Enforces network policies.
+pub static POLICY: BuiltIn = BuiltIn {
+    module: include_bytes!(concat!(env!("OUT_DIR"), "/policy.wasm")),
+    digest: LazyLock::new(|| Sha256::digest(POLICY.module).into()),
+};
+
 /// The module with that digest, if it is one of these.
 #[must_use]
 pub fn by_digest(digest: &[u8]) -> Option<&'static [u8]> {
-    (SERVICE.digest().as_slice() == digest).then_some(SERVICE.module)
+    let mut all = [&SERVICE, &POLICY].into_iter();
+    all.find(|b| b.digest().as_slice() == digest).map(|b| b.module)
 }

@@ -12,12 +12,13 @@ use std::time::{Duration, SystemTime};
 use prost::Message;
 use tokio::sync::oneshot;
 use weft_mesh::{ConfigError, MeshConfig};
-use weft_model::{SERVICE_PLUGIN, Timestamp};
+use weft_model::{POLICY_PLUGIN, SERVICE_PLUGIN, Timestamp};
 use weft_netio::{Netlink, Offloads, Tun, TunError, UdpOffloads, UdpSocket, clock, link};
 use weft_pipeline::{Routes, RoutesConfig};
 use weft_proto::v1::{ApplyRequest, ApplyResponse, Offload};
 use weft_wasm_host::Module;
 
+use crate::built_in::BuiltInChange;
 use crate::counters::Counters;
 use crate::link::{PluginChange, TunEnd, Update, WorkerGone, WorkerLink};
 use crate::plugins::{Plugins, PutError};
@@ -148,9 +149,14 @@ impl Control {
         let Saved { desired, running } = saved;
         // What ran before stands in for what could not be used.
         let running = running.into_iter().map(|spec| (spec.name.clone(), spec)).collect();
-        // A saved state is complete, so its change of Services is all of them.
+        // A saved state is complete, so its changes are all there is.
         let services = || desired.services.as_ref().map(Message::encode_to_vec).unwrap_or_default();
-        let built_in = |name: &str| (name == SERVICE_PLUGIN).then(services);
+        let policies = || desired.policies.as_ref().map(Message::encode_to_vec).unwrap_or_default();
+        let built_in = |name: &str| match name {
+            SERVICE_PLUGIN => Some(services()),
+            POLICY_PLUGIN => Some(policies()),
+            _ => None,
+        };
         self.plugins.set(&self.store, &running, &built_in, clock::now());
         match self.apply(desired) {
             Ok(_) => Ok(()),
@@ -163,15 +169,16 @@ impl Control {
     }
 
     /// Carries out a request; returns when every worker uses the result.
-    pub(crate) fn apply(&mut self, request: ApplyRequest) -> Result<ApplyResponse, ApplyError> {
+    pub(crate) fn apply(&mut self, mut request: ApplyRequest) -> Result<ApplyResponse, ApplyError> {
         let now = clock::now();
+        // Live instances first: what is to hold for a pod is in force before the pod is reached.
+        let mut failed = false;
         if self.device.is_some()
-            && let Some(change) = self.desired.services_only(&request)?
+            && let Some(change) = self.desired.take_built_in(&mut request)?
         {
-            let config = change.encode_to_vec();
-            if self.change_services(config, now)? {
-                self.desired
-                    .change_services(request.generation, request.services.unwrap_or_default());
+            failed = !self.change_built_in(&change, now)?;
+            self.desired.change_built_in(change);
+            if !failed && self.desired.is_all_of(&request) {
                 return Ok(self.applied());
             }
         }
@@ -185,7 +192,9 @@ impl Control {
         let built_in = |name: &str| desired.built_in_config(name);
         let plugins_changed = self.plugins.set(&self.store, &desired.plugins, &built_in, now)
             || self.device.is_none()
-            || desired.services != self.desired.services;
+            || failed
+            || desired.services != self.desired.services
+            || desired.policies != self.desired.policies;
         let first = self.desired.generation == 0;
         self.desired = desired;
         self.hand_over(&tables, opened, plugins_changed)?;
@@ -206,19 +215,27 @@ impl Control {
         }
     }
 
-    /// Has the live instances take a change of Services. False if they cannot: then they have to be
-    /// made anew.
-    fn change_services(&mut self, config: Vec<u8>, now: Timestamp) -> Result<bool, WorkerGone> {
-        if !self.plugins.takes_change(SERVICE_PLUGIN, config.len(), now) {
-            return Ok(false);
+    /// Has the live instances of built-in plugins take a change. False if they cannot: then they have to
+    /// be made anew.
+    fn change_built_in(
+        &mut self,
+        change: &BuiltInChange,
+        now: Timestamp,
+    ) -> Result<bool, WorkerGone> {
+        for (plugin, config) in change.by_plugin() {
+            if !self.plugins.takes_change(plugin, config.len(), now) {
+                return Ok(false);
+            }
+            let failed = AtomicBool::new(false);
+            let change = Arc::new(PluginChange { plugin, config, revision: now.0, failed });
+            let update = || Update { change: Some(Arc::clone(&change)), ..Update::default() };
+            let sent = self.workers.iter().map(|worker| worker.send(update()));
+            wait_for(sent.collect::<Result<Vec<_>, _>>()?)?;
+            if change.failed.load(Ordering::Relaxed) {
+                return Ok(false);
+            }
         }
-        let failed = AtomicBool::new(false);
-        let plugin = SERVICE_PLUGIN;
-        let change = Arc::new(PluginChange { plugin, config, revision: now.0, failed });
-        let update = || Update { change: Some(Arc::clone(&change)), ..Update::default() };
-        let sent = self.workers.iter().map(|worker| worker.send(update()));
-        wait_for(sent.collect::<Result<Vec<_>, _>>()?)?;
-        Ok(!change.failed.load(Ordering::Relaxed))
+        Ok(true)
     }
 
     /// Checks a module and keeps it for an Apply to come.
@@ -341,7 +358,6 @@ impl Control {
         let settings = &tables.settings;
         let old = self.device.as_ref().map(|d| (d.name.clone(), d.mtu));
         let renamed = opened.device.is_some();
-        let routes = Arc::new(Routes::new(&routes(tables)));
         if plugins_changed && self.plugins.needs_two_steps(&self.in_use) {
             let Self { plugins, in_use, desired, .. } = self;
             let built_in = |name: &str| desired.built_in_config(name);
@@ -351,6 +367,12 @@ impl Control {
         let Self { plugins, desired, .. } = self;
         let built_in = |name: &str| desired.built_in_config(name);
         let plugins = plugins_changed.then(|| plugins.instances(|_| true, &built_in));
+        let mut routes = routes(tables);
+        if self.is_unguarded() {
+            tracing::error!("policies cannot be enforced: no pod of this node is reached");
+            routes.local_pods.clear();
+        }
+        let routes = Arc::new(Routes::new(&routes));
         self.send_all(opened, Some((routes, settings.mtu)), plugins)?;
         self.in_use = self.plugins.names();
         match old {
@@ -363,6 +385,12 @@ impl Control {
             Some(_) | None => {}
         }
         Ok(())
+    }
+
+    /// True if there are policies and nobody to enforce them.
+    fn is_unguarded(&self) -> bool {
+        self.desired.plugins.contains_key(POLICY_PLUGIN)
+            && !self.plugins.names().contains(POLICY_PLUGIN)
     }
 
     /// Gives every worker its part and waits until all of them use it.

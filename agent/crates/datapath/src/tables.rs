@@ -12,9 +12,10 @@ use prost::Message;
 use weft_control::convert::{addresses, endpoint, keys, mac, narrow, subnets};
 use weft_control::{ConvertError, FromProto, Reason};
 use weft_mesh::{MeshConfig, PeerConfig, SecretKey};
-use weft_model::{Encapsulation, Mtu, PeerId, PublicKey, SERVICE_PLUGIN, Vni};
-use weft_proto::tables::v1::{ServiceSettings, ServiceTable, ServiceTables};
+use weft_model::{Encapsulation, Mtu, POLICY_PLUGIN, PeerId, PublicKey, SERVICE_PLUGIN, Vni};
 use weft_proto::v1::{ApplyRequest, LocalPod, NodeSettings, Peer, PluginSpec};
+
+use crate::built_in::{BuiltInChange, Policies, Services};
 
 /// Why a request changes nothing.
 #[derive(Debug, thiserror::Error)]
@@ -40,36 +41,17 @@ pub(crate) struct Desired {
     pub(crate) pods: BTreeMap<String, LocalPod>,
     pub(crate) plugins: BTreeMap<String, PluginSpec>,
     pub(crate) services: Services,
-}
-
-/// What the built-in plugin of Services is configured with.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Services {
-    settings: Option<ServiceSettings>,
-    by_name: BTreeMap<String, ServiceTable>,
-}
-
-impl Services {
-    fn change(&mut self, change: ServiceTables) {
-        self.settings = change.settings.or(self.settings.take());
-        change.removed.iter().for_each(|name| drop(self.by_name.remove(name)));
-        self.by_name.extend(change.services.into_iter().map(|s| (s.name.clone(), s)));
-    }
-
-    /// Everything, as the plugin takes it.
-    pub(crate) fn complete(&self) -> ServiceTables {
-        ServiceTables {
-            settings: self.settings.clone(),
-            services: self.by_name.values().cloned().collect(),
-            removed: Vec::new(),
-        }
-    }
+    pub(crate) policies: Policies,
 }
 
 impl Desired {
     /// The configuration of a built-in plugin, which does not stand in its spec.
     pub(crate) fn built_in_config(&self, plugin: &str) -> Option<Vec<u8>> {
-        (plugin == SERVICE_PLUGIN).then(|| self.services.complete().encode_to_vec())
+        match plugin {
+            SERVICE_PLUGIN => Some(self.services.complete().encode_to_vec()),
+            POLICY_PLUGIN => Some(self.policies.complete().encode_to_vec()),
+            _ => None,
+        }
     }
 
     /// The state that `request` leads to.
@@ -88,6 +70,7 @@ impl Desired {
         request.removed_pods.iter().for_each(|key| drop(next.pods.remove(key)));
         request.removed_plugins.iter().for_each(|name| drop(next.plugins.remove(name)));
         next.services.change(request.services.unwrap_or_default());
+        next.policies.change(request.policies.unwrap_or_default());
         next.peers.extend(request.peers.into_iter().map(|p| (p.id, p)));
         next.pods.extend(request.pods.into_iter().map(|p| (p.attachment.clone(), p)));
         next.plugins.extend(request.plugins.into_iter().map(|p| (p.name.clone(), p)));
@@ -102,39 +85,36 @@ impl Desired {
         Ok(())
     }
 
-    /// The change of Services that a request is, if it is one to this state and nothing else.
-    pub(crate) fn services_only<'r>(
+    /// Takes what a request changes in the configuration of built-in plugins out of it, if it is a change
+    /// to this state and does not touch the plugins themselves.
+    pub(crate) fn take_built_in(
         &self,
-        request: &'r ApplyRequest,
-    ) -> Result<Option<&'r ServiceTables>, TablesError> {
+        request: &mut ApplyRequest,
+    ) -> Result<Option<BuiltInChange>, TablesError> {
         self.check_generation(request)?;
-        // Every field, so that a new one is not overlooked.
-        let ApplyRequest {
-            generation: _,
-            from,
-            settings,
-            peers,
-            removed_peers,
-            pods,
-            removed_pods,
-            plugins,
-            removed_plugins,
-            services,
-        } = request;
-        let nothing_else = settings.is_none()
-            && peers.is_empty()
-            && removed_peers.is_empty()
-            && pods.is_empty()
-            && removed_pods.is_empty()
-            && plugins.is_empty()
-            && removed_plugins.is_empty();
-        Ok(services.as_ref().filter(|_| *from != 0 && nothing_else))
+        let plugins_stay = request.plugins.is_empty() && request.removed_plugins.is_empty();
+        if request.from == 0 || !plugins_stay {
+            return Ok(None);
+        }
+        let change =
+            BuiltInChange { services: request.services.take(), policies: request.policies.take() };
+        Ok((change != BuiltInChange::default()).then_some(change))
     }
 
-    /// Takes a change of Services, without a copy of everything else.
-    pub(crate) fn change_services(&mut self, generation: u64, change: ServiceTables) {
-        self.generation = generation;
-        self.services.change(change);
+    /// Takes such a change, without a copy of everything else.
+    pub(crate) fn change_built_in(&mut self, change: BuiltInChange) {
+        self.services.change(change.services.unwrap_or_default());
+        self.policies.change(change.policies.unwrap_or_default());
+    }
+
+    /// Moves on to another generation, if a request asks for nothing more.
+    pub(crate) fn is_all_of(&mut self, request: &ApplyRequest) -> bool {
+        let &ApplyRequest { generation, from, .. } = request;
+        let all = *request == ApplyRequest { generation, from, ..ApplyRequest::default() };
+        if all {
+            self.generation = generation;
+        }
+        all
     }
 
     /// The complete request that leads to this state.
@@ -147,6 +127,7 @@ impl Desired {
             pods: self.pods.values().cloned().collect(),
             plugins: self.plugins.values().cloned().collect(),
             services: Some(self.services.complete()),
+            policies: Some(self.policies.complete()),
             ..ApplyRequest::default()
         }
     }

@@ -99,9 +99,9 @@ pub enum PluginMode {
 }
 
 /// Plugins that run at most, built-in ones included: each has its slot in every flow of a datapath.
-pub const PLUGINS_MAX: usize = 8;
+pub const PLUGINS_MAX: usize = 10;
 /// Plugins that nodes run by themselves; nobody else's can have such a name.
-pub const BUILT_IN_PLUGINS: [&str; 1] = [crate::SERVICE_PLUGIN];
+pub const BUILT_IN_PLUGINS: [&str; 2] = [crate::SERVICE_PLUGIN, crate::POLICY_PLUGIN];
 /// Plugins that users can have at most.
 pub const USER_PLUGINS_MAX: usize = PLUGINS_MAX - BUILT_IN_PLUGINS.len();
 

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use weft_control::ToProto;
 use weft_model::cni::{Delegation, Range};
-use weft_model::{MacAddr, Mtu, NodeName, Pod, Snapshot};
+use weft_model::{MacAddr, Mtu, NodeName, Pod, PodName, Snapshot};
 use weft_proto::v1::{self, DatapathStatus, PluginStatus, ReportRequest, TranslatedFlows};
 
 use crate::cni::Record;
@@ -228,6 +228,15 @@ impl Core {
             .collect();
         let mut addresses = state.host_addresses.clone();
         addresses.extend(state.gateways(&self.config).iter().map(IpNet::addr));
+        let policed: Vec<_> = state
+            .attachments
+            .iter()
+            .map(|(key, record)| {
+                // A container that no pod stands behind.
+                let unnamed = || PodName { namespace: String::new(), name: key.clone() };
+                (record.pod_name().unwrap_or_else(unnamed), record.addresses())
+            })
+            .collect();
         let local = Local {
             node: &self.config.node_name,
             interface: &self.config.interface,
@@ -236,6 +245,7 @@ impl Core {
             addresses: &addresses,
             keys: &state.keys,
             pods: &pods,
+            policed: &policed,
         };
         let tables =
             Tables::compile(snapshot, &local, &ids, state.target.as_ref().map(|t| &*t.tables));

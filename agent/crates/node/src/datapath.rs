@@ -3,6 +3,7 @@
 //! A datapath that is new, or was restarted, gets everything; then it gets changes. One connection
 //! is one session: it never reconnects behind this module's back.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +18,7 @@ use weft_control::{MESSAGE_MAX, operator_text, socket};
 use weft_proto::v1::datapath_client::DatapathClient;
 use weft_proto::v1::{
     ApplyRequest, ApplyResponse, CountTranslatedRequest, DatapathStatusRequest, PluginStatus,
-    PutModuleRequest,
+    PluginSpec, PutModuleRequest,
 };
 
 use crate::core::{Core, Target};
@@ -53,6 +54,7 @@ pub(crate) async fn run(core: Arc<Core>, hub: Arc<HubLink>, modules: Modules) {
                     client,
                     generation,
                     sent: None,
+                    handed_over: BTreeSet::new(),
                     retry: None,
                 };
                 let ended = session.run().await;
@@ -109,6 +111,8 @@ struct Session<'a> {
     /// The last generation that was given to tables; never used twice by one agent.
     generation: u64,
     sent: Option<Sent>,
+    /// Digests of the built-in modules that it has.
+    handed_over: BTreeSet<Vec<u8>>,
     /// When to try again what was refused or what modules were missing for.
     retry: Option<Instant>,
 }
@@ -203,6 +207,13 @@ impl Session<'_> {
 
     /// Applies; hands over modules that the datapath does not have, and applies again.
     async fn apply(&mut self, request: ApplyRequest) -> Result<ApplyResponse, Status> {
+        // Ours beforehand: a node whose policies cannot be enforced closes its pods.
+        for PluginSpec { digest, .. } in &request.plugins {
+            if weft_builtin::by_digest(digest).is_some() && !self.handed_over.contains(digest) {
+                self.put_module(digest).await?;
+                self.handed_over.insert(digest.clone());
+            }
+        }
         let answer = self.client.apply(request.clone()).await?.into_inner();
         let mut put = false;
         for digest in &answer.missing_modules {

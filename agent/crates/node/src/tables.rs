@@ -9,14 +9,17 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use weft_control::ToProto;
 use weft_model::{
-    HOST_SOURCES, MacAddr, Node, NodeName, PublicKey, SERVICE_PLUGIN, Snapshot, changed,
+    HOST_SOURCES, MacAddr, Node, NodeName, POLICY_PLUGIN, PodName, PublicKey, SERVICE_PLUGIN,
+    Snapshot, changed,
 };
 use weft_proto::v1::{ApplyRequest, LocalPod, NodeSettings, Peer, PluginSpec};
 
 use crate::keys::KeyFile;
 
+mod policies;
 mod services;
 
+use policies::Policies;
 use services::Services;
 
 /// Index of each peer, kept on disk: a peer keeps its sessions when the agent is restarted.
@@ -62,6 +65,8 @@ pub(crate) struct Local<'a> {
     pub keys: &'a [KeyFile],
     /// Pods that are attached here.
     pub pods: &'a BTreeMap<String, LocalPod>,
+    /// Their names, and addresses that policies hold for.
+    pub policed: &'a [(PodName, Vec<IpAddr>)],
 }
 
 /// Everything the datapath shall know, in the words it is told in.
@@ -74,6 +79,7 @@ pub(crate) struct Tables {
     pods: BTreeMap<String, LocalPod>,
     plugins: BTreeMap<String, PluginSpec>,
     services: Services,
+    policies: Policies,
 }
 
 impl Tables {
@@ -90,13 +96,15 @@ impl Tables {
             .filter_map(|n| ids.by_name.get(n.name.as_str()).map(|id| (*id, peer(*id, n))))
             .collect();
         let plugins = snapshot.plugins.values().map(|p| (p.name.clone(), p.to_proto()));
-        let before = before.map(|b| &b.services);
-        let services = Services::compile(snapshot, local, ids, before);
-        let built_in =
-            (!services.is_empty()).then(|| (SERVICE_PLUGIN.to_owned(), service_plugin()));
-        let plugins = plugins.chain(built_in).collect();
+        let services = Services::compile(snapshot, local, ids, before.map(|b| &b.services));
+        let policies = Policies::compile(snapshot, local, before.map(|b| &b.policies));
+        // Before every plugin of a user; policies and users see backends.
+        let first = (!services.is_empty()).then(|| built_in(SERVICE_PLUGIN, i32::MIN));
+        let second = (!policies.is_empty()).then(|| built_in(POLICY_PLUGIN, i32::MIN + 1));
+        let plugins = plugins.chain(first).chain(second).collect();
         Self {
             services,
+            policies,
             settings: settings(snapshot, local),
             keys: local.keys.iter().map(|k| k.public).collect(),
             peers,
@@ -115,6 +123,7 @@ impl Tables {
             pods: self.pods.values().cloned().collect(),
             plugins: self.plugins.values().cloned().collect(),
             services: Some(self.services.complete()),
+            policies: Some(self.policies.complete()),
             ..ApplyRequest::default()
         }
     }
@@ -137,6 +146,7 @@ impl Tables {
             plugins,
             removed_plugins,
             services: self.services.change_from(&old.services),
+            policies: self.policies.change_from(&old.policies),
         }
     }
 
@@ -163,14 +173,10 @@ fn settings(snapshot: &Snapshot, local: &Local<'_>) -> NodeSettings {
     }
 }
 
-/// Before every plugin of a user, who see backends.
-fn service_plugin() -> PluginSpec {
-    PluginSpec {
-        name: SERVICE_PLUGIN.to_owned(),
-        digest: weft_builtin::SERVICE.digest().to_vec(),
-        priority: i32::MIN,
-        ..PluginSpec::default()
-    }
+fn built_in(name: &str, priority: i32) -> (String, PluginSpec) {
+    let module = if name == POLICY_PLUGIN { weft_builtin::POLICY } else { weft_builtin::SERVICE };
+    let (name, digest) = (name.to_owned(), module.digest().to_vec());
+    (name.clone(), PluginSpec { name, digest, priority, ..PluginSpec::default() })
 }
 
 fn peer(id: u32, node: &Node) -> Peer {

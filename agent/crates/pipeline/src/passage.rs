@@ -7,9 +7,7 @@ use weft_packet::{
     rewrite, rewrite_icmp_error_inner,
 };
 
-use crate::flow::{
-    Direction, FlowKey, Found, FragmentId, Memory, Numbers, Seen, Translator, opens,
-};
+use crate::flow::{Direction, FlowKey, Found, FragmentId, Memory, Seen, Slots, Translator, opens};
 use crate::pipeline::Origin;
 use crate::plugins::Position;
 use crate::routes::{Routes, Target};
@@ -47,7 +45,7 @@ pub(crate) struct Passage<'p> {
     /// What the flow holds for the plugins in force; of others it may be anything.
     pub(crate) memory: &'p mut Memory,
     /// Plugin slots of `memory` that are to be kept.
-    pub(crate) changed: u8,
+    pub(crate) changed: Slots,
     pub(crate) opens: bool,
     /// For an ICMP error: the way it goes in the flow that it is about.
     pub(crate) error_direction: Option<Direction>,

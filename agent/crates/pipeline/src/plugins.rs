@@ -8,7 +8,7 @@ use weft_model::{DropReason, HookPosition, OnFault, PluginMode};
 use weft_packet::{Rewrite, protocol};
 
 use crate::counters::PluginCounters;
-use crate::flow::{Direction, FlowKey, FlowTable, PLUGINS_MAX, Translator};
+use crate::flow::{Direction, FlowKey, FlowTable, PLUGINS_MAX, Slots, Translator};
 use crate::passage::{Flow, Passage};
 use crate::plugin::{Interest, Outcome, Plugin, Verdict};
 use crate::routes::Routes;
@@ -45,7 +45,7 @@ pub(crate) struct Plugins<P> {
     flows: Arc<FlowTable>,
     list: Vec<Slotted<P>>,
     /// A bit for each flow slot in use here.
-    slots: u8,
+    slots: Slots,
 }
 
 impl<P: Plugin> Plugins<P> {
@@ -122,7 +122,7 @@ impl<P: Plugin> Plugins<P> {
 impl<P> Plugins<P> {
     /// The flow slots of the plugins in force, a bit for each.
     #[inline]
-    pub(crate) fn slots(&self) -> u8 {
+    pub(crate) fn slots(&self) -> Slots {
         self.slots
     }
 

@@ -274,14 +274,14 @@ impl View {
     }
 }
 
-fn bytes(address: &IpAddr) -> Vec<u8> {
+pub(super) fn bytes(address: &IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(v4) => v4.octets().to_vec(),
         IpAddr::V6(v6) => v6.octets().to_vec(),
     }
 }
 
-fn range(net: &IpNet) -> Range {
+pub(super) fn range(net: &IpNet) -> Range {
     Range { address: bytes(&net.network()), prefix: u32::from(net.prefix_len()) }
 }
 

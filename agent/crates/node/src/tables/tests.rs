@@ -121,6 +121,7 @@ fn tables(world: &World, ids: &mut PeerIds) -> Tables {
         addresses: &BTreeSet::from([IpAddr::from([192, 0, 2, 1])]),
         keys: &keys,
         pods: &pods.collect(),
+        policed: &[],
     };
     Tables::compile(&snapshot, &local, ids, None)
 }

@@ -8,6 +8,9 @@ pub use weft_model::PLUGINS_MAX;
 /// Bytes of a plugin's slot in each flow.
 pub const SLOT_LEN: usize = 16;
 
+/// A bit for each slot number.
+pub(crate) type Slots = u16;
+
 /// What a flow holds for each plugin. Index: the plugin's slot number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Memory([Entry; PLUGINS_MAX]);
@@ -47,7 +50,7 @@ impl Memory {
     /// Takes what `other` holds for the plugins in `wanted`, a bit for each slot number; the rest
     /// stays as it is.
     #[inline]
-    pub(crate) fn copy(&mut self, other: &Self, mut wanted: u8) {
+    pub(crate) fn copy(&mut self, other: &Self, mut wanted: Slots) {
         while wanted != 0 {
             let plugin = wanted.trailing_zeros() as usize;
             self.0[plugin] = other.0[plugin];
@@ -100,7 +103,7 @@ impl Memory {
     }
 
     /// Takes over what `other` has for the plugins in `changed`.
-    pub(crate) fn merge(&mut self, other: &Self, changed: u8) -> bool {
+    pub(crate) fn merge(&mut self, other: &Self, changed: Slots) -> bool {
         let mut kept = false;
         for plugin in (0..PLUGINS_MAX).filter(|p| changed & (1 << p) != 0) {
             let (mine, theirs) = (&mut self.0[plugin], &other.0[plugin]);

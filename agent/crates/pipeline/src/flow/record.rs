@@ -12,7 +12,7 @@ use super::shard::{Flow, Traffic, Translator};
 use super::state::FlowState;
 
 /// Bytes of a record: header 8, keys 2 x 37 and 6 spare, times 2 x 8, traffic 4 x 8, plugins
-/// 8 x (owner 8, slot 16, seen 8), checksum 8.
+/// 10 x (owner 8, slot 16, seen 8), checksum 8.
 pub const RECORD_LEN: usize = CHECKSUM_AT + 8;
 
 const MAGIC: [u8; 4] = *b"WFL1";

@@ -4,7 +4,7 @@ use hashbrown::HashTable;
 use weft_model::Timestamp;
 
 use super::key::{FlowKey, HashSeed};
-use super::memory::Memory;
+use super::memory::{Memory, Slots};
 use super::sequence::{Numbers, Progress};
 use super::state::{CLASS_TIMEOUTS, CLASSES, Direction, FlowState};
 
@@ -261,7 +261,7 @@ impl Shard {
     }
 
     /// Takes over what plugins wrote.
-    pub(crate) fn remember(&mut self, index: u32, memory: &Memory, changed: u8) {
+    pub(crate) fn remember(&mut self, index: u32, memory: &Memory, changed: Slots) {
         if self.entries[index as usize].flow.memory.merge(memory, changed) {
             self.mark(index);
         }

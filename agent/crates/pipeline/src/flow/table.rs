@@ -7,7 +7,7 @@ use weft_model::Timestamp;
 
 use super::fragments::{FragmentId, Fragments};
 use super::key::{FlowKey, HashSeed, fold};
-use super::memory::{Memory, SlotOwners};
+use super::memory::{Memory, SlotOwners, Slots};
 use super::record::{self, RECORD_LEN, RecordError};
 use super::sequence::Progress;
 use super::shard::{Alias, Flow, FlowId, Seen, Shard, Traffic, Translator};
@@ -176,7 +176,7 @@ impl FlowTable {
         key: &FlowKey,
         opening: bool,
         now: Timestamp,
-        memory: Option<(&mut Memory, u8)>,
+        memory: Option<(&mut Memory, Slots)>,
     ) -> Option<Found> {
         let hash = key.hash(&self.seed);
         let number = self.shard_of(hash);
@@ -201,7 +201,7 @@ impl FlowTable {
         key: &FlowKey,
         opening: bool,
         now: Timestamp,
-        memory: Option<(&mut Memory, u8)>,
+        memory: Option<(&mut Memory, Slots)>,
     ) -> Option<Found> {
         let flow = shard.flow(index);
         if flow.expires() <= now || (opening && flow.state.is_over()) {
@@ -231,7 +231,7 @@ impl FlowTable {
         found: &Found,
         seen: Seen,
         memory: &Memory,
-        changed: u8,
+        changed: Slots,
         now: Timestamp,
     ) {
         let mut shard = self.shards[usize::from(found.id.shard)].lock();
@@ -246,7 +246,7 @@ impl FlowTable {
     }
 
     /// Keeps what plugins wrote though the packet went no further.
-    pub(crate) fn remember(&self, found: &Found, memory: &Memory, changed: u8) {
+    pub(crate) fn remember(&self, found: &Found, memory: &Memory, changed: Slots) {
         let mut shard = self.shards[usize::from(found.id.shard)].lock();
         if changed != 0 && shard.is_live(found.id) {
             shard.remember(found.id.index, memory, changed);

@@ -378,12 +378,13 @@ fn slot_survives_a_replace_by_name() {
 }
 
 #[test]
-fn ninth_plugin_is_refused_and_the_others_stay() {
+fn one_plugin_too_many_is_refused_and_the_others_stay() {
     let plugin = |n: u8| TestPlugin::new(&format!("p{n}"), |_, _| Verdict::Continue);
-    let mut node = node((0..8).map(plugin).collect());
-    assert_eq!(node.set_plugins((1..10).map(plugin).collect()), Err(TooManyPlugins));
-    assert_eq!(node.plugins_mut().count(), 8);
-    assert_eq!(node.set_plugins((0..8).map(plugin).collect()), Ok(()));
+    let most = u8::try_from(crate::PLUGINS_MAX).unwrap();
+    let mut node = node((0..most).map(plugin).collect());
+    assert_eq!(node.set_plugins((1..most + 2).map(plugin).collect()), Err(TooManyPlugins));
+    assert_eq!(node.plugins_mut().count(), crate::PLUGINS_MAX);
+    assert_eq!(node.set_plugins((0..most).map(plugin).collect()), Ok(()));
 }
 
 #[test]

@@ -50,6 +50,7 @@ fn compile(snapshot: &mut Snapshot, service: Service) -> Services {
         addresses: &addresses,
         keys: &[],
         pods: &BTreeMap::new(),
+        policed: &[],
     };
     Services::compile(snapshot, &local, &ids, None)
 }

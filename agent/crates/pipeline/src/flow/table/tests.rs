@@ -286,7 +286,7 @@ fn record_keeps_slots_by_plugin_name() {
     assert_eq!(load(&file, &next, START), []);
     let a = next.acquire_slot("a").unwrap();
     let mut kept = Memory::EMPTY;
-    let found = next.find(&original, false, START, Some((&mut kept, 0xff))).unwrap();
+    let found = next.find(&original, false, START, Some((&mut kept, Slots::MAX))).unwrap();
     assert_eq!(kept.slot(a), [1; 16]);
     assert_eq!(kept.slot(b), [2; 16]);
     assert!(kept.shown(b, 3) && !kept.judged(b, 3, 7));
@@ -336,7 +336,8 @@ fn only_what_is_worth_keeping_makes_a_record_dirty() {
 #[test]
 fn slot_given_to_another_plugin_is_empty() {
     let table = FlowTable::new(4, 1);
-    let slots: Vec<u8> = (0..8).map(|n| table.acquire_slot(&format!("p{n}")).unwrap()).collect();
+    let all = 0..super::super::PLUGINS_MAX;
+    let slots: Vec<u8> = all.map(|n| table.acquire_slot(&format!("p{n}")).unwrap()).collect();
     let mut memory = Memory::EMPTY;
     memory.set_slot(slots[4], [9; 16]);
     let original = key(TCP, 1, 0);
@@ -347,7 +348,7 @@ fn slot_given_to_another_plugin_is_empty() {
     table.release_slot(slots[4]);
     assert_eq!(table.acquire_slot("other"), Some(slots[4]));
     let mut kept = memory;
-    assert!(table.find(&original, false, START, Some((&mut kept, 0xff))).is_some());
+    assert!(table.find(&original, false, START, Some((&mut kept, Slots::MAX))).is_some());
     assert_eq!(kept, Memory::EMPTY);
 }
 

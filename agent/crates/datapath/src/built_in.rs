@@ -1,0 +1,159 @@
+//! What the agent configures built-in plugins with, kept whole, as it comes in changes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use prost::Message as _;
+use weft_model::{POLICY_PLUGIN, SERVICE_PLUGIN};
+use weft_proto::tables::v1::{
+    IdentitySet, PolicyProgram, PolicySettings, PolicySubject, PolicyTables, ServiceSettings,
+    ServiceTable, ServiceTables,
+};
+
+/// Changes of one request.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct BuiltInChange {
+    pub(crate) services: Option<ServiceTables>,
+    pub(crate) policies: Option<PolicyTables>,
+}
+
+impl BuiltInChange {
+    /// What each plugin is to take, by its name.
+    pub(crate) fn by_plugin(&self) -> impl Iterator<Item = (&'static str, Vec<u8>)> {
+        let services = self.services.as_ref().map(|c| (SERVICE_PLUGIN, c.encode_to_vec()));
+        let policies = self.policies.as_ref().map(|c| (POLICY_PLUGIN, c.encode_to_vec()));
+        services.into_iter().chain(policies)
+    }
+}
+
+/// What the built-in plugin of Services is configured with.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Services {
+    settings: Option<ServiceSettings>,
+    by_name: BTreeMap<String, ServiceTable>,
+}
+
+impl Services {
+    pub(crate) fn change(&mut self, change: ServiceTables) {
+        self.settings = change.settings.or(self.settings.take());
+        change.removed.iter().for_each(|name| drop(self.by_name.remove(name)));
+        self.by_name.extend(change.services.into_iter().map(|s| (s.name.clone(), s)));
+    }
+
+    /// Everything, as the plugin takes it.
+    pub(crate) fn complete(&self) -> ServiceTables {
+        ServiceTables {
+            settings: self.settings.clone(),
+            services: self.by_name.values().cloned().collect(),
+            removed: Vec::new(),
+        }
+    }
+}
+
+/// Bytes of an address in a record of [`PolicyTables`], before the number of its identity.
+const V4: usize = 4;
+/// As [`V4`].
+const V6: usize = 16;
+const NUMBER: usize = 4;
+
+/// What the built-in plugin of policies is configured with.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Policies {
+    settings: Option<PolicySettings>,
+    v4: BTreeMap<[u8; V4], [u8; NUMBER]>,
+    v6: BTreeMap<[u8; V6], [u8; NUMBER]>,
+    sets: BTreeMap<u32, BTreeSet<u32>>,
+    programs: BTreeMap<u32, PolicyProgram>,
+    subjects: BTreeMap<u32, PolicySubject>,
+}
+
+impl Policies {
+    pub(crate) fn change(&mut self, change: PolicyTables) {
+        self.settings = change.settings.or(self.settings.take());
+        set_addresses(&mut self.v4, &change.addresses_v4);
+        set_addresses(&mut self.v6, &change.addresses_v6);
+        change.removed_sets.iter().for_each(|number| drop(self.sets.remove(number)));
+        for IdentitySet { number, identities } in change.sets {
+            self.sets.insert(number, identities.into_iter().collect());
+        }
+        for changed in change.changed_sets {
+            let set = self.sets.entry(changed.number).or_default();
+            changed.removed.iter().for_each(|identity| drop(set.remove(identity)));
+            set.extend(changed.added);
+        }
+        change.removed_programs.iter().for_each(|number| drop(self.programs.remove(number)));
+        self.programs.extend(change.programs.into_iter().map(|p| (p.number, p)));
+        change.removed_subjects.iter().for_each(|identity| drop(self.subjects.remove(identity)));
+        self.subjects.extend(change.subjects.into_iter().map(|s| (s.identity, s)));
+    }
+
+    /// Everything, as the plugin takes it.
+    pub(crate) fn complete(&self) -> PolicyTables {
+        let set = |(number, identities): (&u32, &BTreeSet<u32>)| IdentitySet {
+            number: *number,
+            identities: identities.iter().copied().collect(),
+        };
+        PolicyTables {
+            settings: self.settings.clone(),
+            addresses_v4: addresses(&self.v4),
+            addresses_v6: addresses(&self.v6),
+            sets: self.sets.iter().map(set).collect(),
+            programs: self.programs.values().cloned().collect(),
+            subjects: self.subjects.values().copied().collect(),
+            ..PolicyTables::default()
+        }
+    }
+}
+
+/// Number 0 takes an address out. What is no whole record the plugin refuses.
+fn set_addresses<const N: usize>(all: &mut BTreeMap<[u8; N], [u8; NUMBER]>, mut records: &[u8]) {
+    while let Some((address, rest)) = records.split_first_chunk::<N>() {
+        let Some((number, rest)) = rest.split_first_chunk::<NUMBER>() else { return };
+        if *number == [0; NUMBER] {
+            all.remove(address);
+        } else {
+            all.insert(*address, *number);
+        }
+        records = rest;
+    }
+}
+
+fn addresses<const N: usize>(all: &BTreeMap<[u8; N], [u8; NUMBER]>) -> Vec<u8> {
+    all.iter().flat_map(|(address, number)| address.iter().chain(number)).copied().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_proto::tables::v1::IdentitySetChange;
+
+    use super::*;
+
+    #[test]
+    fn policies_follow_changes() {
+        let mut policies = Policies::default();
+        let program = |number| PolicyProgram { number, ..PolicyProgram::default() };
+        policies.change(PolicyTables {
+            settings: Some(PolicySettings::default()),
+            addresses_v4: vec![10, 0, 0, 1, 0, 0, 0, 1, 10, 0, 0, 2, 0, 0, 0, 2],
+            addresses_v6: [vec![0; 15], vec![1, 0, 0, 0, 3]].concat(),
+            sets: vec![IdentitySet { number: 1, identities: vec![1, 2] }],
+            programs: vec![program(1), program(2)],
+            subjects: vec![PolicySubject { identity: 1, ingress: 1, egress: 2 }],
+            ..PolicyTables::default()
+        });
+        policies.change(PolicyTables {
+            addresses_v4: vec![10, 0, 0, 1, 0, 0, 0, 0, 10, 0, 0, 3, 0, 0, 0, 2],
+            changed_sets: vec![IdentitySetChange { number: 1, added: vec![3], removed: vec![1] }],
+            removed_programs: vec![1],
+            removed_subjects: vec![1],
+            ..PolicyTables::default()
+        });
+        let whole = policies.complete();
+        assert_eq!(whole.addresses_v4, [10, 0, 0, 2, 0, 0, 0, 2, 10, 0, 0, 3, 0, 0, 0, 2]);
+        assert_eq!(whole.addresses_v6.len(), 20);
+        assert_eq!(whole.sets, [IdentitySet { number: 1, identities: vec![2, 3] }]);
+        assert_eq!((whole.programs, whole.subjects), (vec![program(2)], vec![]));
+        let mut again = Policies::default();
+        again.change(policies.complete());
+        assert_eq!(again, policies);
+    }
+}

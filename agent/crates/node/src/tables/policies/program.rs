@@ -1,0 +1,215 @@
+//! What holds for one direction of a pod.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use weft_model::{
+    NamedPort, NamespaceSelector, Node, NodeName, PodSelector, Policy, PolicyAction, PolicyName,
+    PolicyPeer, PolicyPort, PolicyRule, PolicyTier, Selector,
+};
+use weft_proto::tables::v1::policy_rule::Action;
+use weft_proto::tables::v1::{
+    PolicyBlock, PolicyPort as PortTable, PolicyProgram, PolicyRule as RuleTable,
+};
+
+use super::identities::{Identities, Identity};
+use super::sets::{SetKey, Sets};
+use crate::tables::services::range;
+
+/// Below this are numbers of the plugin's own.
+const FIRST_NUMBER: u32 = 16;
+
+/// Seen from the pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Direction {
+    Ingress,
+    Egress,
+}
+
+/// Numbers that drops are told with. A number is not given twice.
+#[derive(Clone, Debug, Default)]
+pub(super) struct RuleNumbers {
+    given: u32,
+    numbers: BTreeMap<(PolicyName, Direction, Option<String>), u32>,
+}
+
+impl RuleNumbers {
+    /// `None` for what no rule of a policy allows.
+    fn number(&mut self, policy: &PolicyName, direction: Direction, rule: Option<&str>) -> u32 {
+        let key = (policy.clone(), direction, rule.map(ToOwned::to_owned));
+        *self.numbers.entry(key).or_insert_with(|| {
+            self.given += 1;
+            FIRST_NUMBER + self.given - 1
+        })
+    }
+}
+
+/// What programs are made with.
+pub(super) struct Context<'a> {
+    pub(super) identities: &'a Identities,
+    pub(super) sets: &'a mut Sets,
+    pub(super) rules: &'a mut RuleNumbers,
+    pub(super) nodes: &'a BTreeMap<NodeName, Node>,
+    /// Numbers of the sets that programs name.
+    pub(super) used: &'a mut BTreeSet<u32>,
+}
+
+/// Makes the program, without its number; `None` if nothing restricts the direction.
+pub(super) fn program(
+    mut context: Context<'_>,
+    selecting: &[&Policy],
+    subject: &Identity,
+    direction: Direction,
+) -> Option<PolicyProgram> {
+    let mut program = PolicyProgram::default();
+    let mut speaks = false;
+    let mut by_tier: Vec<_> = selecting.to_vec();
+    by_tier.sort_by_key(|policy| (policy.tier, &policy.name));
+    for policy in by_tier {
+        let rules = match direction {
+            Direction::Ingress => &policy.ingress,
+            Direction::Egress => &policy.egress,
+        };
+        let Some(rules) = rules else { continue };
+        let list = match policy.tier {
+            PolicyTier::Admin(_) => &mut program.admin,
+            PolicyTier::Baseline(_) => &mut program.baseline,
+            PolicyTier::Namespace => {
+                if policy.watched {
+                    program.watched = true;
+                } else {
+                    program.isolated = true;
+                }
+                if program.isolation == 0 || !policy.watched {
+                    program.isolation = context.rules.number(&policy.name, direction, None);
+                }
+                speaks = true;
+                &mut program.allowed
+            }
+        };
+        for rule in rules {
+            let made = context.rule(policy, rule, subject, direction);
+            speaks |= !made.is_empty();
+            list.extend(made);
+        }
+    }
+    speaks.then_some(program)
+}
+
+impl Context<'_> {
+    /// A rule is several if its ports have names, and none if it matches nothing.
+    fn rule(
+        &mut self,
+        policy: &Policy,
+        rule: &PolicyRule,
+        subject: &Identity,
+        direction: Direction,
+    ) -> Vec<RuleTable> {
+        let number = self.rules.number(&policy.name, direction, Some(&rule.name));
+        let action = match (policy.tier, rule.action) {
+            (PolicyTier::Namespace, _) => Action::Unspecified,
+            (_, PolicyAction::Accept) => Action::Accept,
+            (_, PolicyAction::Deny) => Action::Deny,
+            (_, PolicyAction::Pass) => Action::Pass,
+        };
+        let base =
+            RuleTable { number, action: action.into(), watched: policy.watched, ..RuleTable::default() };
+        let (mut numbers, mut names) = (Vec::new(), Vec::new());
+        for port in rule.ports.iter().flatten() {
+            match port {
+                PolicyPort::Range { protocol, first, last } => {
+                    numbers.push(ports(protocol.number(), *first, *last));
+                }
+                PolicyPort::Named { protocol, name } => {
+                    names.push(NamedPort { name: name.clone(), protocol: *protocol, number: 0 });
+                }
+            }
+        }
+        if direction == Direction::Ingress {
+            for name in names.drain(..) {
+                let own = subject.ports.iter();
+                let same = own.filter(|p| p.name == name.name && p.protocol == name.protocol);
+                numbers.extend(same.map(|p| ports(p.protocol.number(), p.number, p.number)));
+            }
+        }
+        let mut made = Vec::new();
+        if rule.ports.is_none() || !numbers.is_empty() {
+            made.extend(self.with_peers(rule, RuleTable { ports: numbers, ..base.clone() }));
+        }
+        for name in names {
+            made.extend(self.with_named_port(rule, &name, &base));
+        }
+        made
+    }
+
+    fn with_peers(&mut self, rule: &PolicyRule, base: RuleTable) -> Option<RuleTable> {
+        let Some(peers) = &rule.peers else { return Some(RuleTable { any_peer: true, ..base }) };
+        let (mut sets, mut blocks) = (BTreeSet::new(), Vec::new());
+        for peer in peers {
+            match peer {
+                PolicyPeer::Pods(selector) => {
+                    sets.insert(self.set(SetKey { selector: selector.clone(), port: None }));
+                }
+                PolicyPeer::Block { range: of, except } => blocks.push(PolicyBlock {
+                    range: Some(range(&of.trunc())),
+                    except: except.iter().map(|e| range(&e.trunc())).collect(),
+                }),
+                PolicyPeer::Nodes(selector) => {
+                    let nodes = self.nodes.values().filter(|n| selector.matches(&n.labels));
+                    blocks.extend(nodes.flat_map(|n| &n.addresses).map(host));
+                }
+            }
+        }
+        let matches = !sets.is_empty() || !blocks.is_empty();
+        matches.then(|| RuleTable { sets: sets.into_iter().collect(), blocks, ..base })
+    }
+
+    /// Each number that the name has somewhere, for those where it has it.
+    fn with_named_port(
+        &mut self,
+        rule: &PolicyRule,
+        name: &NamedPort,
+        base: &RuleTable,
+    ) -> Vec<RuleTable> {
+        let everybody = [PolicyPeer::Pods(PodSelector {
+            namespaces: NamespaceSelector::Labels(Selector::default()),
+            pods: Selector::default(),
+        })];
+        let peers = rule.peers.as_deref().unwrap_or(&everybody);
+        // Addresses that are no pod's name nothing.
+        let selectors = peers.iter().filter_map(|peer| match peer {
+            PolicyPeer::Pods(selector) => Some(selector),
+            PolicyPeer::Block { .. } | PolicyPeer::Nodes(_) => None,
+        });
+        let mut by_number: BTreeMap<u16, BTreeSet<u32>> = BTreeMap::new();
+        for selector in selectors {
+            for number in self.sets.named_ports(selector, name, self.identities) {
+                let port = Some(NamedPort { number, ..name.clone() });
+                let set = self.set(SetKey { selector: selector.clone(), port });
+                by_number.entry(number).or_default().insert(set);
+            }
+        }
+        let made = by_number.into_iter().map(|(number, sets)| RuleTable {
+            sets: sets.into_iter().collect(),
+            ports: vec![ports(name.protocol.number(), number, number)],
+            ..base.clone()
+        });
+        made.collect()
+    }
+
+    fn set(&mut self, key: SetKey) -> u32 {
+        let number = self.sets.number(key, self.identities);
+        self.used.insert(number);
+        number
+    }
+}
+
+fn ports(protocol: u8, first: u16, last: u16) -> PortTable {
+    let (first, last) = if (first, last) == (0, u16::MAX) { (0, 0) } else { (first, last) };
+    PortTable { protocol: protocol.into(), first: first.into(), last: last.into() }
+}
+
+fn host(address: &IpAddr) -> PolicyBlock {
+    PolicyBlock { range: Some(range(&IpNet::from(*address))), except: Vec::new() }
+}
