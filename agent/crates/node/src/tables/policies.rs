@@ -286,3 +286,6 @@ fn records<'a>(entries: impl Iterator<Item = (&'a IpAddr, u32)>) -> (Vec<u8>, Ve
     }
     (v4, v6)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,361 @@
+//! Compiled tables in the plugin, against a plain reading of the rules.
+
+use std::net::SocketAddr;
+
+use prost::Message as _;
+use weft_abi::{Descriptor, flags};
+use weft_model::{
+    Cluster, Encapsulation, Generation, NamedPort, Namespace, NamespaceSelector, Node, NodeName,
+    Operator, PodSelector, PolicyAction, PolicyPeer, PolicyPort, PolicyRule, PolicyTier,
+    Requirement, Selector, ServiceProtocol, Vni,
+};
+use weft_pipeline::Plugin as _;
+use weft_policy_model as plain;
+use weft_policy_sdk::Config;
+use weft_policy_testing::{Answered, NativePlugin};
+
+use super::*;
+
+const NODES: [&str; 2] = ["node-1", "node-2"];
+
+fn snapshot(cluster: &plain::Cluster) -> Snapshot {
+    let mut snapshot = Snapshot::empty(Cluster {
+        pod_cidrs: vec![],
+        encapsulation: Encapsulation::Vxlan,
+        port: 1,
+        vni: Vni::DEFAULT,
+        mtu: None,
+        service_cidrs: vec![],
+        node_port_cidrs: vec![],
+    });
+    snapshot.generation = Generation(1);
+    for (name, node) in &cluster.nodes {
+        let name: NodeName = name.parse().unwrap();
+        let node = Node {
+            name: name.clone(),
+            uid: String::new(),
+            endpoint: None,
+            addresses: node.addresses.clone(),
+            subnets: vec![],
+            keys: vec![],
+            vtep_mac: None,
+            labels: node.labels.clone(),
+        };
+        snapshot.nodes.insert(name, node);
+    }
+    for (name, namespace) in &cluster.namespaces {
+        let namespace = Namespace { name: name.clone(), labels: namespace.labels.clone() };
+        snapshot.namespaces.insert(name.clone(), namespace.into());
+    }
+    for ((namespace, name), pod) in &cluster.pods {
+        let name = PodName { namespace: namespace.clone(), name: name.clone() };
+        let addresses = if pod.is_selectable() { pod.addresses.clone() } else { vec![] };
+        let pod = Pod {
+            name: name.clone(),
+            node: Some(pod.node.parse().unwrap()),
+            addresses,
+            labels: pod.labels.clone(),
+            ports: pod.ports.iter().map(named_port).collect(),
+        };
+        snapshot.pods.insert(name, pod.into());
+    }
+    let policies = cluster.policies.iter().map(|((namespace, name), policy)| {
+        network_policy(PolicyName { namespace: namespace.clone(), name: name.clone() }, policy)
+    });
+    let cluster_policies = cluster.cluster_policies.iter();
+    let cluster_policies = cluster_policies.map(|(name, policy)| {
+        cluster_policy(PolicyName { namespace: String::new(), name: name.clone() }, policy)
+    });
+    for policy in policies.chain(cluster_policies) {
+        snapshot.policies.insert(policy.name.clone(), policy.into());
+    }
+    snapshot
+}
+
+fn protocol(protocol: plain::Protocol) -> Option<ServiceProtocol> {
+    ServiceProtocol::from_number(protocol.number())
+}
+
+fn named_port(port: &plain::NamedPort) -> NamedPort {
+    let protocol = protocol(port.protocol).unwrap();
+    NamedPort { name: port.name.clone(), protocol, number: port.port }
+}
+
+fn selector(selector: &plain::Selector) -> Selector {
+    let labels = selector.labels.iter().map(|(key, value)| Requirement {
+        key: key.clone(),
+        operator: Operator::In([value.clone()].into()),
+    });
+    let expressions = selector.expressions.iter().map(|e| {
+        let values = || e.values.iter().cloned().collect();
+        let operator = match e.operator {
+            plain::Operator::In => Operator::In(values()),
+            plain::Operator::NotIn => Operator::NotIn(values()),
+            plain::Operator::Exists => Operator::Exists,
+            plain::Operator::DoesNotExist => Operator::DoesNotExist,
+        };
+        Requirement { key: e.key.clone(), operator }
+    });
+    Selector(labels.chain(expressions).collect())
+}
+
+fn network_policy(name: PolicyName, policy: &plain::NetworkPolicy) -> Policy {
+    let own = NamespaceSelector::Named(name.namespace.clone());
+    let rules = |direction| {
+        policy.covers(direction).then(|| {
+            let rules = policy.rules(direction).iter().enumerate();
+            rules
+                .map(|(index, rule)| PolicyRule {
+                    name: format!("rule[{index}]"),
+                    action: PolicyAction::Accept,
+                    peers: (!rule.peers.is_empty())
+                        .then(|| rule.peers.iter().filter_map(|p| peer(p, &own)).collect()),
+                    ports: ports(&rule.ports),
+                })
+                .collect()
+        })
+    };
+    Policy {
+        tier: PolicyTier::Namespace,
+        watched: policy.watched,
+        subject: PodSelector { namespaces: own.clone(), pods: selector(&policy.pods) },
+        ingress: rules(plain::Direction::Ingress),
+        egress: rules(plain::Direction::Egress),
+        name,
+    }
+}
+
+fn peer(peer: &plain::Peer, own: &NamespaceSelector) -> Option<PolicyPeer> {
+    if let Some(block) = &peer.block {
+        return Some(PolicyPeer::Block { range: block.cidr, except: block.except.clone() });
+    }
+    let pods = peer.pods.as_ref().map(selector);
+    let namespaces = peer.namespaces.as_ref().map(|s| NamespaceSelector::Labels(selector(s)));
+    if pods.is_none() && namespaces.is_none() {
+        return None;
+    }
+    Some(PolicyPeer::Pods(PodSelector {
+        namespaces: namespaces.unwrap_or_else(|| own.clone()),
+        pods: pods.unwrap_or_default(),
+    }))
+}
+
+fn ports(ports: &[plain::Port]) -> Option<Vec<PolicyPort>> {
+    let one = |port: &plain::Port| {
+        let name = port.protocol.as_deref().unwrap_or("TCP");
+        let protocol = protocol(plain::Protocol::named(name)?)?;
+        Some(match &port.port {
+            plain::PortNumber::Any => PolicyPort::Range { protocol, first: 0, last: u16::MAX },
+            plain::PortNumber::Range(first, last) => {
+                PolicyPort::Range { protocol, first: *first, last: *last }
+            }
+            plain::PortNumber::Name(name) => PolicyPort::Named { protocol, name: name.clone() },
+        })
+    };
+    (!ports.is_empty()).then(|| ports.iter().filter_map(one).collect())
+}
+
+fn cluster_policy(name: PolicyName, policy: &plain::ClusterPolicy) -> Policy {
+    let priority = u16::try_from(policy.priority).unwrap();
+    let rules = |direction| {
+        let rules: Vec<_> = policy.rules(direction).iter().map(cluster_rule).collect();
+        (!rules.is_empty()).then_some(rules)
+    };
+    Policy {
+        name,
+        tier: match policy.tier {
+            plain::Tier::Admin => PolicyTier::Admin(priority),
+            plain::Tier::Baseline => PolicyTier::Baseline(priority),
+        },
+        watched: policy.watched,
+        subject: subject_of(&policy.subject),
+        ingress: rules(plain::Direction::Ingress),
+        egress: rules(plain::Direction::Egress),
+    }
+}
+
+fn subject_of(subject: &plain::Subject) -> PodSelector {
+    let (namespaces, pods) = match subject {
+        plain::Subject::Namespaces(namespaces) => (namespaces, Selector::default()),
+        plain::Subject::Pods(namespaces, pods) => (namespaces, selector(pods)),
+    };
+    PodSelector { namespaces: NamespaceSelector::Labels(selector(namespaces)), pods }
+}
+
+/// NP-139: what is not known makes an acceptance match nothing, and all else a denial of everything.
+fn cluster_rule(rule: &plain::ClusterRule) -> PolicyRule {
+    let unknown = rule.peers.contains(&plain::ClusterPeer::Unknown);
+    let (action, everything) = match (rule.action, unknown) {
+        (plain::Action::Accept, _) => (PolicyAction::Accept, false),
+        (plain::Action::Deny, false) => (PolicyAction::Deny, false),
+        (plain::Action::Pass, false) => (PolicyAction::Pass, false),
+        (_, true) => (PolicyAction::Deny, true),
+    };
+    let peers = rule.peers.iter().flat_map(|peer| match peer {
+        plain::ClusterPeer::Pods(subject) => vec![PolicyPeer::Pods(subject_of(subject))],
+        plain::ClusterPeer::Networks(networks) => networks
+            .iter()
+            .map(|range| PolicyPeer::Block { range: *range, except: vec![] })
+            .collect(),
+        plain::ClusterPeer::Nodes(nodes) => vec![PolicyPeer::Nodes(selector(nodes))],
+        plain::ClusterPeer::Unknown => vec![],
+    });
+    let ports = rule.ports.iter().flat_map(|port| match port {
+        plain::ClusterPort::Ports(of, range) => {
+            let (first, last) = range.unwrap_or((0, u16::MAX));
+            vec![PolicyPort::Range { protocol: protocol(*of).unwrap(), first, last }]
+        }
+        plain::ClusterPort::Named(name) => {
+            let all = [ServiceProtocol::Tcp, ServiceProtocol::Udp, ServiceProtocol::Sctp];
+            all.map(|protocol| PolicyPort::Named { protocol, name: name.clone() }).into()
+        }
+    });
+    let nothing_known = unknown && action == PolicyAction::Accept && rule.peers.len() == 1;
+    PolicyRule {
+        name: String::new(),
+        action,
+        peers: (!everything).then(|| if nothing_known { vec![] } else { peers.collect() }),
+        ports: (!rule.ports.is_empty() && !everything).then(|| ports.collect()),
+    }
+}
+
+/// The plugin of one node with what it was given.
+struct Node1 {
+    name: NodeName,
+    plugin: NativePlugin<weft_policy::Policies>,
+    policies: Policies,
+    flows: BTreeMap<(u8, SocketAddr, SocketAddr), [u8; 16]>,
+}
+
+fn compile(cluster: &plain::Cluster, name: &NodeName, before: Option<&Policies>) -> Policies {
+    let snapshot = snapshot(cluster);
+    let pods = cluster.pods.iter().filter(|(_, pod)| pod.node == name.as_str());
+    let policed: Vec<_> = pods
+        .filter(|(_, pod)| pod.is_selectable())
+        .map(|((namespace, name), pod)| {
+            let name = PodName { namespace: namespace.clone(), name: name.clone() };
+            (name, pod.addresses.clone())
+        })
+        .collect();
+    let addresses = cluster.nodes[name.as_str()].addresses.iter().copied().collect();
+    let local = Local {
+        node: name,
+        interface: "weft0",
+        mtu: 1420,
+        vtep_mac: weft_model::MacAddr([2; 6]),
+        addresses: &addresses,
+        keys: &[],
+        pods: &BTreeMap::new(),
+        policed: &policed,
+    };
+    Policies::compile(&snapshot, &local, before)
+}
+
+impl Node1 {
+    fn new(cluster: &plain::Cluster, name: &str) -> Self {
+        let name: NodeName = name.parse().unwrap();
+        let policies = compile(cluster, &name, None);
+        let config = policies.complete().encode_to_vec();
+        let plugin = NativePlugin::new(config).unwrap();
+        Self { name, plugin, policies, flows: BTreeMap::new() }
+    }
+
+    fn update(&mut self, cluster: &plain::Cluster) {
+        let next = compile(cluster, &self.name, Some(&self.policies));
+        if let Some(change) = next.change_from(&self.policies) {
+            self.plugin.configure(Config::Delta(&change.encode_to_vec())).unwrap();
+        } else {
+            assert_eq!(next.complete(), self.policies.complete());
+        }
+        self.policies = next;
+    }
+
+    fn passes(
+        &mut self,
+        cluster: &plain::Cluster,
+        egress: bool,
+        protocol: u8,
+        from: SocketAddr,
+        to: SocketAddr,
+    ) -> bool {
+        let local = |address: IpAddr| {
+            cluster.pod_at(address).is_some_and(|pod| pod.node == self.name.as_str())
+        };
+        let own = &cluster.nodes[self.name.as_str()].addresses;
+        let mark = |bit, set| if set { bit } else { 0 };
+        let key = (protocol, from, to);
+        let told = Descriptor {
+            flags: mark(flags::SOURCE_LOCAL_POD, local(from.ip()))
+                | mark(flags::DESTINATION_LOCAL_POD, local(to.ip()))
+                | mark(flags::SOURCE_HOST, own.contains(&from.ip()))
+                | mark(flags::EGRESS, egress),
+            source: mapped(from.ip()),
+            destination: mapped(to.ip()),
+            source_port: from.port(),
+            destination_port: to.port(),
+            protocol,
+            ip_version: if from.is_ipv4() { 4 } else { 6 },
+            segments: 1,
+            slot: self.flows.get(&key).copied().unwrap_or_default(),
+            ..Descriptor::default()
+        };
+        let outcome = self.plugin.on_packet(&told, &[0x45]).unwrap();
+        let slot = outcome.slot.copied().unwrap_or(told.slot);
+        let passes = Answered::from(outcome.verdict) == Answered::Continue;
+        if passes {
+            self.flows.insert(key, slot);
+        }
+        passes
+    }
+}
+
+fn mapped(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+/// NP-001 to NP-007, NP-010 to NP-012, NP-020 to NP-027, NP-030 to NP-033, NP-037, NP-040 to NP-053,
+/// NP-094, NP-095, NP-130 to NP-140: what is compiled allows what the rules say, through all changes.
+#[test]
+fn compiled_tables_allow_what_the_rules_allow() {
+    let (mut allowed, mut denied) = (0, 0);
+    for seed in 0..200 {
+        let mut generator = plain::Generator::new(seed);
+        let mut cluster = generator.cluster();
+        let mut nodes = NODES.map(|name| Node1::new(&cluster, name));
+        for _ in 0..8 {
+            for _ in 0..40 {
+                let (from, to) = generator.ends(&cluster);
+                let (protocol, port) = generator.service();
+                let (a, b) = (SocketAddr::new(from, 40_000), SocketAddr::new(to, port));
+                for node in &mut nodes {
+                    let here = |address: IpAddr| {
+                        cluster.pod_at(address).is_some_and(|p| p.node == node.name.as_str())
+                    };
+                    let (sends, gets) = (here(from), here(to));
+                    for (concerned, egress) in [(sends, true), (gets, false)] {
+                        if !concerned {
+                            continue;
+                        }
+                        let rules =
+                            if egress { plain::egress_allowed } else { plain::ingress_allowed };
+                        let expected = rules(&cluster, from, to, protocol, port);
+                        let passes = node.passes(&cluster, egress, protocol.number(), a, b);
+                        assert_eq!(
+                            passes, expected,
+                            "seed {seed}, egress {egress}, {protocol:?} {a} to {b} at {}: {cluster:#?}\n{:#?}",
+                            node.name, node.policies.complete()
+                        );
+                        allowed += usize::from(passes);
+                        denied += usize::from(!passes);
+                    }
+                }
+            }
+            generator.change(&mut cluster);
+            nodes.iter_mut().for_each(|node| node.update(&cluster));
+        }
+    }
+    assert!(allowed > 10_000 && denied > 10_000, "{allowed} {denied}");
+}
