@@ -1,0 +1,198 @@
+//! The built-in plugin that keeps pods to their network policies.
+//!
+//! It is configured with the messages of `weft/tables/v1/policy.proto`: all of them as
+//! `PolicyTables`, and later what changed. It is asked once for each direction and position of a
+//! flow, and again after each change: where a local pod sends, what may leave it is looked at,
+//! where it receives, what may get in. Answers are judged as the flow's first packet would be now,
+//! so that a flow that is no longer allowed ends in both directions at once.
+//!
+//! It stands after the plugin `service` and sees the backend that was chosen. What is denied is
+//! dropped, with the number of the rule that decided, or of the isolation that no rule opened.
+//!
+//! What policies that are only watched would drop passes: it is logged, and counted in the plugin's
+//! map, by number (see [`watched_key`]).
+
+#![deny(unsafe_code)]
+#![warn(missing_docs)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod address;
+mod blocks;
+mod config;
+mod hash;
+mod program;
+mod rules;
+mod sets;
+mod tables;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+use weft_policy_sdk::prelude::*;
+use weft_policy_sdk::{Descriptor, flags};
+
+pub use watch::watched_key;
+
+use address::Address;
+use program::Judgement;
+use rules::{Asked, ServicePort};
+use tables::Tables;
+
+/// Number of a drop: nobody is known to have the address of this node's pod.
+pub const UNKNOWN_POD: u32 = 1;
+/// Number of a drop: the pod of this node is known, and not what it may send and get.
+pub const UNKNOWN_SUBJECT: u32 = 2;
+
+/// Numbers of drops below this are the plugin's own, others are of the configuration.
+pub const OWN_NUMBERS: u32 = 16;
+
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const SCTP: u8 = 132;
+
+/// The plugin.
+#[derive(Debug, Default)]
+pub struct Policies {
+    tables: Tables,
+}
+
+impl Filter for Policies {
+    fn configure(&mut self, config: Config<'_>) -> Result<(), String> {
+        match config {
+            Config::Full(bytes) => {
+                let mut tables = Tables::default();
+                tables.change(config::read(bytes)?)?;
+                self.tables = tables;
+            }
+            Config::Delta(bytes) => self.tables.change(config::read(bytes)?)?,
+        }
+        Ok(())
+    }
+
+    fn on_packet(&mut self, packet: &Packet, flow: &mut Flow, host: &Host) -> Verdict {
+        let Some(end) = End::new(packet.descriptor(), flow.is_reply()) else {
+            return Verdict::Continue;
+        };
+        match end.judge(&self.tables, flow) {
+            Judgement::Pass => Verdict::Continue,
+            Judgement::Drop(number) => Verdict::Drop(number),
+            Judgement::PassWatched(number) => {
+                // Once for each flow and end: its answers are judged as it is.
+                if !flow.is_reply() {
+                    watch::note(&end, number, host);
+                }
+                Verdict::Continue
+            }
+        }
+    }
+}
+
+/// A pod of this node as one end of a flow, and what its program is asked about.
+#[derive(Clone, Copy, Debug)]
+struct End {
+    pod: Address,
+    peer: Address,
+    /// The pod began the flow: what may leave it counts, else what may get in.
+    began: bool,
+    /// The pod is about to send the packet.
+    sends: bool,
+    from_host: bool,
+    to_local_pod: bool,
+    protocol: u8,
+    /// Where the flow's first packet went; nothing for protocols without ports.
+    port: u16,
+}
+
+impl End {
+    /// `None` if the packet is none of a local pod, at this position.
+    #[inline]
+    fn new(told: &Descriptor, is_reply: bool) -> Option<Self> {
+        let sends = told.flags & flags::EGRESS != 0;
+        let local = if sends { flags::SOURCE_LOCAL_POD } else { flags::DESTINATION_LOCAL_POD };
+        if told.flags & local == 0 {
+            return None;
+        }
+        let source = Address::from_mapped(told.source);
+        let destination = Address::from_mapped(told.destination);
+        let (pod, peer) = if sends { (source, destination) } else { (destination, source) };
+        Some(Self {
+            pod,
+            peer,
+            began: sends != is_reply,
+            sends,
+            from_host: told.flags & flags::SOURCE_HOST != 0,
+            to_local_pod: told.flags & flags::DESTINATION_LOCAL_POD != 0,
+            protocol: told.protocol,
+            port: if is_reply { told.source_port } else { told.destination_port },
+        })
+    }
+
+    fn judge(&self, tables: &Tables, flow: &mut Flow) -> Judgement {
+        let reaches_itself = self.reaches_itself(tables, flow);
+        let pod = if reaches_itself && self.sends { self.peer } else { self.pod };
+        let Some(identity) = tables.identity(pod) else { return Judgement::Drop(UNKNOWN_POD) };
+        let Some(subject) = tables.subject(identity) else {
+            return Judgement::Drop(UNKNOWN_SUBJECT);
+        };
+        if reaches_itself || self.is_with_host(tables) {
+            return Judgement::Pass;
+        }
+        let number = if self.began { subject.egress } else { subject.ingress };
+        if number == 0 {
+            return Judgement::Pass;
+        }
+        // A subject without its program is refused with its configuration.
+        let Some(program) = tables.program(number) else {
+            return Judgement::Drop(UNKNOWN_SUBJECT);
+        };
+        let has_ports = matches!(self.protocol, TCP | UDP | SCTP);
+        program.judge(&Asked {
+            peer: self.peer,
+            sets: tables.sets_of(self.peer),
+            service: has_ports.then(|| ServicePort::new(self.protocol, self.port)),
+        })
+    }
+
+    /// True if the pod talks to itself.
+    ///
+    /// Through a Service it does so under an address of the node: only then does what a pod sends
+    /// come from there. The flow remembers where that went, so that there it is known again.
+    fn reaches_itself(&self, tables: &Tables, flow: &mut Flow) -> bool {
+        if flow.is_reply() {
+            return self.pod == self.peer;
+        }
+        let remembered = flow.slot();
+        if !self.sends {
+            return self.pod == self.peer || remembered == slot(self.pod);
+        }
+        let translated = self.to_local_pod && tables.is_own(self.pod);
+        let told = if translated { slot(self.peer) } else { [0; 16] };
+        if told != remembered {
+            flow.set_slot(told);
+        }
+        translated || self.pod == self.peer
+    }
+
+    /// True for what is always allowed between a pod and its node.
+    ///
+    /// What only has the node's address, and does not come from it, is not the node's; answers are
+    /// those of flows that were asked about.
+    fn is_with_host(&self, tables: &Tables) -> bool {
+        (self.began || self.sends || self.from_host) && tables.is_own(self.peer)
+    }
+}
+
+/// What a flow remembers of the pod that reaches itself.
+fn slot(pod: Address) -> [u8; 16] {
+    pod.mapped().to_be_bytes()
+}
+
+export_plugin!(
+    Policies,
+    name: "policy",
+    hooks: hooks::EGRESS | hooks::INGRESS,
+    protocols: protocols::ALL,
+    per_flow: true,
+    capabilities: capability::MAP | capability::LOG,
+    map_entries: 16_384,
+);

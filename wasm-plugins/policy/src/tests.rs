@@ -1,0 +1,1 @@
+//! The plugin, run natively. Rules are those of the checklist of policies, `NP-nnn`.
