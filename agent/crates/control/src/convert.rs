@@ -2,6 +2,7 @@
 //! inside, types are valid.
 
 mod fabric;
+mod policy;
 mod service;
 mod update;
 

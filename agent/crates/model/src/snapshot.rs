@@ -7,7 +7,8 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::{
-    Encapsulation, Generation, MacAddr, NodeName, PodName, PublicKey, Service, ServiceName, Vni,
+    Encapsulation, Generation, MacAddr, NamedPort, Namespace, NodeName, PodName, Policy, PolicyName,
+    PublicKey, Service, ServiceName, Vni,
 };
 
 /// Settings that hold for the whole fabric.
@@ -62,6 +63,8 @@ pub struct Pod {
     pub addresses: Vec<IpAddr>,
     /// Labels from the manifest.
     pub labels: BTreeMap<String, String>,
+    /// Ports that its containers give a name to, from the manifest.
+    pub ports: Vec<NamedPort>,
 }
 
 /// Where in the packet's way a plugin stands.
@@ -139,6 +142,10 @@ pub struct Snapshot {
     pub plugins: BTreeMap<String, PluginSpec>,
     /// By namespace and name; what did not change is shared between snapshots.
     pub services: BTreeMap<ServiceName, Arc<Service>>,
+    /// By name: every one that has an object or a pod.
+    pub namespaces: BTreeMap<String, Arc<Namespace>>,
+    /// By namespace and name, both kinds.
+    pub policies: BTreeMap<PolicyName, Arc<Policy>>,
 }
 
 /// What changed between two generations.
@@ -166,6 +173,14 @@ pub struct Delta {
     pub services: Vec<Arc<Service>>,
     /// Services that are gone.
     pub removed_services: Vec<ServiceName>,
+    /// New or changed namespaces.
+    pub namespaces: Vec<Arc<Namespace>>,
+    /// Namespaces that are gone.
+    pub removed_namespaces: Vec<String>,
+    /// New or changed policies, whole.
+    pub policies: Vec<Arc<Policy>>,
+    /// Policies that are gone.
+    pub removed_policies: Vec<PolicyName>,
 }
 
 /// A delta that does not fit.
@@ -201,6 +216,8 @@ impl Snapshot {
             pods: BTreeMap::new(),
             plugins: BTreeMap::new(),
             services: BTreeMap::new(),
+            namespaces: BTreeMap::new(),
+            policies: BTreeMap::new(),
         }
     }
 
@@ -211,6 +228,8 @@ impl Snapshot {
         let (pods, removed_pods) = changed(&self.pods, &next.pods);
         let (plugins, removed_plugins) = changed(&self.plugins, &next.plugins);
         let (services, removed_services) = changed(&self.services, &next.services);
+        let (namespaces, removed_namespaces) = changed(&self.namespaces, &next.namespaces);
+        let (policies, removed_policies) = changed(&self.policies, &next.policies);
         Delta {
             from: self.generation,
             to: next.generation,
@@ -223,6 +242,10 @@ impl Snapshot {
             removed_plugins,
             services,
             removed_services,
+            namespaces,
+            removed_namespaces,
+            policies,
+            removed_policies,
         }
     }
 
@@ -242,10 +265,14 @@ impl Snapshot {
         delta.removed_pods.iter().for_each(|p| drop(self.pods.remove(p)));
         delta.removed_plugins.iter().for_each(|p| drop(self.plugins.remove(p)));
         delta.removed_services.iter().for_each(|s| drop(self.services.remove(s)));
+        delta.removed_namespaces.iter().for_each(|n| drop(self.namespaces.remove(n)));
+        delta.removed_policies.iter().for_each(|p| drop(self.policies.remove(p)));
         self.nodes.extend(delta.nodes.into_iter().map(|n| (n.name.clone(), n)));
         self.pods.extend(delta.pods.into_iter().map(|p| (p.name.clone(), p)));
         self.plugins.extend(delta.plugins.into_iter().map(|p| (p.name.clone(), p)));
         self.services.extend(delta.services.into_iter().map(|s| (s.name.clone(), s)));
+        self.namespaces.extend(delta.namespaces.into_iter().map(|n| (n.name.clone(), n)));
+        self.policies.extend(delta.policies.into_iter().map(|p| (p.name.clone(), p)));
         Ok(())
     }
 }
@@ -263,6 +290,10 @@ impl Delta {
             && self.removed_plugins.is_empty()
             && self.services.is_empty()
             && self.removed_services.is_empty()
+            && self.namespaces.is_empty()
+            && self.removed_namespaces.is_empty()
+            && self.policies.is_empty()
+            && self.removed_policies.is_empty()
     }
 }
 
@@ -278,6 +309,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::{NamespaceSelector, PodSelector, PolicyTier, Selector};
 
     fn snapshot(generation: u64, nodes: &[(u8, u8)], pods: &[(u8, u8)]) -> Snapshot {
         let mut snapshot = Snapshot::empty(Cluster {
@@ -308,10 +340,40 @@ mod tests {
         for (id, address) in pods {
             let name = PodName { namespace: "default".into(), name: format!("p{id}") };
             let addresses = vec![IpAddr::from([10, 1, 0, *address])];
-            let pod = Pod { name: name.clone(), node: None, addresses, labels: BTreeMap::new() };
+            let pod = Pod {
+                name: name.clone(),
+                node: None,
+                addresses,
+                labels: BTreeMap::new(),
+                ports: vec![],
+            };
             snapshot.pods.insert(name, pod.into());
         }
         snapshot
+    }
+
+    fn add_policies(snapshot: &mut Snapshot, namespaces: &[(u8, u8)], policies: &[(u8, bool)]) {
+        for (id, label) in namespaces {
+            let name = format!("ns{id}");
+            let labels = BTreeMap::from([("team".to_owned(), label.to_string())]);
+            snapshot.namespaces.insert(name.clone(), Namespace { name, labels }.into());
+        }
+        for (id, watched) in policies {
+            let name = PolicyName { namespace: "default".into(), name: format!("p{id}") };
+            let subject = PodSelector {
+                namespaces: NamespaceSelector::Named("default".into()),
+                pods: Selector::default(),
+            };
+            let policy = Policy {
+                name: name.clone(),
+                tier: PolicyTier::Namespace,
+                watched: *watched,
+                subject,
+                ingress: Some(vec![]),
+                egress: None,
+            };
+            snapshot.policies.insert(name, policy.into());
+        }
     }
 
     type Ids = Vec<(u8, u8)>;
@@ -325,6 +387,21 @@ mod tests {
             let new = snapshot(2, &n2, &p2);
             let mut moved = old.clone();
             moved.apply(old.delta_to(&new)).unwrap();
+            prop_assert_eq!(moved, new);
+        }
+
+        #[test]
+        fn delta_takes_policies_and_namespaces_along(
+            (n1, p1, n2, p2) in any::<(Ids, Vec<(u8, bool)>, Ids, Vec<(u8, bool)>)>()
+        ) {
+            let (mut old, mut new) = (snapshot(1, &[], &[]), snapshot(2, &[], &[]));
+            add_policies(&mut old, &n1, &p1);
+            add_policies(&mut new, &n2, &p2);
+            let delta = old.delta_to(&new);
+            let same = old.namespaces == new.namespaces && old.policies == new.policies;
+            prop_assert_eq!(delta.is_empty(), same);
+            let mut moved = old.clone();
+            moved.apply(delta).unwrap();
             prop_assert_eq!(moved, new);
         }
     }

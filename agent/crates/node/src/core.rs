@@ -302,6 +302,7 @@ impl Core {
             node: Some(self.config.node_name.clone()),
             addresses: record.addresses(),
             labels: BTreeMap::new(),
+            ports: Vec::new(),
         };
         Some(pod.to_proto())
     }

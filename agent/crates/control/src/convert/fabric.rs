@@ -1,12 +1,13 @@
 //! The things a snapshot is made of.
 
 use weft_model::{
-    Cluster, Encapsulation, HookPosition, Node, NodeName, OnFault, PluginSpec, Pod, PodName, Vni,
+    Cluster, Encapsulation, HookPosition, NamedPort, Node, NodeName, OnFault, PluginSpec, Pod,
+    PodName, Vni,
 };
 use weft_proto::v1;
 
 use super::{
-    ConvertError, FromProto, Reason, ToProto, addresses, bytes32, endpoint, keys, mac, narrow,
+    ConvertError, FromProto, Reason, ToProto, addresses, bytes32, each, endpoint, keys, mac, narrow,
     subnets, texts,
 };
 
@@ -181,6 +182,7 @@ impl ToProto for Pod {
             node: self.node.as_ref().map(ToString::to_string).unwrap_or_default(),
             addresses: texts(&self.addresses),
             labels: self.labels.clone().into_iter().collect(),
+            ports: self.ports.iter().map(ToProto::to_proto).collect(),
         }
     }
 }
@@ -196,6 +198,7 @@ impl FromProto<v1::Pod> for Pod {
                 .transpose()?,
             addresses: addresses("addresses", &message.addresses)?,
             labels: message.labels.into_iter().collect(),
+            ports: each("ports", message.ports, NamedPort::from_proto)?,
         })
     }
 }

@@ -1,8 +1,11 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use proptest::prelude::*;
 use weft_model::{
-    Cluster, Delta, Encapsulation, Endpoint, Generation, HookPosition, Node, OnFault, PluginSpec,
-    Pod, PodName, PublicKey, Service, ServiceName, ServicePort, ServiceProtocol, Snapshot,
+    Cluster, Delta, Encapsulation, Endpoint, Generation, HookPosition, NamedPort, Namespace,
+    NamespaceSelector, Node, OnFault, Operator, PluginSpec, Pod, PodName, PodSelector, Policy,
+    PolicyAction, PolicyName, PolicyPeer, PolicyPort, PolicyRule, PolicyTier, PublicKey,
+    Requirement, Selector, Service, ServiceName, ServicePort, ServiceProtocol, Snapshot,
     TrafficPolicy, Vni,
 };
 use weft_proto::v1;
@@ -40,6 +43,11 @@ fn snapshot() -> Snapshot {
         node: Some(node().name),
         addresses: vec!["10.1.0.5".parse().unwrap()],
         labels: BTreeMap::new(),
+        ports: vec![NamedPort {
+            name: "http".into(),
+            protocol: ServiceProtocol::Tcp,
+            number: 8080,
+        }],
     };
     snapshot.pods.insert(name, pod.into());
     let plugin = PluginSpec {
@@ -53,7 +61,70 @@ fn snapshot() -> Snapshot {
     };
     snapshot.plugins.insert("block".into(), plugin);
     snapshot.services.insert(service().name, service().into());
+    snapshot.namespaces.insert("default".into(), namespace().into());
+    for policy in [network_policy(), cluster_policy()] {
+        snapshot.policies.insert(policy.name.clone(), policy.into());
+    }
     snapshot
+}
+
+fn namespace() -> Namespace {
+    let labels = BTreeMap::from([("kubernetes.io/metadata.name".into(), "default".into())]);
+    Namespace { name: "default".into(), labels }
+}
+
+fn selector(operator: Operator) -> Selector {
+    Selector(vec![Requirement { key: "app".into(), operator }])
+}
+
+/// Every kind of peer and port.
+fn network_policy() -> Policy {
+    let pods = PodSelector {
+        namespaces: NamespaceSelector::Labels(selector(Operator::Exists)),
+        pods: selector(Operator::NotIn(BTreeSet::from(["a".into(), String::new()]))),
+    };
+    let block = PolicyPeer::Block {
+        range: "10.0.0.0/8".parse().unwrap(),
+        except: vec!["10.1.0.0/16".parse().unwrap()],
+    };
+    let tcp = ServiceProtocol::Tcp;
+    let rule = PolicyRule {
+        name: "ingress[0]".into(),
+        action: PolicyAction::Accept,
+        peers: Some(vec![
+            PolicyPeer::Pods(pods.clone()),
+            block,
+            PolicyPeer::Nodes(selector(Operator::DoesNotExist)),
+        ]),
+        ports: Some(vec![
+            PolicyPort::Range { protocol: tcp, first: 0, last: 65535 },
+            PolicyPort::Named { protocol: ServiceProtocol::Sctp, name: "http".into() },
+        ]),
+    };
+    let namespaces = NamespaceSelector::Named("default".into());
+    Policy {
+        name: PolicyName { namespace: "default".into(), name: "web".into() },
+        tier: PolicyTier::Namespace,
+        watched: true,
+        subject: PodSelector { namespaces, ..pods },
+        ingress: Some(vec![rule]),
+        egress: None,
+    }
+}
+
+fn cluster_policy() -> Policy {
+    let rule = |action, peers, ports| PolicyRule { name: "r".into(), action, peers, ports };
+    Policy {
+        name: PolicyName { namespace: String::new(), name: "web".into() },
+        tier: PolicyTier::Admin(1000),
+        watched: false,
+        ingress: Some(vec![]),
+        egress: Some(vec![
+            rule(PolicyAction::Pass, None, Some(vec![])),
+            rule(PolicyAction::Deny, Some(vec![]), None),
+        ]),
+        ..network_policy()
+    }
 }
 
 fn service() -> Service {
@@ -169,6 +240,139 @@ fn error_names_the_field_of_a_service() {
     assert_eq!(twice, "field `snapshot.services`: `default/web` occurs twice");
     let cidr = error_of(|s| s.cluster.as_mut().unwrap().service_cidrs.push("10.96.0.1/16".into()));
     assert!(cidr.contains("cluster.service_cidrs[1]"), "{cidr}");
+}
+
+#[test]
+fn error_names_the_field_of_a_policy() {
+    // By name, so that the cluster's comes first.
+    let of = |change: &dyn Fn(&mut v1::Policy)| error_of(|s| change(&mut s.policies[1]));
+    let rule = |change: &dyn Fn(&mut v1::PolicyRule)| {
+        of(&|p| change(&mut p.ingress.as_mut().unwrap().rules[0]))
+    };
+    let outside = |field: &str, value: &str| {
+        format!("field `snapshot.policies[{field}`: {value} is outside the range of this field")
+    };
+    let missing = |field: &str| format!("field `snapshot.policies[1].{field}`: is missing");
+    assert_eq!(of(&|p| p.name = None), missing("name"));
+    assert_eq!(of(&|p| p.name.as_mut().unwrap().name.clear()), missing("name.name"));
+    assert_eq!(of(&|p| p.subject = None), missing("subject"));
+    assert_eq!(of(&|p| p.subject.as_mut().unwrap().pods = None), missing("subject.pods"));
+    assert_eq!(of(&|p| p.tier = 0), missing("tier"));
+    assert!(of(&|p| p.tier = 9).contains("policies[1].tier"));
+    assert!(of(&|p| p.tier = 1).contains("policies[1].tier"));
+    assert!(of(&|p| p.name.as_mut().unwrap().namespace.clear()).contains("policies[1].tier"));
+    let priority = error_of(|s| s.policies[0].priority = 1001);
+    assert_eq!(priority, outside("0].priority", "1001"));
+    let path = |field: &str| format!("ingress.rules[0].{field}");
+    assert_eq!(rule(&|r| r.action = 0), missing(&path("action")));
+    assert!(rule(&|r| r.action = 2).contains(&path("action")));
+    let peers = |change: &dyn Fn(&mut Vec<v1::PolicyPeer>)| {
+        rule(&|r| change(&mut r.peers.as_mut().unwrap().peers))
+    };
+    assert_eq!(peers(&|p| p[1].peer = None), missing(&path("peers.peers[1].peer")));
+    let block = |range: &str, except: &str| {
+        let (range, except) = (range.to_owned(), vec![except.to_owned()]);
+        let block = v1::policy_peer::Peer::Block(v1::AddressBlock { range, except });
+        peers(&|p| p[1].peer = Some(block.clone()))
+    };
+    assert!(block("10.0.0.1/8", "10.0.0.0/9").contains("peers.peers[1].block.range"));
+    assert!(block("10.0.0.0/8", "x").contains("peers.peers[1].block.except[0]"));
+    let nodes = v1::Requirement { key: "a".into(), operator: 7, values: vec![] };
+    let nodes = v1::Selector { requirements: vec![nodes] };
+    let nodes = v1::policy_peer::Peer::Nodes(nodes);
+    let error = peers(&|p| p[2].peer = Some(nodes.clone()));
+    assert!(error.contains("peers.peers[2].nodes.requirements[0].operator"), "{error}");
+    let ports = |change: &dyn Fn(&mut Vec<v1::PolicyPort>)| {
+        rule(&|r| change(&mut r.ports.as_mut().unwrap().ports))
+    };
+    assert_eq!(ports(&|p| p[1].port = None), missing(&path("ports.ports[1].port")));
+    assert!(ports(&|p| p[0].protocol = 1).contains("ports.ports[0].protocol"));
+    let range = v1::policy_port::Port::Range(v1::PortRange { first: 9, last: 8 });
+    let error = ports(&|p| p[0].port = Some(range.clone()));
+    assert_eq!(error, outside(&format!("1].{}", path("ports.ports[0].range.last")), "8"));
+    let twice = error_of(|s| s.policies.push(s.policies[1].clone()));
+    let said = "field `snapshot.policies`: `NetworkPolicy default/web` occurs twice";
+    assert_eq!(twice, said);
+    let namespace = error_of(|s| s.namespaces[0].name.clear());
+    assert_eq!(namespace, "field `snapshot.namespaces[0].name`: is missing");
+    let number = error_of(|s| s.pods[0].ports[0].number = 0);
+    assert!(number.contains("pods[0].ports[0].number"), "{number}");
+}
+
+fn selectors() -> impl Strategy<Value = Selector> {
+    let operator = (0..4, prop::collection::btree_set("[a-b]{0,2}", 0..3));
+    let operator = operator.prop_map(|(kind, values)| match kind {
+        0 => Operator::In(values),
+        1 => Operator::NotIn(values),
+        2 => Operator::Exists,
+        _ => Operator::DoesNotExist,
+    });
+    let requirement =
+        ("[a-c]", operator).prop_map(|(key, operator)| Requirement { key, operator });
+    prop::collection::vec(requirement, 0..3).prop_map(Selector)
+}
+
+fn pod_selectors() -> impl Strategy<Value = PodSelector> {
+    let namespaces = prop_oneof![
+        "[a-c]{1,3}".prop_map(NamespaceSelector::Named),
+        selectors().prop_map(NamespaceSelector::Labels),
+    ];
+    (namespaces, selectors()).prop_map(|(namespaces, pods)| PodSelector { namespaces, pods })
+}
+
+fn policies() -> impl Strategy<Value = Policy> {
+    let block = |address: IpAddr, prefix: u8| {
+        let length = if address.is_ipv4() { prefix % 33 } else { prefix % 129 };
+        IpNet::new(address, length).unwrap().trunc()
+    };
+    let blocks = (any::<IpAddr>(), any::<u8>()).prop_map(move |(a, p)| block(a, p));
+    let peer = prop_oneof![
+        pod_selectors().prop_map(PolicyPeer::Pods),
+        (blocks.clone(), prop::collection::vec(blocks, 0..2))
+            .prop_map(|(range, except)| PolicyPeer::Block { range, except }),
+        selectors().prop_map(PolicyPeer::Nodes),
+    ];
+    let protocols =
+        prop::sample::select(vec![ServiceProtocol::Tcp, ServiceProtocol::Udp, ServiceProtocol::Sctp]);
+    let port = prop_oneof![
+        (protocols.clone(), any::<u16>(), any::<u16>()).prop_map(|(protocol, a, b)| {
+            PolicyPort::Range { protocol, first: a.min(b), last: a.max(b) }
+        }),
+        (protocols, "[a-z]{1,4}").prop_map(|(protocol, name)| PolicyPort::Named { protocol, name }),
+    ];
+    let actions = vec![PolicyAction::Accept, PolicyAction::Deny, PolicyAction::Pass];
+    let rule = (
+        "[a-z]{0,3}",
+        prop::sample::select(actions),
+        prop::option::of(prop::collection::vec(peer, 0..3)),
+        prop::option::of(prop::collection::vec(port, 0..3)),
+    );
+    let rule = rule.prop_map(|(name, action, peers, ports)| PolicyRule { name, action, peers, ports });
+    let rules = prop::option::of(prop::collection::vec(rule, 0..3));
+    let tier = prop_oneof![
+        Just(PolicyTier::Namespace),
+        (0..=1000_u16).prop_map(PolicyTier::Admin),
+        (0..=1000_u16).prop_map(PolicyTier::Baseline),
+    ];
+    (tier, any::<bool>(), pod_selectors(), rules.clone(), rules).prop_map(
+        |(tier, watched, subject, mut ingress, mut egress)| {
+            let of_namespace = tier == PolicyTier::Namespace;
+            if of_namespace {
+                let rules = [&mut ingress, &mut egress].into_iter().flatten().flatten();
+                rules.for_each(|rule| rule.action = PolicyAction::Accept);
+            }
+            let namespace = if of_namespace { "default" } else { "" };
+            let name = PolicyName { namespace: namespace.into(), name: "p".into() };
+            Policy { name, tier, watched, subject, ingress, egress }
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn any_policy_survives_the_wire(policy in policies()) {
+        prop_assert_eq!(Policy::from_proto(policy.to_proto()), Ok(policy));
+    }
 }
 
 #[test]

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use weft_model::{
-    Cluster, Delta, Generation, Node, NodeName, PluginSpec, Pod, PodName, Service, ServiceName,
-    Snapshot,
+    Cluster, Delta, Generation, Namespace, Node, NodeName, PluginSpec, Pod, PodName, Policy,
+    PolicyName, Service, ServiceName, Snapshot,
 };
 use weft_proto::v1;
 
@@ -85,6 +85,8 @@ impl ToProto for Snapshot {
             pods: self.pods.values().map(|p| p.to_proto()).collect(),
             plugins: self.plugins.values().map(ToProto::to_proto).collect(),
             services: self.services.values().map(|s| s.to_proto()).collect(),
+            namespaces: self.namespaces.values().map(|n| n.to_proto()).collect(),
+            policies: self.policies.values().map(|p| p.to_proto()).collect(),
         }
     }
 }
@@ -97,6 +99,8 @@ impl FromProto<(Generation, v1::Snapshot)> for Snapshot {
         let pods = each("pods", message.pods, shared::<_, Pod>)?;
         let plugins = each("plugins", message.plugins, PluginSpec::from_proto)?;
         let services = each("services", message.services, shared::<_, Service>)?;
+        let namespaces = each("namespaces", message.namespaces, shared::<_, Namespace>)?;
+        let policies = each("policies", message.policies, shared::<_, Policy>)?;
         Ok(Self {
             generation,
             cluster: Cluster::from_proto(cluster).map_err(|e| e.within("cluster"))?,
@@ -104,6 +108,8 @@ impl FromProto<(Generation, v1::Snapshot)> for Snapshot {
             pods: by_key("pods", pods, |p| p.name.clone())?,
             plugins: by_key("plugins", plugins, |p| p.name.clone())?,
             services: by_key("services", services, |s| s.name.clone())?,
+            namespaces: by_key("namespaces", namespaces, |n| n.name.clone())?,
+            policies: by_key("policies", policies, |p| p.name.clone())?,
         })
     }
 }
@@ -143,6 +149,10 @@ impl ToProto for Delta {
             removed_plugins: self.removed_plugins.clone(),
             services: self.services.iter().map(|s| s.to_proto()).collect(),
             removed_services: self.removed_services.iter().map(ToProto::to_proto).collect(),
+            namespaces: self.namespaces.iter().map(|n| n.to_proto()).collect(),
+            removed_namespaces: self.removed_namespaces.clone(),
+            policies: self.policies.iter().map(|p| p.to_proto()).collect(),
+            removed_policies: self.removed_policies.iter().map(ToProto::to_proto).collect(),
         }
     }
 }
@@ -165,6 +175,14 @@ impl FromProto<(Generation, v1::Delta)> for Delta {
                 "removed_services",
                 message.removed_services,
                 ServiceName::from_proto,
+            )?,
+            namespaces: each("namespaces", message.namespaces, shared::<_, Namespace>)?,
+            removed_namespaces: message.removed_namespaces,
+            policies: each("policies", message.policies, shared::<_, Policy>)?,
+            removed_policies: each(
+                "removed_policies",
+                message.removed_policies,
+                PolicyName::from_proto,
             )?,
         })
     }

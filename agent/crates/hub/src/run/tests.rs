@@ -256,6 +256,7 @@ async fn report_is_of_the_own_node_only() {
         node: "node-b".into(),
         addresses: vec![address.into()],
         labels: Default::default(),
+        ports: vec![],
     };
     let report = v1::ReportRequest {
         endpoint: "192.0.2.1:51820".into(),

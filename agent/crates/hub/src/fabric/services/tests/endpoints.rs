@@ -185,6 +185,7 @@ fn reported_pods_are_joined_by_name() {
         node: None,
         addresses: vec!["10.42.1.5".parse().unwrap()],
         labels: BTreeMap::new(),
+        ports: vec![],
     };
     bench.node("node-b", &["192.0.2.2"]).reported.pods = vec![reported];
     let endpoints = bench.service("web").endpoints;

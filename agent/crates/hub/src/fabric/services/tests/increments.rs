@@ -76,6 +76,7 @@ fn reported(node: usize, bits: u8) -> Vec<Pod> {
         node: None,
         addresses: vec![format!("10.42.{}.{}", node + 1, i + 1).parse().unwrap()],
         labels: BTreeMap::new(),
+        ports: vec![],
     };
     pods.map(pod).collect()
 }
