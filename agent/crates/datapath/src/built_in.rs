@@ -77,12 +77,12 @@ impl Policies {
         }
         for changed in change.changed_sets {
             let set = self.sets.entry(changed.number).or_default();
-            changed.removed.iter().for_each(|identity| drop(set.remove(identity)));
+            set.retain(|identity| !changed.removed.contains(identity));
             set.extend(changed.added);
         }
         change.removed_programs.iter().for_each(|number| drop(self.programs.remove(number)));
         self.programs.extend(change.programs.into_iter().map(|p| (p.number, p)));
-        change.removed_subjects.iter().for_each(|identity| drop(self.subjects.remove(identity)));
+        self.subjects.retain(|identity, _| !change.removed_subjects.contains(identity));
         self.subjects.extend(change.subjects.into_iter().map(|s| (s.identity, s)));
     }
 

@@ -17,8 +17,8 @@ use tonic::{Code, Status};
 use weft_control::{MESSAGE_MAX, operator_text, socket};
 use weft_proto::v1::datapath_client::DatapathClient;
 use weft_proto::v1::{
-    ApplyRequest, ApplyResponse, CountTranslatedRequest, DatapathStatusRequest, PluginStatus,
-    PluginSpec, PutModuleRequest,
+    ApplyRequest, ApplyResponse, CountTranslatedRequest, DatapathStatusRequest, PluginSpec,
+    PluginStatus, PutModuleRequest,
 };
 
 use crate::core::{Core, Target};

@@ -174,7 +174,7 @@ fn settings(snapshot: &Snapshot, local: &Local<'_>) -> NodeSettings {
 }
 
 fn built_in(name: &str, priority: i32) -> (String, PluginSpec) {
-    let module = if name == POLICY_PLUGIN { weft_builtin::POLICY } else { weft_builtin::SERVICE };
+    let module = if name == POLICY_PLUGIN { &weft_builtin::POLICY } else { &weft_builtin::SERVICE };
     let (name, digest) = (name.to_owned(), module.digest().to_vec());
     (name.clone(), PluginSpec { name, digest, priority, ..PluginSpec::default() })
 }

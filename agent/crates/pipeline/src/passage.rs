@@ -7,7 +7,9 @@ use weft_packet::{
     rewrite, rewrite_icmp_error_inner,
 };
 
-use crate::flow::{Direction, FlowKey, Found, FragmentId, Memory, Seen, Slots, Translator, opens};
+use crate::flow::{
+    Direction, FlowKey, Found, FragmentId, Memory, Numbers, Seen, Slots, Translator, opens,
+};
 use crate::pipeline::Origin;
 use crate::plugins::Position;
 use crate::routes::{Routes, Target};

@@ -113,8 +113,12 @@ impl Context<'_> {
             (_, PolicyAction::Deny) => Action::Deny,
             (_, PolicyAction::Pass) => Action::Pass,
         };
-        let base =
-            RuleTable { number, action: action.into(), watched: policy.watched, ..RuleTable::default() };
+        let base = RuleTable {
+            number,
+            action: action.into(),
+            watched: policy.watched,
+            ..RuleTable::default()
+        };
         let (mut numbers, mut names) = (Vec::new(), Vec::new());
         for port in rule.ports.iter().flatten() {
             match port {

@@ -107,8 +107,7 @@ impl Sets {
         wanted: &NamedPort,
         identities: &Identities,
     ) -> BTreeSet<u16> {
-        let matching =
-            identities.iter().filter(|(_, i)| selects(selector, i, &self.namespaces));
+        let matching = identities.iter().filter(|(_, i)| selects(selector, i, &self.namespaces));
         let ports = matching.flat_map(|(_, identity)| &identity.ports);
         let same = |p: &&NamedPort| p.name == wanted.name && p.protocol == wanted.protocol;
         ports.filter(same).map(|p| p.number).collect()
@@ -134,11 +133,7 @@ fn all(key: &SetKey, identities: &Identities, namespaces: &Namespaces) -> BTreeS
 }
 
 /// What did not change stays where it was.
-fn replace(
-    sets: &mut BTreeMap<u32, Arc<BTreeSet<u32>>>,
-    number: u32,
-    members: BTreeSet<u32>,
-) {
+fn replace(sets: &mut BTreeMap<u32, Arc<BTreeSet<u32>>>, number: u32, members: BTreeSet<u32>) {
     if sets.get(&number).is_none_or(|before| **before != members) {
         sets.insert(number, Arc::new(members));
     }

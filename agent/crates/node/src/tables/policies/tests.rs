@@ -220,7 +220,7 @@ fn cluster_rule(rule: &plain::ClusterRule) -> PolicyRule {
 }
 
 /// The plugin of one node with what it was given.
-struct Node1 {
+struct Host {
     name: NodeName,
     plugin: NativePlugin<weft_policy::Policies>,
     policies: Policies,
@@ -251,7 +251,7 @@ fn compile(cluster: &plain::Cluster, name: &NodeName, before: Option<&Policies>)
     Policies::compile(&snapshot, &local, before)
 }
 
-impl Node1 {
+impl Host {
     fn new(cluster: &plain::Cluster, name: &str) -> Self {
         let name: NodeName = name.parse().unwrap();
         let policies = compile(cluster, &name, None);
@@ -278,6 +278,10 @@ impl Node1 {
         from: SocketAddr,
         to: SocketAddr,
     ) -> bool {
+        // Then it does not run.
+        if self.policies.is_empty() {
+            return true;
+        }
         let local = |address: IpAddr| {
             cluster.pod_at(address).is_some_and(|pod| pod.node == self.name.as_str())
         };
@@ -324,7 +328,7 @@ fn compiled_tables_allow_what_the_rules_allow() {
     for seed in 0..200 {
         let mut generator = plain::Generator::new(seed);
         let mut cluster = generator.cluster();
-        let mut nodes = NODES.map(|name| Node1::new(&cluster, name));
+        let mut nodes = NODES.map(|name| Host::new(&cluster, name));
         for _ in 0..8 {
             for _ in 0..40 {
                 let (from, to) = generator.ends(&cluster);
@@ -344,9 +348,11 @@ fn compiled_tables_allow_what_the_rules_allow() {
                         let expected = rules(&cluster, from, to, protocol, port);
                         let passes = node.passes(&cluster, egress, protocol.number(), a, b);
                         assert_eq!(
-                            passes, expected,
+                            passes,
+                            expected,
                             "seed {seed}, egress {egress}, {protocol:?} {a} to {b} at {}: {cluster:#?}\n{:#?}",
-                            node.name, node.policies.complete()
+                            node.name,
+                            node.policies.complete()
                         );
                         allowed += usize::from(passes);
                         denied += usize::from(!passes);
@@ -357,5 +363,5 @@ fn compiled_tables_allow_what_the_rules_allow() {
             nodes.iter_mut().for_each(|node| node.update(&cluster));
         }
     }
-    assert!(allowed > 10_000 && denied > 10_000, "{allowed} {denied}");
+    assert!(allowed > 20_000 && denied > 5_000, "{allowed} {denied}");
 }
