@@ -21,6 +21,7 @@ mod offloads;
 mod operator;
 mod peers;
 mod plugins;
+mod policies;
 mod refusals;
 mod services;
 mod settings;
