@@ -28,7 +28,7 @@ const DROPPED: Action = Action::Drop(DropReason::Plugin);
 
 /// One of the two, at its place.
 enum BuiltIn {
-    Service(NativePlugin<Services>, Interest),
+    Service(Box<NativePlugin<Services>>, Interest),
     Policy(NativePlugin<Policies>, Interest),
 }
 
@@ -97,7 +97,7 @@ fn node(backend: &str, programs: &[PolicyProgram]) -> Pipeline<BuiltIn> {
     let policy = NativePlugin::new(tables(programs).encode_to_vec()).unwrap();
     let at = |plugin: &dyn Plugin, priority| Interest { priority, ..plugin.interest().clone() };
     let (first, second) = (at(&service, 1), at(&policy, 2));
-    let plugins = vec![BuiltIn::Service(service, first), BuiltIn::Policy(policy, second)];
+    let plugins = vec![BuiltIn::Service(Box::new(service), first), BuiltIn::Policy(policy, second)];
     node.set_plugins(plugins).unwrap();
     node
 }
