@@ -68,7 +68,7 @@ impl Generator {
         for _ in 0..14 {
             self.change_pod(&mut cluster);
         }
-        for _ in 0..self.random.below(7) {
+        for _ in 0..4 + self.random.below(8) {
             self.change_policy(&mut cluster);
         }
         for _ in 0..self.random.below(5) {
