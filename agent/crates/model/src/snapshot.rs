@@ -7,8 +7,8 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::{
-    Encapsulation, Generation, MacAddr, NamedPort, Namespace, NodeName, PodName, Policy, PolicyName,
-    PublicKey, Service, ServiceName, Vni,
+    Encapsulation, Generation, MacAddr, NamedPort, Namespace, NodeName, PodName, Policy,
+    PolicyName, PublicKey, Service, ServiceName, Vni,
 };
 
 /// Settings that hold for the whole fabric.

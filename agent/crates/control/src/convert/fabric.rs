@@ -7,8 +7,8 @@ use weft_model::{
 use weft_proto::v1;
 
 use super::{
-    ConvertError, FromProto, Reason, ToProto, addresses, bytes32, each, endpoint, keys, mac, narrow,
-    subnets, texts,
+    ConvertError, FromProto, Reason, ToProto, addresses, bytes32, each, endpoint, keys, mac,
+    narrow, subnets, texts,
 };
 
 impl ToProto for Encapsulation {

@@ -258,9 +258,7 @@ impl ToProto for PolicyPort {
                 let (first, last) = ((*first).into(), (*last).into());
                 (protocol, v1::policy_port::Port::Range(v1::PortRange { first, last }))
             }
-            Self::Named { protocol, name } => {
-                (protocol, v1::policy_port::Port::Name(name.clone()))
-            }
+            Self::Named { protocol, name } => (protocol, v1::policy_port::Port::Name(name.clone())),
         };
         v1::PolicyPort { protocol: protocol.number().into(), port: Some(port) }
     }

@@ -307,8 +307,7 @@ fn selectors() -> impl Strategy<Value = Selector> {
         2 => Operator::Exists,
         _ => Operator::DoesNotExist,
     });
-    let requirement =
-        ("[a-c]", operator).prop_map(|(key, operator)| Requirement { key, operator });
+    let requirement = ("[a-c]", operator).prop_map(|(key, operator)| Requirement { key, operator });
     prop::collection::vec(requirement, 0..3).prop_map(Selector)
 }
 
@@ -332,8 +331,11 @@ fn policies() -> impl Strategy<Value = Policy> {
             .prop_map(|(range, except)| PolicyPeer::Block { range, except }),
         selectors().prop_map(PolicyPeer::Nodes),
     ];
-    let protocols =
-        prop::sample::select(vec![ServiceProtocol::Tcp, ServiceProtocol::Udp, ServiceProtocol::Sctp]);
+    let protocols = prop::sample::select(vec![
+        ServiceProtocol::Tcp,
+        ServiceProtocol::Udp,
+        ServiceProtocol::Sctp,
+    ]);
     let port = prop_oneof![
         (protocols.clone(), any::<u16>(), any::<u16>()).prop_map(|(protocol, a, b)| {
             PolicyPort::Range { protocol, first: a.min(b), last: a.max(b) }
@@ -347,7 +349,8 @@ fn policies() -> impl Strategy<Value = Policy> {
         prop::option::of(prop::collection::vec(peer, 0..3)),
         prop::option::of(prop::collection::vec(port, 0..3)),
     );
-    let rule = rule.prop_map(|(name, action, peers, ports)| PolicyRule { name, action, peers, ports });
+    let rule =
+        rule.prop_map(|(name, action, peers, ports)| PolicyRule { name, action, peers, ports });
     let rules = prop::option::of(prop::collection::vec(rule, 0..3));
     let tier = prop_oneof![
         Just(PolicyTier::Namespace),
