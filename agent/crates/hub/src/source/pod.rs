@@ -127,6 +127,18 @@ mod tests {
         assert!(!ready("False") && !ready("Unknown"));
     }
 
+    /// NP-080, NP-081, NP-082, NP-095: neither subjects of policies nor peers.
+    #[test]
+    fn pods_of_the_host_network_and_ended_ones_have_no_addresses() {
+        let status = |phase: &str| format!("status: {{phase: {phase}, podIP: 10.42.0.9}}");
+        let addresses = |text: &str| pod(text).pod.addresses.len();
+        assert_eq!(addresses(&status("Running")), 1);
+        assert_eq!(addresses(&status("Succeeded")), 0);
+        assert_eq!(addresses(&status("Failed")), 0);
+        let host = format!("spec: {{hostNetwork: true}}\n{}", status("Running"));
+        assert_eq!(addresses(&host), 0);
+    }
+
     #[test]
     fn pod_of_the_host_network_has_the_addresses_of_its_status() {
         let of = |status: &str| {
