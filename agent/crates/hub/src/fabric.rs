@@ -7,6 +7,7 @@ mod listing;
 mod membership;
 mod merge;
 mod plugins;
+mod policies;
 mod report;
 mod services;
 mod state;
@@ -208,6 +209,8 @@ impl Fabric {
             pods: shared(&before.pods, merged.pods),
             plugins: merged.plugins,
             services: shared(&before.services, merged.services.into_iter().map(arc)),
+            namespaces: shared(&before.namespaces, merged.namespaces),
+            policies: shared(&before.policies, merged.policies),
         })
     }
 
@@ -231,6 +234,9 @@ impl Fabric {
         }
         for (name, service) in merged.services {
             replace(&mut next.services, name, service.map(Arc::new));
+        }
+        for (name, namespace) in merged.namespaces {
+            replace(&mut next.namespaces, name, namespace);
         }
         next
     }

@@ -9,6 +9,7 @@ pub(crate) mod files;
 pub(crate) mod index;
 pub(crate) mod object;
 pub(crate) mod pod;
+pub(crate) mod policy;
 pub(crate) mod pool;
 
 use std::path::PathBuf;

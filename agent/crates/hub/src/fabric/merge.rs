@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use weft_model::{
-    BUILT_IN_PLUGINS, Cluster, Encapsulation, Node, NodeName, PluginSpec, Pod, PodName, Service,
-    ServiceName, Snapshot, USER_PLUGINS_MAX,
+    BUILT_IN_PLUGINS, Cluster, Encapsulation, Namespace, Node, NodeName, PluginSpec, Pod, PodName,
+    Policy, PolicyName, Service, ServiceName, Snapshot, USER_PLUGINS_MAX,
 };
 
 use super::extent::ChangedEndpoints;
+use super::policies;
 use super::services::{self, Allocation, Inputs, Made};
 use super::state::{Joined, State};
 use super::{FabricError, inside};
@@ -27,6 +28,8 @@ pub(crate) struct Merged {
     pub(crate) pods: BTreeMap<PodName, Arc<Pod>>,
     pub(crate) plugins: BTreeMap<String, PluginSpec>,
     pub(crate) services: BTreeMap<ServiceName, Service>,
+    pub(crate) namespaces: BTreeMap<String, Arc<Namespace>>,
+    pub(crate) policies: BTreeMap<PolicyName, Arc<Policy>>,
     /// What Services have from now on.
     pub(crate) allocations: BTreeMap<ServiceName, Allocation>,
     /// What does not fit, but for Services and their endpoints.
@@ -49,6 +52,7 @@ pub(crate) fn merge(cluster: &Cluster, allow_external_ips: bool, state: &State) 
         merged.take(cluster, state, defined);
     }
     merged.take_reported_pods(state);
+    merged.make_policies(state);
     merged.make_services(cluster, allow_external_ips, state);
     merged
 }
@@ -60,6 +64,8 @@ pub(crate) struct Endpoints {
     pub(crate) pods: BTreeMap<PodName, Option<Arc<Pod>>>,
     /// `None`: not served.
     pub(crate) services: BTreeMap<ServiceName, Option<Service>>,
+    /// Those of these pods; `None`: gone.
+    pub(crate) namespaces: BTreeMap<String, Option<Arc<Namespace>>>,
     /// Of each of those Services.
     pub(crate) problems: BTreeMap<ServiceName, Vec<Problem>>,
 }
@@ -87,6 +93,12 @@ pub(crate) fn merge_endpoints(
             None => drop(pods.remove(name)),
         }
         merged.pods.insert(name.clone(), pod);
+    }
+    for PodName { namespace: name, .. } in &changed.pods {
+        if !merged.namespaces.contains_key(name) {
+            let namespace = policies::namespace(&state.source, &pods, name);
+            merged.namespaces.insert(name.clone(), namespace);
+        }
     }
     let made = services::rebuild(
         &Inputs {
@@ -180,8 +192,7 @@ impl Merged {
             Object::PacketFilter(filter) => self.take_filter(state, defined, filter),
             // Taken up when everything else is known.
             Object::Service(_) | Object::EndpointSlice(_) | Object::AddressPool(_) => {}
-            // Read and checked; nothing in the snapshot speaks of them.
-            Object::Namespace(_) | Object::NetworkPolicy(_) => {}
+            Object::Namespace(_) | Object::NetworkPolicy(_) | Object::ClusterNetworkPolicy(_) => {}
         }
     }
 
@@ -291,6 +302,13 @@ impl Merged {
                 self.pods.insert(pod.name.clone(), pod);
             }
         }
+    }
+
+    fn make_policies(&mut self, state: &State) {
+        let outcome = policies::build(&state.source);
+        self.policies = outcome.policies;
+        self.misfits.extend(outcome.problems);
+        self.namespaces = policies::namespaces(&state.source, &self.pods);
     }
 
     fn make_services(&mut self, cluster: &Cluster, allow_external_ips: bool, state: &State) {

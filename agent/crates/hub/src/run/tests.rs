@@ -19,6 +19,7 @@ use weft_proto::v1::control_client::ControlClient;
 use weft_proto::v1::hub_client::HubClient;
 
 mod plugins;
+mod policies;
 mod services;
 
 use super::*;

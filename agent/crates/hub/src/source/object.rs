@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Namespace, Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::networking::v1::NetworkPolicySpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -15,6 +15,7 @@ use weft_model::{HookPosition, MacAddr, NodeName, OnFault, PublicKey};
 
 use super::check;
 use super::pod::{self, PodManifest};
+use super::policy::{self, ClusterPolicySpec, PolicyManifest};
 use super::pool::{self, AddressPool};
 
 const STATIC_PEER: &str = "weft.dev/static-peer";
@@ -55,7 +56,8 @@ pub(crate) enum Object {
     Namespace(Box<Namespace>),
     Service(Box<Service>),
     EndpointSlice(Box<EndpointSlice>),
-    NetworkPolicy(Box<NetworkPolicy>),
+    NetworkPolicy(Box<PolicyManifest<NetworkPolicySpec>>),
+    ClusterNetworkPolicy(Box<PolicyManifest<ClusterPolicySpec>>),
 }
 
 /// `PacketFilter` of `weft.dev/v1alpha1`: a plugin for every node.
@@ -193,10 +195,9 @@ fn read_body<D: Parse + ?Sized>(document: &D, header: Header) -> Result<Read, Ob
             check::slice(&o)?;
             (key(&kind, &o.metadata)?, Object::EndpointSlice(Box::new(o)))
         }
-        ("networking.k8s.io/v1", "NetworkPolicy") => {
-            let o: NetworkPolicy = document.parse()?;
-            check::policy(&o)?;
-            (key(&kind, &o.metadata)?, Object::NetworkPolicy(Box::new(o)))
+        ("networking.k8s.io/v1", "NetworkPolicy") => policy::network_policy(document)?,
+        ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy") => {
+            policy::cluster_policy(document)?
         }
         ("weft.dev/v1alpha1", "PacketFilter") => packet_filter(document.parse()?)?,
         ("weft.dev/v1alpha1", "AddressPool") => pool::address_pool(document.parse()?)?,

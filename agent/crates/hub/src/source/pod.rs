@@ -3,19 +3,10 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, PodStatus};
-use weft_model::{NodeName, PodName, ServiceProtocol};
+use k8s_openapi::api::core::v1::{Container, ContainerPort, Pod, PodSpec, PodStatus};
+use weft_model::{NamedPort, NodeName, PodName, ServiceProtocol};
 
 use super::object::{Key, Object, ObjectError, key, value};
-
-/// A port that a container says it listens on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ContainerPort {
-    /// What Services call it by.
-    pub(crate) name: String,
-    pub(crate) protocol: ServiceProtocol,
-    pub(crate) number: u16,
-}
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,8 +21,6 @@ pub(crate) struct PodManifest {
     pub(crate) terminating: bool,
     /// Succeeded or failed: it does not come back.
     pub(crate) ended: bool,
-    /// Those that have a name.
-    pub(crate) ports: Vec<ContainerPort>,
 }
 
 /// Reads a pod.
@@ -58,12 +47,12 @@ pub(super) fn pod(manifest: Pod) -> Result<(Key, Object), ObjectError> {
             node: node.map(NodeName::try_new).transpose()?,
             addresses,
             labels: manifest.metadata.labels.unwrap_or_default(),
+            ports: ports(&spec),
         }),
         host_addresses,
         ready: is_ready(&status),
         terminating: manifest.metadata.deletion_timestamp.is_some(),
         ended,
-        ports: ports(&spec),
     };
     Ok((key, Object::Pod(Box::new(read))))
 }
@@ -86,12 +75,12 @@ fn is_ready(status: &PodStatus) -> bool {
 }
 
 /// Ports by name. Init containers that stay (`restartPolicy: Always`) serve as well.
-fn ports(spec: &PodSpec) -> Vec<ContainerPort> {
+fn ports(spec: &PodSpec) -> Vec<NamedPort> {
     let stays = |c: &&Container| c.restart_policy.as_deref() == Some("Always");
     let sidecars = spec.init_containers.iter().flatten().filter(stays);
     let named = spec.containers.iter().chain(sidecars).flat_map(|c| c.ports.iter().flatten());
-    let port = |port: &k8s_openapi::api::core::v1::ContainerPort| {
-        Some(ContainerPort {
+    let port = |port: &ContainerPort| {
+        Some(NamedPort {
             name: port.name.clone().filter(|n| !n.is_empty())?,
             protocol: protocol(port.protocol.as_deref())?,
             number: u16::try_from(port.container_port).ok().filter(|n| *n != 0)?,
@@ -138,6 +127,18 @@ mod tests {
         assert!(!ready("False") && !ready("Unknown"));
     }
 
+    /// NP-080, NP-081, NP-082, NP-095: neither subjects of policies nor peers.
+    #[test]
+    fn pods_of_the_host_network_and_ended_ones_have_no_addresses() {
+        let status = |phase: &str| format!("status: {{phase: {phase}, podIP: 10.42.0.9}}");
+        let addresses = |text: &str| pod(text).pod.addresses.len();
+        assert_eq!(addresses(&status("Running")), 1);
+        assert_eq!(addresses(&status("Succeeded")), 0);
+        assert_eq!(addresses(&status("Failed")), 0);
+        let host = format!("spec: {{hostNetwork: true}}\n{}", status("Running"));
+        assert_eq!(addresses(&host), 0);
+    }
+
     #[test]
     fn pod_of_the_host_network_has_the_addresses_of_its_status() {
         let of = |status: &str| {
@@ -150,10 +151,12 @@ mod tests {
         assert!(of("phase: Running").is_empty());
     }
 
+    /// NP-045.
     #[test]
     fn named_ports_are_those_of_containers_that_stay() {
         let spec = "spec:\n  initContainers:\n  - {name: i, ports: [{name: gone, containerPort: 1}]}\n  - {name: s, restartPolicy: Always, ports: [{name: side, containerPort: 2, protocol: UDP}]}\n  containers:\n  - {name: c, ports: [{name: http, containerPort: 8080}, {containerPort: 9}]}\n";
-        let ports: Vec<_> = pod(spec).ports.into_iter().map(|p| (p.name, p.number)).collect();
+        let ports: Vec<_> =
+            pod(spec).pod.ports.iter().map(|p| (p.name.clone(), p.number)).collect();
         assert_eq!(ports, [("http".to_owned(), 8080), ("side".to_owned(), 2)]);
     }
 }

@@ -199,7 +199,7 @@ fn target(port: &DraftPort, manifest: Option<&PodManifest>) -> u16 {
     match &port.target {
         Target::Number(number) => *number,
         Target::Name(name) => {
-            let mut ports = manifest.iter().flat_map(|m| &m.ports);
+            let mut ports = manifest.iter().flat_map(|m| &m.pod.ports);
             let named = ports.find(|p| p.name == *name && p.protocol == port.protocol);
             named.map(|p| p.number).unwrap_or_default()
         }

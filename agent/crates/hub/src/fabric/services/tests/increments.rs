@@ -1,7 +1,7 @@
 //! What is made anew after a change is what would be made of everything.
 
 use proptest::prelude::*;
-use weft_model::{Generation, Snapshot};
+use weft_model::{Generation, Namespace, Policy, PolicyName, Snapshot};
 
 use super::*;
 use crate::fabric::extent::Extent;
@@ -28,6 +28,17 @@ fn variants() -> Vec<Vec<String>> {
             at("status: {podIPs: [{ip: 10.42.0.8}]}").replace("app: web", "app: other"),
         ]
     };
+    let elsewhere = |name: &str| {
+        let of = |namespace: &str| {
+            pod(name, "").replace("metadata: {", &format!("metadata: {{namespace: {namespace}, "))
+        };
+        vec![String::new(), of("other"), of("new"), of("other").replace("app: web", "app: other")]
+    };
+    let policy = |from: &str| {
+        format!(
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: p}}\nspec: {{ingress: [{{from: {from}}}]}}"
+        )
+    };
     vec![
         vec![
             String::new(),
@@ -50,6 +61,18 @@ fn variants() -> Vec<Vec<String>> {
             slice("x", "dns", "198.51.100.2"),
             slice("x", "nobody", "198.51.100.3"),
         ],
+        elsewhere("three"),
+        elsewhere("four"),
+        vec![
+            String::new(),
+            "apiVersion: v1\nkind: Namespace\nmetadata: {name: other, labels: {team: a}}".into(),
+            "apiVersion: v1\nkind: Namespace\nmetadata: {name: new}".into(),
+        ],
+        vec![
+            String::new(),
+            policy("[{podSelector: {}}]"),
+            policy("[{namespaceSelector: {matchLabels: {team: a}}}]"),
+        ],
     ]
 }
 
@@ -63,7 +86,7 @@ enum Step {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
-        4 => (0..6_usize, any::<prop::sample::Index>()).prop_map(|(f, v)| Step::File(f, v)),
+        4 => (0..10_usize, any::<prop::sample::Index>()).prop_map(|(f, v)| Step::File(f, v)),
         1 => (0..2_usize, 0..4_u8).prop_map(|(n, bits)| Step::Report(n, bits)),
     ];
     prop::collection::vec(step, 1..60)
@@ -81,11 +104,13 @@ fn reported(node: usize, bits: u8) -> Vec<Pod> {
     pods.map(pod).collect()
 }
 
-/// All that is published of pods and Services, and said of Services.
+/// All that is published of pods, Services, namespaces and policies, and said of Services.
 type Said = (
     BTreeMap<PodName, Arc<Pod>>,
     BTreeMap<ServiceName, Arc<Service>>,
     BTreeMap<ServiceName, Vec<Problem>>,
+    BTreeMap<String, Arc<Namespace>>,
+    BTreeMap<PolicyName, Arc<Policy>>,
 );
 
 proptest! {
@@ -130,6 +155,8 @@ proptest! {
                 whole.pods,
                 whole.services.into_iter().map(arc).collect(),
                 whole.service_problems,
+                whole.namespaces,
+                whole.policies,
             );
             match extent {
                 None => {}
@@ -144,6 +171,8 @@ proptest! {
                         pods: said.0.clone(),
                         plugins: BTreeMap::new(),
                         services: said.1.clone(),
+                        namespaces: said.3.clone(),
+                        policies: said.4.clone(),
                     };
                     let made =
                         merge_endpoints(&bench.cluster, false, &bench.state, &snapshot, &changed);
@@ -153,6 +182,9 @@ proptest! {
                     said.2.retain(|name, _| !made.services.contains_key(name));
                     let served = made.services.into_iter().filter_map(|(n, s)| Some((n, s?.into())));
                     said.1.extend(served);
+                    said.3.retain(|name, _| !made.namespaces.contains_key(name));
+                    let there = made.namespaces.into_iter().filter_map(|(n, s)| Some((n, s?)));
+                    said.3.extend(there);
                     said.2.extend(made.problems.into_iter().filter(|(_, p)| !p.is_empty()));
                 }
             }

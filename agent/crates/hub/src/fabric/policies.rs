@@ -1,0 +1,64 @@
+//! Policies and namespaces of the source, made into what nodes have to know. Pure.
+//!
+//! What of a policy cannot be understood is a problem with file and line, and is read so that nothing
+//! more passes than was meant: it allows nothing, and what is left of the policy stands.
+
+mod cluster;
+mod namespaces;
+mod network;
+mod reader;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use weft_model::{Policy, PolicyName};
+
+pub(super) use namespaces::{namespace, namespaces};
+
+use self::reader::Reader;
+use crate::source::Problem;
+use crate::source::files::Objects;
+use crate::source::object::{Key, Object};
+
+/// What comes of the manifests.
+#[derive(Default)]
+pub(super) struct Outcome {
+    pub(super) policies: BTreeMap<PolicyName, Arc<Policy>>,
+    pub(super) problems: Vec<Problem>,
+}
+
+/// Makes the policies of a snapshot, both kinds.
+pub(super) fn build(source: &Objects) -> Outcome {
+    let mut outcome = Outcome::default();
+    for (key, defined) in &source.objects {
+        let name = name_of(key);
+        let (policy, notes) = match &defined.object {
+            Object::NetworkPolicy(manifest) => {
+                let mut reader = Reader::new(&manifest.unknown);
+                let watched = reader.watched(manifest.mode.as_deref());
+                let policy = network::policy(&mut reader, name, watched, &manifest.spec);
+                (policy, reader.into_notes())
+            }
+            Object::ClusterNetworkPolicy(manifest) => {
+                let mut reader = Reader::new(&manifest.unknown);
+                let watched = reader.watched(manifest.mode.as_deref());
+                let policy = cluster::policy(&mut reader, name, watched, &manifest.spec);
+                (policy, reader.into_notes())
+            }
+            _ => continue,
+        };
+        outcome.problems.extend(notes.into_iter().map(|note| Problem {
+            file: defined.file.clone(),
+            line: defined.line,
+            reason: format!("{}: {note}", policy.name),
+        }));
+        outcome.policies.insert(policy.name.clone(), Arc::new(policy));
+    }
+    outcome
+}
+
+fn name_of(key: &Key) -> PolicyName {
+    PolicyName { namespace: key.namespace.clone(), name: key.name.clone() }
+}

@@ -1,0 +1,54 @@
+//! Namespaces: those of manifests, and those that only pods name.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use weft_model::{Namespace, Pod, PodName};
+
+use crate::source::files::Objects;
+use crate::source::object::{Key, Object};
+
+/// Label that every namespace has.
+const NAME: &str = "kubernetes.io/metadata.name";
+
+/// Every namespace that has an object or a pod.
+pub(in crate::fabric) fn namespaces(
+    source: &Objects,
+    pods: &BTreeMap<PodName, Arc<Pod>>,
+) -> BTreeMap<String, Arc<Namespace>> {
+    let mut all = BTreeMap::new();
+    for (key, defined) in &source.objects {
+        if let Object::Namespace(manifest) = &defined.object {
+            let labels = manifest.metadata.labels.clone().unwrap_or_default();
+            all.insert(key.name.clone(), labelled(&key.name, labels));
+        }
+    }
+    for pod in pods.keys() {
+        if !all.contains_key(&pod.namespace) {
+            all.insert(pod.namespace.clone(), labelled(&pod.namespace, BTreeMap::new()));
+        }
+    }
+    all
+}
+
+/// One of [`namespaces`].
+pub(in crate::fabric) fn namespace(
+    source: &Objects,
+    pods: &BTreeMap<PodName, Arc<Pod>>,
+    name: &str,
+) -> Option<Arc<Namespace>> {
+    let kind = "Namespace".to_owned();
+    let key = Key { kind, namespace: String::new(), name: name.to_owned() };
+    if let Some(Object::Namespace(manifest)) = source.objects.get(&key).map(|d| &d.object) {
+        let labels = manifest.metadata.labels.clone().unwrap_or_default();
+        return Some(labelled(name, labels));
+    }
+    let first = PodName { namespace: name.to_owned(), name: String::new() };
+    let next = pods.range(first..).next();
+    next.filter(|(pod, _)| pod.namespace == name).map(|_| labelled(name, BTreeMap::new()))
+}
+
+fn labelled(name: &str, mut labels: BTreeMap<String, String>) -> Arc<Namespace> {
+    labels.insert(NAME.to_owned(), name.to_owned());
+    Arc::new(Namespace { name: name.to_owned(), labels })
+}

@@ -1,0 +1,48 @@
+//! Policies, from a manifest to what a node is told.
+
+use weft_model::{PolicyName, ServiceProtocol};
+
+use super::*;
+
+const POLICY: &str = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p, namespace: x}\nspec: {ingress: [{from: [{ipBlock: {cidr: junk}}]}]}\n";
+
+fn pod(labels: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: a, namespace: x, labels: {labels}}}\nspec: {{containers: [{{name: c, ports: [{{name: http, containerPort: 80}}]}}]}}\nstatus: {{podIP: 10.42.0.9}}\n"
+    )
+}
+
+/// NP-090, NP-110: what changes is told and nothing else, and what is wrong with it is in the status.
+#[tokio::test]
+async fn policy_manifest_reaches_the_nodes_and_its_problem_the_status() {
+    let bench = Bench::new().await;
+    let a = bench.join("node-a").await;
+    let mut stream = watch_from(&mut bench.node(&a).await, vec![]).await;
+    let (mut snapshot, _) = first(&mut stream).await;
+    fs::write(bench.manifest("policy.yaml"), POLICY).unwrap();
+    until(&mut stream, &mut snapshot, |s| s.policies.len() == 1).await;
+    assert!(snapshot.namespaces.is_empty());
+    let name = PolicyName { namespace: "x".into(), name: "p".into() };
+    let ingress = snapshot.policies[&name].ingress.clone().unwrap();
+    assert_eq!(ingress[0].peers, Some(vec![]));
+    let status = bench.control().await.get_status(v1::GetStatusRequest {}).await.unwrap();
+    let [problem] = status.into_inner().problems.try_into().unwrap();
+    assert!(problem.file.ends_with("policy.yaml") && problem.line == 1, "{problem:?}");
+    assert!(problem.reason.starts_with("NetworkPolicy x/p: "), "{problem:?}");
+    fs::write(bench.manifest("pod.yaml"), pod("{app: a}")).unwrap();
+    let UpdateBody::Delta(delta) = next(&mut stream).await.body else { panic!("no delta") };
+    assert_eq!((delta.pods.len(), delta.namespaces.len(), delta.policies.len()), (1, 1, 0));
+    let port = &delta.pods[0].ports[0];
+    assert_eq!(
+        (port.name.as_str(), port.protocol, port.number),
+        ("http", ServiceProtocol::Tcp, 80)
+    );
+    snapshot.apply(delta).unwrap();
+    fs::write(bench.manifest("pod.yaml"), pod("{app: b}")).unwrap();
+    let UpdateBody::Delta(delta) = next(&mut stream).await.body else { panic!("no delta") };
+    assert_eq!((delta.pods.len(), delta.namespaces.len(), delta.policies.len()), (1, 0, 0));
+    snapshot.apply(delta).unwrap();
+    fs::remove_file(bench.manifest("policy.yaml")).unwrap();
+    fs::remove_file(bench.manifest("pod.yaml")).unwrap();
+    until(&mut stream, &mut snapshot, |s| s.policies.is_empty() && s.namespaces.is_empty()).await;
+}
