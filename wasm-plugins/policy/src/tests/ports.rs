@@ -41,7 +41,7 @@ fn rule_for_one_protocol_admits_no_other_and_isolates() {
         let mut node = node(&[any().port(protocol, 80, 80)]);
         assert_eq!(allowed(&mut node, protocol, &[80, 81]), [80]);
         for other in others {
-            assert_eq!(allowed(&mut node, other, &[80, 81]), []);
+            assert!(allowed(&mut node, other, &[80, 81]).is_empty());
         }
     }
 }
@@ -52,8 +52,8 @@ fn protocol_without_ports_admits_all_of_its_ports() {
     let mut node = node(&[any().port(UDP, 0, 0)]);
     let ports = [0, 1, 53, 65_535];
     assert_eq!(allowed(&mut node, UDP, &ports), ports);
-    assert_eq!(allowed(&mut node, TCP, &ports), []);
-    assert_eq!(allowed(&mut node, SCTP, &ports), []);
+    assert!(allowed(&mut node, TCP, &ports).is_empty());
+    assert!(allowed(&mut node, SCTP, &ports).is_empty());
 }
 
 /// NP-053: what has no ports follows the peers of rules without ports.
@@ -97,5 +97,5 @@ fn ranges_that_touch_and_overlap_are_one() {
     rules.extend((0..500).map(|n| sets(&[4]).port(TCP, 100 + n, 100 + n)));
     let mut nested = node(&rules);
     assert_eq!(allowed(&mut nested, TCP, &[0, 1, 100, 700, 65_535]), [1, 100, 700, 65_535]);
-    assert_eq!(allowed(&mut nested, UDP, &[1, 100]), []);
+    assert!(allowed(&mut nested, UDP, &[1, 100]).is_empty());
 }
