@@ -17,6 +17,9 @@ mod cluster;
 mod generate;
 mod policy;
 mod selector;
+#[cfg(test)]
+mod tests;
+mod upstream;
 
 pub use allowed::{allowed, egress_allowed, ingress_allowed};
 pub use cluster::{Cluster, NamedPort, Namespace, Node, Pod, Protocol};
@@ -26,3 +29,4 @@ pub use policy::{
     Peer, Port, PortNumber, Rule, Subject, Tier,
 };
 pub use selector::{Labels, Operator, Requirement, Selector};
+pub use upstream::{Case, Connection, upstream_cases};

@@ -99,7 +99,7 @@ struct End {
     from_host: bool,
     to_local_pod: bool,
     protocol: u8,
-    /// Where the flow's first packet went; nothing for protocols without ports.
+    /// Where the flow's first packet went; of protocols without ports it means nothing.
     port: u16,
 }
 
@@ -145,11 +145,10 @@ impl End {
         let Some(program) = tables.program(number) else {
             return Judgement::Drop(UNKNOWN_SUBJECT);
         };
-        let has_ports = matches!(self.protocol, TCP | UDP | SCTP);
         program.judge(&Asked {
             peer: self.peer,
             sets: tables.sets_of(self.peer),
-            service: has_ports.then(|| ServicePort::new(self.protocol, self.port)),
+            service: ServicePort::new(self.protocol, self.port),
         })
     }
 
