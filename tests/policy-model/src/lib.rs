@@ -12,18 +12,18 @@
 #![warn(missing_docs)]
 #![allow(clippy::expect_used, reason = "used by tests only")]
 
-mod allowed;
 mod cluster;
 mod generate;
+mod judge;
 mod policy;
 mod selector;
 #[cfg(test)]
 mod tests;
 mod upstream;
 
-pub use allowed::{allowed, egress_allowed, ingress_allowed};
 pub use cluster::{Cluster, NamedPort, Namespace, Node, Pod, Protocol};
 pub use generate::Generator;
+pub use judge::{allowed, egress_allowed, ingress_allowed};
 pub use policy::{
     Action, Block, ClusterPeer, ClusterPolicy, ClusterPort, ClusterRule, Direction, NetworkPolicy,
     Peer, Port, PortNumber, Rule, Subject, Tier,

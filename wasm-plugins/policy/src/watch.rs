@@ -8,8 +8,7 @@ use crate::{End, SCTP, TCP, UDP};
 const TRIES: usize = 8;
 
 /// Key of the plugin's map for the count of what would have been dropped with a number. Its value
-/// is a little-endian `u64`: flows, each once at each of its ends, and again after each change of
-/// the configuration.
+/// is a little-endian `u64`: flows, each once at each of its ends that are pods of this node.
 #[must_use]
 pub fn watched_key(number: u32) -> [u8; 12] {
     let [a, b, c, d] = number.to_be_bytes();

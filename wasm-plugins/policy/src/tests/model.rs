@@ -97,6 +97,7 @@ fn compare(
         let (from, to) = generator.ends(cluster);
         let (protocol, port) = generator.service();
         for ((node, _), name) in fabric.nodes.iter_mut().zip(NODES) {
+            node.forget();
             let number = protocol.number();
             let cell = Cell { cluster, node: name, protocol: number, from, to, port };
             for at in [At::Egress, At::Ingress] {
