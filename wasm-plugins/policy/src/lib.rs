@@ -48,10 +48,6 @@ pub const UNKNOWN_SUBJECT: u32 = 2;
 /// Numbers of drops below this are the plugin's own, others are of the configuration.
 pub const OWN_NUMBERS: u32 = 16;
 
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-const SCTP: u8 = 132;
-
 /// The plugin.
 #[derive(Debug, Default)]
 pub struct Policies {
