@@ -12,17 +12,21 @@
 #![warn(missing_docs)]
 #![allow(clippy::expect_used, reason = "used by tests only")]
 
-mod allowed;
 mod cluster;
 mod generate;
+mod judge;
 mod policy;
 mod selector;
+#[cfg(test)]
+mod tests;
+mod upstream;
 
-pub use allowed::{allowed, egress_allowed, ingress_allowed};
 pub use cluster::{Cluster, NamedPort, Namespace, Node, Pod, Protocol};
 pub use generate::Generator;
+pub use judge::{allowed, egress_allowed, ingress_allowed};
 pub use policy::{
     Action, Block, ClusterPeer, ClusterPolicy, ClusterPort, ClusterRule, Direction, NetworkPolicy,
     Peer, Port, PortNumber, Rule, Subject, Tier,
 };
 pub use selector::{Labels, Operator, Requirement, Selector};
+pub use upstream::{Case, Connection, upstream_cases};

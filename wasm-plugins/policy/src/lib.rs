@@ -10,7 +10,7 @@
 //! dropped, with the number of the rule that decided, or of the isolation that no rule opened.
 //!
 //! What policies that are only watched would drop passes: it is logged, and counted in the plugin's
-//! map, by number (see [`watched_key`]).
+//! map by number (see [`watched_key`]), once for each flow at each of its ends.
 
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
@@ -20,6 +20,7 @@ mod address;
 mod blocks;
 mod config;
 mod hash;
+mod memory;
 mod program;
 mod rules;
 mod sets;
@@ -34,6 +35,7 @@ use weft_policy_sdk::{Descriptor, flags};
 pub use watch::watched_key;
 
 use address::Address;
+use memory::{Memory, is_news};
 use program::Judgement;
 use rules::{Asked, ServicePort};
 use tables::Tables;
@@ -45,10 +47,6 @@ pub const UNKNOWN_SUBJECT: u32 = 2;
 
 /// Numbers of drops below this are the plugin's own, others are of the configuration.
 pub const OWN_NUMBERS: u32 = 16;
-
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-const SCTP: u8 = 132;
 
 /// The plugin.
 #[derive(Debug, Default)]
@@ -77,8 +75,8 @@ impl Filter for Policies {
             Judgement::Pass => Verdict::Continue,
             Judgement::Drop(number) => Verdict::Drop(number),
             Judgement::PassWatched(number) => {
-                // Once for each flow and end: its answers are judged as it is.
-                if !flow.is_reply() {
+                // Answers are judged as what they answer.
+                if !flow.is_reply() && is_news(flow, end.began, number) {
                     watch::note(&end, number, host);
                 }
                 Verdict::Continue
@@ -99,7 +97,7 @@ struct End {
     from_host: bool,
     to_local_pod: bool,
     protocol: u8,
-    /// Where the flow's first packet went; nothing for protocols without ports.
+    /// Where the flow's first packet went; of protocols without ports it means nothing.
     port: u16,
 }
 
@@ -145,11 +143,10 @@ impl End {
         let Some(program) = tables.program(number) else {
             return Judgement::Drop(UNKNOWN_SUBJECT);
         };
-        let has_ports = matches!(self.protocol, TCP | UDP | SCTP);
         program.judge(&Asked {
             peer: self.peer,
             sets: tables.sets_of(self.peer),
-            service: has_ports.then(|| ServicePort::new(self.protocol, self.port)),
+            service: ServicePort::new(self.protocol, self.port),
         })
     }
 
@@ -161,14 +158,15 @@ impl End {
         if flow.is_reply() {
             return self.pod == self.peer;
         }
-        let remembered = flow.slot();
+        let remembered = Memory::of(flow);
         if !self.sends {
-            return self.pod == self.peer || remembered == slot(self.pod);
+            return self.pod == self.peer || remembered == Memory::ReachesItself(self.pod);
         }
         let translated = self.to_local_pod && tables.is_own(self.pod);
-        let told = if translated { slot(self.peer) } else { [0; 16] };
-        if told != remembered {
-            flow.set_slot(told);
+        match remembered {
+            _ if translated => Memory::ReachesItself(self.peer).keep(flow),
+            Memory::ReachesItself(_) => Memory::Nothing.keep(flow),
+            Memory::Nothing | Memory::Watched { .. } => {}
         }
         translated || self.pod == self.peer
     }
@@ -180,11 +178,6 @@ impl End {
     fn is_with_host(&self, tables: &Tables) -> bool {
         (self.began || self.sends || self.from_host) && tables.is_own(self.peer)
     }
-}
-
-/// What a flow remembers of the pod that reaches itself.
-fn slot(pod: Address) -> [u8; 16] {
-    pod.mapped().to_be_bytes()
 }
 
 export_plugin!(

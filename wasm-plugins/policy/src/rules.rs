@@ -22,8 +22,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) peer: Address,
     /// Sets that the peer is in, in rising order.
     pub(crate) sets: &'a [u32],
-    /// `None` for a protocol without ports.
-    pub(crate) service: Option<ServicePort>,
+    /// What is no port of TCP, UDP or SCTP is in no rule with ports.
+    pub(crate) service: ServicePort,
 }
 
 /// Protocol and port in one number, so that ports of one protocol are a range of numbers.
@@ -167,14 +167,12 @@ impl Rules {
             rule.has(asked, watched).then_some((place, rule))
         };
         let mut first = self.of_any_port.iter().find_map(|place| matching(*place));
-        if let Some(service) = asked.service {
-            let begun = self.of_ports.partition_point(|entry| entry.ports.first <= service);
-            let entries = self.of_ports.get(..begun).unwrap_or_default().iter().rev();
-            for entry in entries.take_while(|entry| entry.reach >= service) {
-                let earlier = first.is_none_or(|(place, _)| entry.rule < place);
-                if earlier && entry.ports.last >= service {
-                    first = matching(entry.rule).or(first);
-                }
+        let begun = self.of_ports.partition_point(|entry| entry.ports.first <= asked.service);
+        let entries = self.of_ports.get(..begun).unwrap_or_default().iter().rev();
+        for entry in entries.take_while(|entry| entry.reach >= asked.service) {
+            let earlier = first.is_none_or(|(place, _)| entry.rule < place);
+            if earlier && entry.ports.last >= asked.service {
+                first = matching(entry.rule).or(first);
             }
         }
         first.map(|(_, rule)| rule)
@@ -205,13 +203,12 @@ impl PeersBuilder {
     }
 }
 
-/// Sorts ranges and joins those that overlap or touch. A protocol's last port and the next
-/// number's first do not touch: they are of two protocols.
+/// Sorts ranges and joins those that overlap or touch. Those of two protocols never do: there are
+/// other protocols between TCP, UDP and SCTP.
 fn joined(mut ranges: Vec<PortRange>) -> Vec<PortRange> {
     ranges.sort_unstable();
     ranges.dedup_by(|next, held| {
-        let same_protocol = next.first.0 >> 16 == held.first.0 >> 16;
-        let touches = same_protocol && next.first.0 <= held.last.0 + 1;
+        let touches = next.first.0 <= held.last.0 + 1;
         if touches {
             held.last = held.last.max(next.last);
         }

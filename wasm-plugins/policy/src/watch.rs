@@ -2,14 +2,13 @@
 
 use weft_policy_sdk::{Host, Level};
 
-use crate::{End, SCTP, TCP, UDP};
+use crate::End;
 
 /// Tries against other workers that count the same.
 const TRIES: usize = 8;
 
 /// Key of the plugin's map for the count of what would have been dropped with a number. Its value
-/// is a little-endian `u64`: flows, each once at each of its ends, and again after each change of
-/// the configuration.
+/// is a little-endian `u64`: flows, each once at each of its ends that are pods of this node.
 #[must_use]
 pub fn watched_key(number: u32) -> [u8; 12] {
     let [a, b, c, d] = number.to_be_bytes();
@@ -20,9 +19,9 @@ pub(crate) fn note(end: &End, number: u32, host: &Host<'_>) {
     let (from, to) = if end.began { (end.pod, end.peer) } else { (end.peer, end.pod) };
     let way = if end.began { "egress" } else { "ingress" };
     let service = match end.protocol {
-        TCP => format!("tcp port {}", end.port),
-        UDP => format!("udp port {}", end.port),
-        SCTP => format!("sctp port {}", end.port),
+        6 => format!("tcp port {}", end.port),
+        17 => format!("udp port {}", end.port),
+        132 => format!("sctp port {}", end.port),
         other => format!("protocol {other}"),
     };
     let line =

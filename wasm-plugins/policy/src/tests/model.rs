@@ -4,7 +4,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use weft_fuzz::Random;
-use weft_policy_model::{Cluster, Generator, egress_allowed, ingress_allowed};
+use weft_policy_model::{
+    Case, Cluster, Generator, egress_allowed, ingress_allowed, upstream_cases,
+};
 use weft_policy_sdk::flags;
 use weft_proto::tables::v1::PolicyTables;
 
@@ -95,6 +97,7 @@ fn compare(
         let (from, to) = generator.ends(cluster);
         let (protocol, port) = generator.service();
         for ((node, _), name) in fabric.nodes.iter_mut().zip(NODES) {
+            node.forget();
             let number = protocol.number();
             let cell = Cell { cluster, node: name, protocol: number, from, to, port };
             for at in [At::Egress, At::Ingress] {
@@ -115,6 +118,30 @@ fn compare(
                 counts.allowed += usize::from(expected);
                 counts.denied += usize::from(!expected);
                 counts.watched += lines;
+            }
+        }
+    }
+}
+
+/// NP-120
+#[test]
+fn plugin_does_what_upstream_expects() {
+    for case in upstream_cases() {
+        let mut fabric = Fabric::new(&case.cluster);
+        for connection in Case::connections() {
+            let ends = [connection.from, connection.to].map(|pod| case.addresses(pod));
+            let [[from4, from6], [to4, to6]] = ends;
+            for (from, to) in [(from4, to4), (from6, to6)] {
+                let (cluster, port) = (&case.cluster, connection.port);
+                let protocol = connection.protocol.number();
+                let passes = fabric.nodes.iter_mut().zip(NODES).all(|((node, _), name)| {
+                    let cell = Cell { cluster, node: name, protocol, from, to, port };
+                    let mut end = |at, address| {
+                        !is_local(cluster, address, name) || cell.passes(node, at).unwrap()
+                    };
+                    end(At::Egress, from) && end(At::Ingress, to)
+                });
+                assert_eq!(passes, (case.expected)(&connection), "{} {connection:?}", case.name);
             }
         }
     }

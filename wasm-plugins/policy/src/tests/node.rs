@@ -196,6 +196,11 @@ impl Node {
         answer
     }
 
+    /// Loses all flows.
+    pub(super) fn forget(&mut self) {
+        self.flows.clear();
+    }
+
     /// The answer to a packet with these flags.
     pub(super) fn ask(
         &mut self,

@@ -89,6 +89,49 @@ fn line_says_what_it_is_about() {
     assert_eq!(count, Some(2_u64.to_le_bytes().to_vec()));
 }
 
+/// However often it is asked about; and again if another number would be told.
+#[test]
+fn flow_is_told_of_once_at_each_end() {
+    let program = |number| PolicyProgram { watched: true, isolation: number, ..program(INGRESS) };
+    let out =
+        PolicyProgram { admin: vec![any().acts(20, Deny).watched()], ..self::program(EGRESS) };
+    let mut node = Node::new(&[program(30), out.clone()]);
+    let counts = |node: &Node| {
+        [20, 30, 31].map(|number| {
+            let count = node.plugin.map().map_get(&watched_key(number));
+            count.map_or(0, |count| u64::from_le_bytes(count.try_into().unwrap()))
+        })
+    };
+    for _ in 0..3 {
+        node.enter(TCP, C, A, 80);
+        node.leave(TCP, A, D, 80);
+        node.full(&tables(&[program(30), out.clone()]));
+    }
+    assert_eq!(counts(&node), [1, 1, 0]);
+    node.full(&tables(&[program(31), out]));
+    node.enter(TCP, C, A, 80);
+    assert_eq!(counts(&node), [1, 1, 1]);
+    node.forget();
+    node.enter(TCP, C, A, 80);
+    node.leave(TCP, A, D, 80);
+    assert_eq!(counts(&node), [2, 1, 2]);
+}
+
+/// Both ends are here, and what is told of one is not taken for the other.
+#[test]
+fn flow_between_pods_of_the_node_has_two_ends() {
+    let deny =
+        |number| PolicyProgram { admin: vec![any().acts(20, Deny).watched()], ..program(number) };
+    let mut tables = tables(&[deny(INGRESS), deny(EGRESS)]);
+    tables.subjects[1].ingress = INGRESS;
+    let mut node = Node::with(&tables);
+    for _ in 0..3 {
+        assert_eq!(node.leave(TCP, A, B, 80), "pass");
+        assert_eq!(node.enter(TCP, A, B, 80), "pass");
+    }
+    assert_eq!(node.plugin.map().log_lines().len(), 2);
+}
+
 /// NP-061 to NP-063: what is always allowed would be allowed then too.
 #[test]
 fn exempt_packets_are_not_told_of() {

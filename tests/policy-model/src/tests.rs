@@ -1,0 +1,114 @@
+//! The model against what is written down elsewhere.
+
+use std::net::IpAddr;
+
+use crate::{
+    Action, Case, ClusterPeer, ClusterPolicy, ClusterRule, Direction, Generator, NetworkPolicy,
+    Protocol, Rule, Selector, Subject, Tier, allowed, upstream_cases,
+};
+
+/// NP-120
+#[test]
+fn model_agrees_with_upstream() {
+    let cases = upstream_cases();
+    assert_eq!(cases.len(), 48);
+    for case in cases {
+        for connection in Case::connections() {
+            let ends = [connection.from, connection.to].map(|pod| case.addresses(pod));
+            let [[from4, from6], [to4, to6]] = ends;
+            for (from, to) in [(from4, to4), (from6, to6)] {
+                let found = allowed(&case.cluster, from, to, connection.protocol, connection.port);
+                assert_eq!(found, (case.expected)(&connection), "{} {connection:?}", case.name);
+            }
+        }
+    }
+}
+
+/// NP-010
+#[test]
+fn types_say_which_directions_are_isolated() {
+    use Direction::{Egress, Ingress};
+    let rules = [vec![], vec![Rule::default()]];
+    for (types, egress_rules, isolates) in [
+        (None, 0, (true, false)),
+        (None, 1, (true, true)),
+        (Some(vec![Ingress]), 1, (true, false)),
+        (Some(vec![Egress]), 0, (false, true)),
+        (Some(vec![Ingress, Egress]), 0, (true, true)),
+    ] {
+        let egress = rules[egress_rules].clone();
+        let policy = NetworkPolicy { types, egress, ..NetworkPolicy::default() };
+        assert_eq!((policy.covers(Ingress), policy.covers(Egress)), isolates, "{policy:?}");
+    }
+}
+
+/// NP-061 to NP-064, NP-130 to NP-136, NP-139
+#[test]
+fn tiers_and_exemptions() {
+    let mut cluster = upstream_cases().remove(0).cluster;
+    let text = |text: &str| text.parse::<IpAddr>().unwrap();
+    // x/a is 10.0.1.8, y/b is 10.0.1.12; the first case isolates x.
+    let may =
+        |cluster: &_, from: &str| allowed(cluster, text(from), text("10.0.1.8"), Protocol::Tcp, 80);
+    let all = |cluster: &_| {
+        ["10.0.1.12", "192.0.2.1", "192.0.2.2", "10.0.1.8", "203.0.113.9"].map(|a| may(cluster, a))
+    };
+    assert_eq!(all(&cluster), [false, true, false, true, false]);
+    let rule = |action, peers: &[ClusterPeer]| ClusterRule {
+        action,
+        peers: peers.to_vec(),
+        ports: Vec::new(),
+    };
+    let pods = [ClusterPeer::Pods(Subject::Namespaces(Selector::default()))];
+    let policy = |tier, priority, ingress: Vec<ClusterRule>| ClusterPolicy {
+        tier,
+        priority,
+        subject: Subject::Namespaces(Selector::default()),
+        ingress,
+        egress: Vec::new(),
+        watched: false,
+    };
+    let mut set = |name: &str, policy: ClusterPolicy| {
+        cluster.cluster_policies.insert(name.to_owned(), policy);
+        all(&cluster)
+    };
+    let accept = policy(Tier::Admin, 10, vec![rule(Action::Accept, &pods)]);
+    assert_eq!(set("a", accept), [true, true, false, true, false]);
+    let deny = policy(Tier::Admin, 5, vec![rule(Action::Deny, &pods)]);
+    assert_eq!(set("b", deny), [false, true, false, true, false]);
+    let pass = policy(Tier::Admin, 1, vec![rule(Action::Pass, &pods)]);
+    assert_eq!(set("c", pass), [false, true, false, true, false]);
+    let unknown = policy(Tier::Admin, 0, vec![rule(Action::Accept, &[ClusterPeer::Unknown])]);
+    assert_eq!(set("d", unknown), [false, true, false, true, false]);
+    cluster.policies.clear();
+    assert_eq!(all(&cluster), [true, true, true, true, true]);
+    let mut set = |name: &str, policy: ClusterPolicy| {
+        cluster.cluster_policies.insert(name.to_owned(), policy);
+        all(&cluster)
+    };
+    let baseline = policy(Tier::Baseline, 0, vec![rule(Action::Deny, &pods)]);
+    assert_eq!(set("e", baseline), [false, true, true, true, true]);
+    let unknown = policy(Tier::Admin, 0, vec![rule(Action::Pass, &[ClusterPeer::Unknown])]);
+    assert_eq!(set("d", unknown), [false, true, false, true, false]);
+}
+
+/// Clusters have enough of everything, and are the same again with the same seed.
+#[test]
+fn generated_clusters_are_varied_and_repeat() {
+    let [mut one, mut other] = [Generator::new(1), Generator::new(1)];
+    let (mut pods, mut hosts, mut finished, mut policies) = (0, 0, 0, 0);
+    for _ in 0..50 {
+        let (mut cluster, mut again) = (one.cluster(), other.cluster());
+        for _ in 0..5 {
+            one.change(&mut cluster);
+            other.change(&mut again);
+        }
+        assert_eq!(cluster, again);
+        pods += cluster.pods.len();
+        hosts += cluster.pods.values().filter(|pod| pod.host_network).count();
+        finished += cluster.pods.values().filter(|pod| pod.finished).count();
+        policies += cluster.policies.len() + cluster.cluster_policies.len();
+    }
+    assert!(pods > 250 && hosts > 10 && finished > 10, "{pods} {hosts} {finished}");
+    assert!(policies > 150, "{policies}");
+}
