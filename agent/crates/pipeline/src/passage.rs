@@ -40,6 +40,8 @@ pub(crate) struct Passage<'p> {
     pub(crate) wire_key: FlowKey,
     /// The packet's destination has changed since the last routing decision.
     moved: bool,
+    /// Its flow is sent elsewhere than it was.
+    pub(crate) retargeted: bool,
     pub(crate) source: Target,
     /// `None` also if it is not looked up yet.
     destination: Target,
@@ -79,6 +81,7 @@ impl<'p> Passage<'p> {
             key,
             wire_key: key,
             moved: false,
+            retargeted: false,
             source: Target::None,
             destination: Target::None,
             flow: Flow::New { translator: None },

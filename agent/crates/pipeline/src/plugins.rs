@@ -87,10 +87,16 @@ impl<P: Plugin> Plugins<P> {
         };
         let here = translator.filter(|t| t.ingress == (position == Position::Ingress));
         let mut told = p.describe(position);
-        let Self { flows, list, .. } = self;
+        let Self { flows, list, slots } = self;
         for plugin in list.iter_mut().filter(|s| s.stands_at(position)) {
             let before = p.key;
             let next = plugin.judge(p, &mut told, position, flows, answer)?;
+            if std::mem::take(&mut p.retargeted) {
+                // What others said of it was about another backend.
+                let others = *slots & !(1 << plugin.slot);
+                p.memory.forget_verdicts(others);
+                p.changed |= others;
+            }
             if here.is_some_and(|t| t.slot == plugin.slot) {
                 p.translate()?;
             }
@@ -280,6 +286,7 @@ fn translate(
                 p.translate().ok()?;
                 return Some(Next::Ask);
             }
+            p.retargeted = true;
             if let Flow::Known(found) = &mut p.flow {
                 let plugin = found.translator.filter(|t| *t != Translator::PIPELINE);
                 found.translator = plugin.or(Some(me));

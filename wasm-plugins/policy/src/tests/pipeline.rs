@@ -201,7 +201,6 @@ fn host_is_not_another_node() {
 
 /// NP-071: a flow that moves to another backend is asked about anew.
 #[test]
-#[ignore = "the pipeline takes the judgement of the old backend for that of the new one"]
 fn flow_that_moves_to_a_denied_backend_ends() {
     let mut node = node("10.0.2.5:8080", &[isolated(EGRESS, &[sets(&[3])])]);
     let packet = || udp(&format!("{A}:40000"), &format!("{SERVICE}:80")).payload(b"x").build();

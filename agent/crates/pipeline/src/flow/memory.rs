@@ -32,6 +32,8 @@ const JUDGED: u16 = 0x001;
 const SHOWN: u16 = 0x010;
 const ACCEPTED: u16 = 0x100;
 const SHOWN_MASK: u16 = 0x0f0;
+/// No plugin has it.
+const NO_REVISION: u64 = u64::MAX;
 
 impl Memory {
     pub(crate) const EMPTY: Self = Self([Entry::EMPTY; PLUGINS_MAX]);
@@ -55,6 +57,14 @@ impl Memory {
             let plugin = wanted.trailing_zeros() as usize;
             self.0[plugin] = other.0[plugin];
             wanted &= wanted - 1;
+        }
+    }
+
+    /// Has the plugins in `of` asked again, a bit for each slot number.
+    pub(crate) fn forget_verdicts(&mut self, mut of: Slots) {
+        while of != 0 {
+            self.0[of.trailing_zeros() as usize].revision = NO_REVISION;
+            of &= of - 1;
         }
     }
 

@@ -155,9 +155,14 @@ impl Context<'_> {
                 PolicyPeer::Pods(selector) => {
                     sets.insert(self.set(SetKey { selector: selector.clone(), port: None }));
                 }
+                PolicyPeer::Block { range: of, .. } if is_mapped(of) => {}
                 PolicyPeer::Block { range: of, except } => blocks.push(PolicyBlock {
                     range: Some(range(&of.trunc())),
-                    except: except.iter().map(|e| range(&e.trunc())).collect(),
+                    except: except
+                        .iter()
+                        .filter(|e| !is_mapped(e))
+                        .map(|e| range(&e.trunc()))
+                        .collect(),
                 }),
                 PolicyPeer::Nodes(selector) => {
                     let nodes = self.nodes.values().filter(|n| selector.matches(&n.labels));
@@ -212,6 +217,11 @@ impl Context<'_> {
 fn ports(protocol: u8, first: u16, last: u16) -> PortTable {
     let (first, last) = if (first, last) == (0, u16::MAX) { (0, 0) } else { (first, last) };
     PortTable { protocol: protocol.into(), first: first.into(), last: last.into() }
+}
+
+/// IPv4 addresses in the words of IPv6, which no packet has.
+fn is_mapped(range: &IpNet) -> bool {
+    matches!(range.network(), IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some())
 }
 
 fn host(address: &IpAddr) -> PolicyBlock {
