@@ -78,12 +78,10 @@ impl Objects {
 
     /// True if everything but the objects is as in `before`.
     pub(crate) fn differs_in_objects_only(&self, before: &Self) -> bool {
-        let digests = |(a, b): ((&PathBuf, &Arc<Module>), (&PathBuf, &Arc<Module>))| {
-            a.0 == b.0 && a.1.digest == b.1.digest
-        };
+        let (ours, theirs) = (self.modules.iter(), before.modules.iter());
+        let ours = ours.map(|(path, module)| (path, module.digest));
         self.complete == before.complete
-            && self.modules.len() == before.modules.len()
-            && self.modules.iter().zip(&before.modules).all(digests)
+            && ours.eq(theirs.map(|(path, module)| (path, module.digest)))
     }
 }
 

@@ -1,5 +1,5 @@
 //! `ClusterNetworkPolicy`: accepts, drops or passes on, and isolates nobody. A part that is not
-//! understood makes a rule that accepts match nothing, and any other drop everything (NPEP-285).
+//! understood makes a rule that accepts match nothing, and any other drop everything.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use weft_model::{
