@@ -7,6 +7,8 @@ use weft_packet::protocol::{ICMP, TCP, UDP, tcp_flag};
 use super::*;
 use crate::flow::state::opens;
 
+/// Every slot.
+const ALL: Slots = (1 << crate::PLUGINS_MAX) - 1;
 const START: Timestamp = Timestamp(1_000_000_000);
 
 fn key(protocol: u8, source: u8, destination: u8) -> FlowKey {
@@ -286,7 +288,7 @@ fn record_keeps_slots_by_plugin_name() {
     assert_eq!(load(&file, &next, START), []);
     let a = next.acquire_slot("a").unwrap();
     let mut kept = Memory::EMPTY;
-    let found = next.find(&original, false, START, Some((&mut kept, Slots::MAX))).unwrap();
+    let found = next.find(&original, false, START, Some((&mut kept, ALL))).unwrap();
     assert_eq!(kept.slot(a), [1; 16]);
     assert_eq!(kept.slot(b), [2; 16]);
     assert!(kept.shown(b, 3) && !kept.judged(b, 3, 7));
@@ -348,7 +350,7 @@ fn slot_given_to_another_plugin_is_empty() {
     table.release_slot(slots[4]);
     assert_eq!(table.acquire_slot("other"), Some(slots[4]));
     let mut kept = memory;
-    assert!(table.find(&original, false, START, Some((&mut kept, Slots::MAX))).is_some());
+    assert!(table.find(&original, false, START, Some((&mut kept, ALL))).is_some());
     assert_eq!(kept, Memory::EMPTY);
 }
 
