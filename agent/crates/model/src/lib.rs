@@ -20,7 +20,8 @@ pub use ids::{Generation, IdError, MacAddr, NodeName, PeerId, PodName, PublicKey
 pub use mtu::{Encapsulation, Mtu, MtuError, overhead};
 pub use policy::{
     NamedPort, Namespace, NamespaceSelector, Operator, POLICY_PLUGIN, PodSelector, Policy,
-    PolicyAction, PolicyName, PolicyPeer, PolicyPort, PolicyRule, PolicyTier, Requirement, Selector,
+    PolicyAction, PolicyName, PolicyPeer, PolicyPort, PolicyRule, PolicyTier, Requirement,
+    Selector,
 };
 pub use service::{
     Endpoint, HOST_SOURCES, SERVICE_PLUGIN, Service, ServiceName, ServicePort, ServiceProtocol,
