@@ -60,7 +60,7 @@ fn overview(services: &[Service]) -> String {
             &name.name,
             &list(&service.cluster_ips),
             &list(&[service.load_balancer_ips.clone(), service.external_ips.clone()].concat()),
-            &list(&service.ports.iter().map(port).collect::<Vec<_>>()),
+            &short_list(&service.ports.iter().map(port).collect::<Vec<_>>()),
             &format!("{ready}/{}", service.endpoints.len()),
             &service.endpoints.iter().map(|e| e.flows).sum::<u64>().to_string(),
             &policy(service),
@@ -74,6 +74,9 @@ fn endpoints(services: &[Service]) -> String {
         vec![row(["NAMESPACE", "NAME", "ENDPOINT", "TARGETS", "NODE", "STATE", "FLOWS"])];
     for service in services {
         let name = service.name.clone().unwrap_or_default();
+        if service.endpoints.is_empty() {
+            rows.push(row([&name.namespace, &name.name, "-", "-", "-", "no endpoints", "0"]));
+        }
         for endpoint in &service.endpoints {
             let targets = endpoint.targets.iter().map(|t| match t {
                 0 => "-".to_owned(),
@@ -83,7 +86,7 @@ fn endpoints(services: &[Service]) -> String {
                 &name.namespace,
                 &name.name,
                 &endpoint.address,
-                &list(&targets.collect::<Vec<_>>()),
+                &short_list(&targets.collect::<Vec<_>>()),
                 if endpoint.node.is_empty() { "-" } else { &endpoint.node },
                 state(endpoint),
                 &endpoint.flows.to_string(),
@@ -124,7 +127,23 @@ fn policy(service: &Service) -> String {
     if service.affinity_s != 0 {
         parts.push(format!("affinity {} s", service.affinity_s));
     }
+    if service.health_check_node_port != 0 {
+        parts.push(format!("health check {}", service.health_check_node_port));
+    }
     list(&parts)
+}
+
+/// Ports that are shown of one Service.
+const SHOWN: usize = 6;
+
+/// A Service of hundreds of ports must not make the table as wide.
+fn short_list(parts: &[String]) -> String {
+    match parts.split_at_checked(SHOWN) {
+        Some((shown, more)) if !more.is_empty() => {
+            format!("{} and {} more", list(shown), more.len())
+        }
+        _ => list(parts),
+    }
 }
 
 fn list(parts: &[String]) -> String {

@@ -191,7 +191,7 @@ fn translated(table: &FlowTable, limit: usize) -> Vec<TranslatedFlows> {
     let mut counts: HashMap<_, u64> = HashMap::new();
     table.for_each(clock::now(), &mut |info| {
         let (to, by) = (info.original.destination(), info.reply.source());
-        if to != by {
+        if to != by && !info.state.is_over() {
             *counts.entry((info.original.protocol(), to, by)).or_default() += 1;
         }
     });

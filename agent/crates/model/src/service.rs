@@ -1,5 +1,6 @@
 //! Services as the hub publishes them: what of a Kubernetes Service and its EndpointSlices a node needs.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -126,9 +127,9 @@ pub struct Service {
     pub cluster_ips: Vec<IpAddr>,
     /// Addresses of its load balancer that nodes serve themselves.
     pub load_balancer_ips: Vec<IpAddr>,
-    /// The node that answers for `load_balancer_ips` in its network segment; `None` if the fabric did
-    /// not give them out, or no node can.
-    pub announcer: Option<NodeName>,
+    /// Of `load_balancer_ips` those that the fabric gave out, and the node that answers for each in its
+    /// network segment.
+    pub announcers: BTreeMap<IpAddr, NodeName>,
     /// `spec.externalIPs`, if the operator allows them.
     pub external_ips: Vec<IpAddr>,
     /// Who may reach `load_balancer_ips`. A family without a range is not restricted.

@@ -1,5 +1,8 @@
 //! Services and their endpoints.
 
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+
 use weft_model::{
     Endpoint, NodeName, Service, ServiceName, ServicePort, ServiceProtocol, TrafficPolicy,
 };
@@ -106,7 +109,11 @@ impl ToProto for Service {
             cluster_ips: texts(&self.cluster_ips),
             load_balancer_ips: texts(&self.load_balancer_ips),
             external_ips: texts(&self.external_ips),
-            announcer: self.announcer.as_ref().map(ToString::to_string).unwrap_or_default(),
+            announcers: self
+                .announcers
+                .iter()
+                .map(|(a, n)| (a.to_string(), n.to_string()))
+                .collect(),
             source_ranges: texts(&self.source_ranges),
             internal_local: self.internal_policy == TrafficPolicy::Local,
             external_local: self.external_policy == TrafficPolicy::Local,
@@ -127,7 +134,7 @@ impl FromProto<v1::Service> for Service {
             name: ServiceName::from_proto(name).map_err(|e| e.within("name"))?,
             cluster_ips: addresses("cluster_ips", &message.cluster_ips)?,
             load_balancer_ips: addresses("load_balancer_ips", &message.load_balancer_ips)?,
-            announcer: node("announcer", message.announcer)?,
+            announcers: announcers(message.announcers)?,
             external_ips: addresses("external_ips", &message.external_ips)?,
             source_ranges: subnets("source_ranges", &message.source_ranges)?,
             internal_policy: policy(message.internal_local),
@@ -138,6 +145,16 @@ impl FromProto<v1::Service> for Service {
             ports,
         })
     }
+}
+
+fn announcers(given: HashMap<String, String>) -> Result<BTreeMap<IpAddr, NodeName>, ConvertError> {
+    let field = "announcers";
+    let one = |(address, node): (String, String)| {
+        let bad = || ConvertError::new(field, Reason::Address(address.clone()));
+        let node = NodeName::try_new(node).map_err(|e| ConvertError::new(field, e))?;
+        Ok((address.parse().map_err(|_| bad())?, node))
+    };
+    given.into_iter().map(one).collect()
 }
 
 /// An endpoint says of each port of its Service where it serves it.

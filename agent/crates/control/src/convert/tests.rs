@@ -152,7 +152,11 @@ fn service() -> Service {
         ..endpoint.clone()
     };
     Service {
-        announcer: Some(weft_model::NodeName::try_new("node-1").unwrap()),
+        announcers: [(
+            "198.51.100.1".parse().unwrap(),
+            weft_model::NodeName::try_new("node-1").unwrap(),
+        )]
+        .into(),
         name: ServiceName { namespace: "default".into(), name: "web".into() },
         cluster_ips: vec!["10.96.0.7".parse().unwrap(), "fd00:10:96::7".parse().unwrap()],
         load_balancer_ips: vec!["198.51.100.1".parse().unwrap()],

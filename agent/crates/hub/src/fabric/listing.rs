@@ -97,7 +97,7 @@ mod tests {
             name: ServiceName { namespace: "default".into(), name: "web".into() },
             cluster_ips: vec![IpAddr::from([10, 96, 0, 1])],
             load_balancer_ips: vec![],
-            announcer: None,
+            announcers: BTreeMap::new(),
             external_ips: vec![],
             source_ranges: vec![],
             internal_policy: TrafficPolicy::Cluster,

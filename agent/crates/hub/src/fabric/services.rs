@@ -238,7 +238,7 @@ impl<'a> Finish<'a> {
         let endpoints = self.endpoints.of(draft, &families, &mut made.problems);
         made.service = Some(Service {
             name: draft.name.clone(),
-            announcer: announcer(inputs, draft, &allocation, &endpoints),
+            announcers: announcers(inputs, draft, &allocation, &endpoints),
             load_balancer_ips,
             external_ips,
             source_ranges,
@@ -255,31 +255,34 @@ impl<'a> Finish<'a> {
     }
 }
 
-/// Who answers for the addresses that a pool gave: of the nodes that may, the one that a hash of both
+/// Who answers for each address that a pool gave: of the nodes that may, the one that a hash of both
 /// names puts first, so that the loss of one moves nothing of the others'.
-fn announcer(
+fn announcers(
     inputs: &Inputs<'_>,
     draft: &Draft<'_>,
     allocation: &Allocation,
     endpoints: &[Endpoint],
-) -> Option<NodeName> {
-    if allocation.load_balancer_ips.is_empty() {
-        return None;
-    }
+) -> BTreeMap<IpAddr, NodeName> {
     let local = draft.external_policy() == TrafficPolicy::Local;
-    let serves =
-        |node: &Node| endpoints.iter().any(|e| e.ready && e.node.as_ref() == Some(&node.name));
-    let may = |node: &&Node| {
+    let serves = |node: &Node, family: Family| {
+        let mut of_family = endpoints.iter().filter(|e| Family::of(e.address) == family);
+        of_family.any(|e| e.ready && e.node.as_ref() == Some(&node.name))
+    };
+    let may = |node: &&Node, family: Family| {
         inputs.alive.contains(&node.name)
             && !node.labels.contains_key(NO_BALANCERS)
-            && (!local || serves(node))
+            && (!local || serves(node, family))
     };
     let weight = |node: &&Node| {
         let mut hasher = Sha256::new();
         hasher.update(format!("{}\n{}", draft.name, node.name));
         <[u8; 32]>::from(hasher.finalize())
     };
-    inputs.nodes.values().filter(may).max_by_key(weight).map(|node| node.name.clone())
+    let announced = allocation.load_balancer_ips.iter().filter_map(|address| {
+        let nodes = inputs.nodes.values().filter(|node| may(node, Family::of(*address)));
+        nodes.max_by_key(weight).map(|node| (*address, node.name.clone()))
+    });
+    announced.collect()
 }
 
 /// Takes out what a pool has given to another Service: whoever writes it into a manifest does not get

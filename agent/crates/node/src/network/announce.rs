@@ -31,8 +31,8 @@ pub(crate) fn addresses(config: &AgentConfig, state: &State) -> BTreeSet<IpAddr>
 /// What the hub says that it shall answer for.
 fn asked(config: &AgentConfig, state: &State) -> BTreeSet<IpAddr> {
     let services = state.snapshot.iter().flat_map(|s| s.services.values());
-    let ours = services.filter(|s| s.announcer.as_ref() == Some(&config.node_name));
-    ours.flat_map(|s| s.load_balancer_ips.iter().copied()).collect()
+    let announced = services.flat_map(|s| &s.announcers);
+    announced.filter(|(_, node)| **node == config.node_name).map(|(address, _)| *address).collect()
 }
 
 /// Answers for what the hub says, while there is a datapath to serve it; never ends. A node that hears

@@ -122,7 +122,8 @@ pub(crate) fn ruleset(
     )
 }
 
-/// Loopback addresses serve no node ports: services of the host's own must not open to others.
+/// Loopback addresses serve no node ports: services of the host's own must not open to others. Gateways
+/// of pods serve none either: what comes back to them is not tracked.
 fn node_port_rules(which: &str, pod_cidrs: &[IpNet], at: &[IpNet]) -> String {
     let mut rules = String::new();
     for cidr in pod_cidrs {
@@ -138,7 +139,7 @@ fn node_port_rules(which: &str, pod_cidrs: &[IpNet], at: &[IpNet]) -> String {
         line(
             &mut rules,
             &format!(
-                "    {which}fib daddr type local {word} daddr != {loopback} {served}meta l4proto . th dport @node_ports dnat {word} to {host_source}"
+                "    {which}fib daddr type local {word} daddr != {loopback} {word} daddr != @pod_cidrs_{word} {served}meta l4proto . th dport @node_ports dnat {word} to {host_source}"
             ),
         );
     }

@@ -136,7 +136,8 @@ impl View {
         let serves = |address: &&IpAddr| {
             let cidrs = &cluster.node_port_cidrs;
             let inside = cidrs.is_empty() || cidrs.iter().any(|c| c.contains(*address));
-            inside && !address.is_loopback()
+            let gateway = cluster.pod_cidrs.iter().any(|c| c.contains(*address));
+            inside && !address.is_loopback() && !gateway
         };
         let of_node = |node: &Place| {
             let addresses: Vec<_> = if node.index == OWN_NODE {

@@ -24,7 +24,7 @@ pub(crate) fn service(endpoints: Vec<Endpoint>) -> Service {
         name: ServiceName { namespace: "default".into(), name: "web".into() },
         cluster_ips: vec![IpAddr::from([10, 96, 0, 10])],
         load_balancer_ips: Vec::new(),
-        announcer: None,
+        announcers: BTreeMap::new(),
         external_ips: Vec::new(),
         source_ranges: Vec::new(),
         internal_policy: TrafficPolicy::Cluster,

@@ -128,7 +128,8 @@ impl FlowState {
     }
 
     /// True if a SYN begins another connection with the same ports.
-    pub(crate) fn is_over(self) -> bool {
+    #[must_use]
+    pub fn is_over(self) -> bool {
         matches!(self, Self::TimeWait | Self::Closed)
     }
 

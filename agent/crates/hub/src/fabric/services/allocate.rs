@@ -68,14 +68,24 @@ pub(super) fn allocate<'d>(
     let mut allocations: BTreeMap<ServiceName, Allocation> =
         allocator.resting.iter().map(|(n, a)| ((*n).clone(), (*a).clone())).collect();
     for slot in allocator.cluster_ips() {
+        for kept in allocator.kept_in(&mut allocations) {
+            kept.cluster_ips.retain(|address| slot.given != Some(*address));
+        }
         let allocation = allocations.entry(slot.draft.name.clone()).or_default();
         allocation.cluster_ips.extend(slot.given);
     }
     for slot in allocator.node_ports() {
+        for kept in allocator.kept_in(&mut allocations) {
+            let of = |key: &str, number| NodePort { protocol: protocol_of(key), number };
+            kept.node_ports.retain(|key, number| slot.given != Some(of(key, *number)));
+        }
         let allocation = allocations.entry(slot.draft.name.clone()).or_default();
         allocation.node_ports.extend(slot.given.map(|g| (slot.kind.0, g.number)));
     }
     for slot in allocator.load_balancer_ips(pools) {
+        for kept in allocator.kept_in(&mut allocations) {
+            kept.load_balancer_ips.retain(|address| slot.given != Some(*address));
+        }
         let allocation = allocations.entry(slot.draft.name.clone()).or_default();
         allocation.load_balancer_ips.extend(slot.given);
     }
@@ -107,6 +117,17 @@ struct Allocator<'d> {
 }
 
 impl<'d> Allocator<'d> {
+    /// What is kept for Services that may come back, and that others may get who ask for it.
+    fn kept_in<'a>(
+        &self,
+        allocations: &'a mut BTreeMap<ServiceName, Allocation>,
+    ) -> impl Iterator<Item = &'a mut Allocation> {
+        let resting: BTreeSet<_> = self.resting.iter().map(|(name, _)| (*name).clone()).collect();
+        let all = (!resting.is_empty()).then(|| allocations.iter_mut());
+        let kept = all.into_iter().flatten().filter(move |(name, _)| resting.contains(name));
+        kept.map(|(_, kept)| kept)
+    }
+
     fn held(&self, draft: &Draft<'_>) -> Option<&'d Allocation> {
         self.inputs.before.get(&draft.name)
     }
@@ -144,8 +165,8 @@ impl<'d> Allocator<'d> {
             })
         };
         let resting = self.resting.iter().flat_map(|(n, a)| a.cluster_ips.iter().map(|a| (*a, *n)));
-        let taken = resting.collect();
-        settle(slots, taken, legal, fresh, &mut self.refused)
+        let kept = resting.collect();
+        settle(slots, &kept, legal, fresh, &mut self.refused)
     }
 
     fn node_ports(&mut self) -> Vec<Slot<'d, NodePortKey, NodePort>> {
@@ -184,7 +205,7 @@ impl<'d> Allocator<'d> {
                 taken.insert(NodePort { protocol: protocol_of(key), number: *number }, *name);
             }
         }
-        settle(slots, taken, legal, fresh, &mut self.refused)
+        settle(slots, &taken, legal, fresh, &mut self.refused)
     }
 
     fn load_balancer_ips(&mut self, pools: &Pools<'_>) -> Vec<Slot<'d, Family, IpAddr>> {
@@ -218,7 +239,7 @@ impl<'d> Allocator<'d> {
         let fresh = |slot: &Slot<'d, Family, IpAddr>, taken: &Taken<'d, IpAddr>| {
             free.next(slot.kind, |a| taken.contains_key(&a) || elsewhere.contains_key(&a))
         };
-        settle(slots, taken, legal, fresh, &mut self.refused)
+        settle(slots, &taken, legal, fresh, &mut self.refused)
     }
 
     fn pool_slots(&mut self, draft: &'d Draft<'d>) -> Vec<Slot<'d, Family, IpAddr>> {

@@ -97,6 +97,9 @@ pub(super) fn draft<'a>(
     let asked = asked.collect::<Result<Vec<_>, _>>()?;
     let cluster_ips = families(spec, &asked, available, notes)?;
     let ports = ports(spec, notes);
+    if ports.is_empty() {
+        notes.push("it has no ports: nothing is served".to_owned());
+    }
     note_unknown_words(spec, notes);
     let name = name.clone();
     Ok(Some(Draft { name, defined, manifest, spec, kind, ports, cluster_ips }))

@@ -88,8 +88,13 @@ impl<'a> Endpoints<'a> {
         let mut found = BTreeMap::new();
         let key = (draft.name.namespace.as_str(), draft.name.name.as_str());
         for (defined, slice) in self.slices.get(&key).into_iter().flatten() {
-            let mut report = |reason| {
+            let slice_name = slice.metadata.name.as_deref().unwrap_or_default();
+            let mut report = |what: String| {
                 let (file, line) = (defined.file.clone(), defined.line);
+                let reason = format!(
+                    "EndpointSlice {}/{slice_name} of Service {}: {what}",
+                    draft.name.namespace, draft.name.name
+                );
                 problems.push(Problem { file, line, reason });
             };
             for endpoint in of_slice(slice, &draft.ports, self.service_cidrs, &mut report) {
@@ -213,12 +218,21 @@ fn of_slice(
     report: &mut impl FnMut(String),
 ) -> Vec<Endpoint> {
     // `FQDN`, or what a later Kubernetes has.
-    let Some(family) = Family::from_kubernetes(&slice.address_type) else { return Vec::new() };
+    let Some(family) = Family::from_kubernetes(&slice.address_type) else {
+        if slice.address_type != "FQDN" {
+            let given = &slice.address_type;
+            report(format!("`addressType`: `{given}` is none of IPv4, IPv6, FQDN: it is ignored"));
+        }
+        return Vec::new();
+    };
     let targets: Vec<_> = ports.iter().map(|port| slice_port(slice, port)).collect();
     let mut endpoints = Vec::new();
     for given in &slice.endpoints {
         // All of an endpoint's addresses are one pod's; only the first is used.
-        let Some(first) = given.addresses.first() else { continue };
+        let Some(first) = given.addresses.first() else {
+            report("an endpoint without an address is ignored".to_owned());
+            continue;
+        };
         let address = match text::address(first) {
             None => Err("is no IP address"),
             Some(a) if Family::of(a) != family => Err("is not of the slice's address type"),

@@ -2,7 +2,8 @@
 //!
 //! Who has something keeps it; then whoever asks for something in particular gets it if it is free,
 //! and never something else instead; then the rest is given out. Within each step Services come in
-//! order of namespace and name.
+//! order of namespace and name. What is kept for a Service that may come back is not given out by
+//! chance, and yet to whoever asks for it.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -30,29 +31,30 @@ pub(super) type Taken<'d, V> = BTreeMap<V, &'d ServiceName>;
 /// Services that did not get something, and why.
 pub(super) type Refused<'d> = Vec<(&'d Draft<'d>, String)>;
 
-/// Fills the slots. `taken` is what others have. `legal` says what is wrong with a value, `fresh`
+/// Fills the slots. `kept` is what is kept for others. `legal` says what is wrong with a value, `fresh`
 /// finds one that is not taken; it is not asked for one that it found before.
 pub(super) fn settle<'d, K, V: Copy + Ord + Display>(
     mut slots: Vec<Slot<'d, K, V>>,
-    mut taken: Taken<'d, V>,
+    kept: &Taken<'d, V>,
     legal: impl Fn(&Slot<'d, K, V>, V) -> Result<(), String>,
     mut fresh: impl FnMut(&Slot<'d, K, V>, &Taken<'d, V>) -> Result<V, String>,
     refused: &mut Refused<'d>,
 ) -> Vec<Slot<'d, K, V>> {
+    let mut taken = kept.clone();
     for slot in &mut slots {
-        let kept = slot.held.filter(|held| slot.asked.is_none_or(|asked| asked == *held));
-        let kept = kept.filter(|held| !taken.contains_key(held) && legal(slot, *held).is_ok());
-        slot.given = kept;
-        taken.extend(kept.map(|held| (held, &slot.draft.name)));
+        let still = slot.held.filter(|held| slot.asked.is_none_or(|asked| asked == *held));
+        let still = still.filter(|held| !taken.contains_key(held) && legal(slot, *held).is_ok());
+        slot.given = still;
+        taken.extend(still.map(|held| (held, &slot.draft.name)));
     }
     for slot in slots.iter_mut().filter(|s| s.given.is_none()) {
         let Some(asked) = slot.asked else { continue };
         match (legal(slot, asked), taken.get(&asked)) {
             (Err(reason), _) => refused.push((slot.draft, reason)),
-            (Ok(()), Some(owner)) => {
+            (Ok(()), Some(owner)) if kept.get(&asked) != Some(owner) => {
                 refused.push((slot.draft, format!("{asked} is Service {owner}'s already")));
             }
-            (Ok(()), None) => {
+            (Ok(()), _) => {
                 taken.insert(asked, &slot.draft.name);
                 slot.given = Some(asked);
             }

@@ -90,7 +90,7 @@ fn balancer_at_a_routers_address_is_neither_routed_nor_announced() {
         let mut state = state();
         let mut service = service(Vec::new());
         service.load_balancer_ips = vec![address.parse().unwrap()];
-        service.announcer = Some(node(1).name);
+        service.announcers = [(address.parse().unwrap(), node(1).name)].into();
         let services = &mut state.snapshot.as_mut().unwrap().services;
         services.insert(service.name.clone(), service.into());
         let address: IpNet = format!("{address}/32").parse().unwrap();

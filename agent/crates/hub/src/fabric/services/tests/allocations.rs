@@ -177,3 +177,24 @@ fn type_changes_take_effect() {
     assert!(node_ports(&mut bench, "web")[0].is_some());
     assert_eq!(cluster_ips(&mut bench, "web"), ip);
 }
+
+/// SVC-013, SVC-030: a document that cannot be read keeps what a Service had that is gone, which may be its
+/// own, but not from who asks for it.
+#[test]
+fn what_is_kept_for_a_service_that_is_gone_goes_to_who_asks() {
+    let asks = "clusterIP: 10.96.200.1, type: NodePort";
+    let mut bench = Bench::new(&[&service("first", asks)]);
+    bench.service("first");
+    bench.set(1, "apiVersion: v1\nkind: Service\nmetadata: {name: x}\nspec: {ports: what}");
+    bench.set(0, "");
+    assert_eq!(bench.merge().allocations.len(), 1);
+    bench.set(0, &service("any", ""));
+    assert_ne!(texts(&bench.service("any").cluster_ips), ["10.96.200.1"]);
+    bench.set(0, &service("second", asks));
+    assert_eq!(texts(&bench.service("second").cluster_ips), ["10.96.200.1"]);
+    // It has it now, and whoever comes back does not.
+    bench.set(2, &service("first", asks));
+    let merged = bench.merge();
+    assert!(!merged.services.contains_key(&named("first")));
+    assert!(merged.services.contains_key(&named("second")));
+}

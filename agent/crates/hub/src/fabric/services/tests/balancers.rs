@@ -225,3 +225,33 @@ fn bad_source_range_closes_the_balancer() {
     assert_eq!(ips(&mut bench, "a"), [] as [String; 0]);
     assert!(bench.problems()[0].contains("`x` is no subnet"));
 }
+
+/// SVC-096: each address at a node that has an endpoint of its family.
+#[test]
+fn each_family_is_announced_where_it_is_served() {
+    let spec = "ipFamilyPolicy: RequireDualStack, externalTrafficPolicy: Local";
+    let endpoint = |name: &str, family: &str, address: &str, node: &str| {
+        slice(
+            name,
+            "web",
+            &format!(
+                "addressType: {family}\nports: [{{port: 80}}]\nendpoints: [{{addresses: [\"{address}\"], nodeName: {node}}}]"
+            ),
+        )
+    };
+    let slices = |v4: &str, v6: &str| {
+        endpoint("v4", "IPv4", "198.51.100.1", v4) + &endpoint("v6", "IPv6", "2001:db8::1", v6)
+    };
+    let lan = pool("lan", "addresses: [192.0.2.16/28, \"2001:db8::10-2001:db8::1f\"]");
+    let mut bench = Bench::new(&[&lan, &balancer("web", spec), ""]);
+    for name in ["a", "b"] {
+        bench.node(name, &[]);
+        bench.state.alive.insert(name.parse().unwrap());
+    }
+    for (v4, v6) in [("a", "b"), ("b", "a"), ("a", "a")] {
+        bench.set(2, &slices(v4, v6));
+        let announcers = bench.service("web").announcers;
+        let at: Vec<_> = announcers.values().map(NodeName::as_str).collect();
+        assert_eq!(at, [v4, v6]);
+    }
+}
