@@ -1,4 +1,5 @@
-//! Compiled tables in the plugin, against a plain reading of the rules.
+//! Compiled tables in the plugin, as it runs natively and as a module, against a plain reading of the
+//! rules.
 
 use std::net::SocketAddr;
 
@@ -13,6 +14,7 @@ use weft_pipeline::Plugin as _;
 use weft_policy_model as plain;
 use weft_policy_sdk::Config;
 use weft_policy_testing::{Answered, NativePlugin};
+use weft_wasm_host::{ConfigureKind, Engine, Module, PluginInstance, Settings, SharedState};
 
 use super::*;
 
@@ -223,6 +225,8 @@ fn cluster_rule(rule: &plain::ClusterRule) -> PolicyRule {
 struct Host {
     name: NodeName,
     plugin: NativePlugin<weft_policy::Policies>,
+    module: PluginInstance,
+    revision: u64,
     policies: Policies,
     flows: BTreeMap<(u8, SocketAddr, SocketAddr), [u8; 16]>,
 }
@@ -252,18 +256,23 @@ fn compile(cluster: &plain::Cluster, name: &NodeName, before: Option<&Policies>)
 }
 
 impl Host {
-    fn new(cluster: &plain::Cluster, name: &str) -> Self {
+    fn new(cluster: &plain::Cluster, name: &str, module: &Arc<Module>) -> Self {
         let name: NodeName = name.parse().unwrap();
         let policies = compile(cluster, &name, None);
         let config = policies.complete().encode_to_vec();
-        let plugin = NativePlugin::new(config).unwrap();
-        Self { name, plugin, policies, flows: BTreeMap::new() }
+        let plugin = NativePlugin::new(config.clone()).unwrap();
+        let settings = Settings { config, ..Settings::new("policy") };
+        let module = PluginInstance::new(module, settings, SharedState::new("policy")).unwrap();
+        Self { name, plugin, module, revision: 1, policies, flows: BTreeMap::new() }
     }
 
     fn update(&mut self, cluster: &plain::Cluster) {
         let next = compile(cluster, &self.name, Some(&self.policies));
         if let Some(change) = next.change_from(&self.policies) {
-            self.plugin.configure(Config::Delta(&change.encode_to_vec())).unwrap();
+            let bytes = change.encode_to_vec();
+            self.plugin.configure(Config::Delta(&bytes)).unwrap();
+            self.revision += 1;
+            self.module.configure(ConfigureKind::Delta, &bytes, self.revision).unwrap();
         } else {
             assert_eq!(next.complete(), self.policies.complete());
         }
@@ -305,7 +314,11 @@ impl Host {
         };
         let outcome = self.plugin.on_packet(&told, &[0x45]).unwrap();
         let slot = outcome.slot.copied().unwrap_or(told.slot);
-        let passes = Answered::from(outcome.verdict) == Answered::Continue;
+        let answer = Answered::from(outcome.verdict);
+        let outcome = self.module.on_packet(&told, &[0x45; 20]).unwrap();
+        assert_eq!(outcome.slot.copied().unwrap_or(told.slot), slot);
+        assert_eq!(Answered::from(outcome.verdict), answer, "as a module");
+        let passes = answer == Answered::Continue;
         if passes {
             self.flows.insert(key, slot);
         }
@@ -325,10 +338,12 @@ fn mapped(address: IpAddr) -> [u8; 16] {
 #[test]
 fn compiled_tables_allow_what_the_rules_allow() {
     let (mut allowed, mut denied) = (0, 0);
+    let engine = Engine::with_instances(4).unwrap();
+    let module = Module::load(&engine, weft_builtin::POLICY.module).unwrap();
     for seed in 0..200 {
         let mut generator = plain::Generator::new(seed);
         let mut cluster = generator.cluster();
-        let mut nodes = NODES.map(|name| Host::new(&cluster, name));
+        let mut nodes = NODES.map(|name| Host::new(&cluster, name, &module));
         for _ in 0..8 {
             for _ in 0..40 {
                 let (from, to) = generator.ends(&cluster);
