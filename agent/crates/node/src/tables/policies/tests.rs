@@ -212,7 +212,7 @@ fn cluster_rule(rule: &plain::ClusterRule) -> PolicyRule {
             all.map(|protocol| PolicyPort::Named { protocol, name: name.clone() }).into()
         }
     });
-    let nothing_known = unknown && action == PolicyAction::Accept && rule.peers.len() == 1;
+    let nothing_known = unknown && action == PolicyAction::Accept;
     PolicyRule {
         name: String::new(),
         action,
