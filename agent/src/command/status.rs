@@ -117,6 +117,9 @@ fn node_text(status: &AgentStatus) -> String {
         true => "delivered to pods directly\n",
         false => "delivered to pods through the host's routing\n",
     });
+    for drops in &status.policy_drops {
+        text.push_str(&format!("dropped by {}: {}\n", drops.why, drops.packets));
+    }
     let mut rows = vec![row(["POD", "ADDRESSES", "ATTACHMENT"])];
     for pod in &status.pods {
         let name = pod.name.clone().unwrap_or_default();

@@ -97,6 +97,14 @@ async fn only_what_a_rule_allows_gets_to_an_isolated_pod() -> Result<()> {
         let own = SocketAddr::new(address(&lab, "a2", family)?, OTHER_PORT);
         ensure!(passes(&lab, "a2", Over::Udp, own)?, "a2 to itself");
     }
+    // NP-113: the node says what dropped.
+    eventually(SOON, async || {
+        let drops = lab.agent_status("node-1").await?.policy_drops;
+        let why = "NetworkPolicy default/web, ingress: no rule allows it";
+        ensure!(drops.iter().any(|d| d.why == why && d.packets > 0), "{drops:?}");
+        Ok(())
+    })
+    .await?;
     // NP-061: its node reaches it, NP-064: another node does not.
     let (a2, tcp) = (SocketAddr::new(address(&lab, "a2", 0)?, OTHER_PORT), Over::Tcp);
     ensure!(passes(&lab, "node-1", tcp, a2)?, "the pod's own node");

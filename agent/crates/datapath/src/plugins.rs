@@ -222,6 +222,8 @@ impl Plugins {
         let status = self.shared.get(&running.spec.name).map(|shared| shared.status());
         let counters = status.as_ref().map(|s| s.counters).unwrap_or_default();
         let cut_off = status.as_ref().map_or(0, |s| s.cut_off);
+        let by_number = status.as_ref().map(|s| &s.drops_by_number);
+        let drops_by_number = by_number.into_iter().flatten().map(|(n, c)| (*n, *c)).collect();
         let state = match status.as_ref().is_some_and(|s| s.taken_out) {
             true => State::TakenOut,
             false if cut_off > 0 => State::Impaired,
@@ -241,6 +243,7 @@ impl Plugins {
             calls: counters.calls,
             faults: counters.traps + counters.deadlines,
             drops: counters.drops,
+            drops_by_number,
         }
     }
 

@@ -3,7 +3,7 @@
 //! Nothing in this module waits or does I/O but for the small file of peer indices. A change wakes
 //! whoever holds a [`Core::changes`] receiver.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -291,7 +291,7 @@ impl Core {
             vtep_mac: self.vtep_mac.to_string(),
             pods: state.attachments.values().filter_map(|r| self.pod(r)).collect(),
             generation: applied.generation,
-            plugins: applied.plugins,
+            plugins: applied.plugins.into_iter().map(short).collect(),
             translated: applied.translated,
         })
     }
@@ -306,6 +306,11 @@ impl Core {
         };
         Some(pod.to_proto())
     }
+}
+
+/// What the hub has use for.
+fn short(plugin: PluginStatus) -> PluginStatus {
+    PluginStatus { drops_by_number: HashMap::new(), ..plugin }
 }
 
 const PEER_IDS: &str = "peers.json";

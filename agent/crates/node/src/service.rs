@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tonic::{Request, Response, Status};
 use weft_control::ToProto;
+use weft_model::POLICY_PLUGIN;
 use weft_proto::v1::agent_server::Agent;
-use weft_proto::v1::{self, AgentStatus, AgentStatusRequest};
+use weft_proto::v1::{self, AgentStatus, AgentStatusRequest, DatapathStatus, PolicyDrops};
 
 use crate::core::Core;
 
@@ -31,6 +32,7 @@ impl AgentService {
     fn status(&self) -> AgentStatus {
         let applied = self.core.applied().borrow().clone();
         let datapath = self.core.datapath_status();
+        let policy_drops = policy_drops(&self.core, datapath.as_ref());
         let config = &self.core.config;
         self.core.read(|state| {
             let known = state.snapshot.as_ref().and_then(|s| s.nodes.get(&config.node_name));
@@ -47,6 +49,7 @@ impl AgentService {
                 hub_connected: state.hub_connected,
                 generation: state.snapshot.as_ref().map_or(0, |s| s.generation.0),
                 datapath_connected: applied.connected,
+                policy_drops,
                 datapath,
                 pods: state.attachments.values().map(|r| r.to_local_pod()).collect(),
                 spoofed_at_ports: self.spoofed.load(Ordering::Relaxed),
@@ -56,4 +59,19 @@ impl AgentService {
             }
         })
     }
+}
+
+/// Most first.
+fn policy_drops(core: &Core, datapath: Option<&DatapathStatus>) -> Vec<PolicyDrops> {
+    let Some(target) = core.target() else { return Vec::new() };
+    let plugin = datapath.and_then(|d| d.plugins.iter().find(|p| p.name == POLICY_PLUGIN));
+    let counts = plugin.into_iter().flat_map(|p| &p.drops_by_number);
+    let mut drops: Vec<_> = counts
+        .map(|(number, packets)| PolicyDrops {
+            why: target.tables.describe_drop(*number),
+            packets: *packets,
+        })
+        .collect();
+    drops.sort_by(|a, b| (b.packets, &a.why).cmp(&(a.packets, &b.why)));
+    drops
 }

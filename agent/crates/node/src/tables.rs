@@ -150,6 +150,12 @@ impl Tables {
         }
     }
 
+    /// What a drop of the plugin for policies means, by its number.
+    pub(crate) fn describe_drop(&self, number: u32) -> String {
+        let known = self.policies.describe(number);
+        known.unwrap_or_else(|| format!("a policy that is gone (number {number})"))
+    }
+
     /// WireGuard keys that the tables name.
     pub(crate) fn keys(&self) -> &[PublicKey] {
         &self.keys

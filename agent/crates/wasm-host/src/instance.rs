@@ -211,11 +211,11 @@ impl Plugin for PluginInstance {
             Decision::Continue => Verdict::Continue,
             Decision::Accept => Verdict::Accept,
             Decision::Drop(reason) => {
-                self.counters.note_drop();
+                self.counters.note_drop(reason);
                 Verdict::Drop(reason)
             }
             Decision::Reject(reason) => {
-                self.counters.note_drop();
+                self.counters.note_drop(reason);
                 Verdict::Reject(reason)
             }
             Decision::Rewrite => Verdict::Rewrite(&live.answer().rewrite),

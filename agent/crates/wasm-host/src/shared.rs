@@ -1,5 +1,6 @@
 //! What the instances of one plugin share: its map, its counters, its standing.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -11,6 +12,8 @@ use crate::standing::Standing;
 
 /// Lines of a plugin's log in one second; more are counted and dropped.
 const LOG_LINES_PER_SECOND: u32 = 20;
+/// Numbers of drops that an instance counts apart; drops with others count in the sum only.
+const NUMBERS_MAX: usize = 4096;
 
 /// Kept by plugin name for as long as the process lives, so that the map outlives a replace.
 ///
@@ -31,6 +34,7 @@ struct Instances {
     live: Vec<Arc<InstanceCounters>>,
     /// Sums of the instances that are gone.
     retired: Counters,
+    retired_numbers: BTreeMap<u32, u64>,
 }
 
 /// Sums over all instances the plugin ever had.
@@ -61,6 +65,8 @@ pub struct Status {
     pub map_entries: usize,
     /// Live instances, one for each worker.
     pub instances: usize,
+    /// Packets dropped or rejected, by the number that the plugin gave.
+    pub drops_by_number: BTreeMap<u32, u64>,
 }
 
 impl SharedState {
@@ -96,6 +102,8 @@ impl SharedState {
         let instances = lock(&self.instances);
         let mut counters = instances.retired;
         instances.live.iter().for_each(|c| counters.add(&c.read()));
+        let mut drops_by_number = instances.retired_numbers.clone();
+        instances.live.iter().for_each(|c| c.add_numbers(&mut drops_by_number));
         Status {
             counters,
             taken_out: standing.is_taken_out(),
@@ -103,6 +111,7 @@ impl SharedState {
             last_fault: standing.last_fault(),
             map_entries: self.map.len(),
             instances: instances.live.len(),
+            drops_by_number,
         }
     }
 
@@ -125,6 +134,7 @@ impl SharedState {
         let mut instances = lock(&self.instances);
         instances.live.retain(|c| !Arc::ptr_eq(c, counters));
         instances.retired.add(&counters.read());
+        counters.add_numbers(&mut instances.retired_numbers);
     }
 
     pub(crate) fn see(&self, now: Timestamp) {
@@ -149,6 +159,8 @@ pub(crate) struct InstanceCounters {
     drops: AtomicU64,
     traps: AtomicU64,
     deadlines: AtomicU64,
+    /// Taken by the worker for a drop, and by whoever asks for the status.
+    by_number: Mutex<BTreeMap<u32, u64>>,
 }
 
 impl InstanceCounters {
@@ -157,9 +169,18 @@ impl InstanceCounters {
         increment(&self.calls);
     }
 
-    #[inline]
-    pub(crate) fn note_drop(&self) {
+    pub(crate) fn note_drop(&self, number: u32) {
         increment(&self.drops);
+        let mut by_number = lock(&self.by_number);
+        if by_number.len() < NUMBERS_MAX || by_number.contains_key(&number) {
+            *by_number.entry(number).or_default() += 1;
+        }
+    }
+
+    fn add_numbers(&self, to: &mut BTreeMap<u32, u64>) {
+        for (number, count) in lock(&self.by_number).iter() {
+            *to.entry(*number).or_default() += count;
+        }
     }
 
     pub(crate) fn note_fault(&self, fault: PluginFault) {
@@ -242,10 +263,11 @@ mod tests {
         let (a, b) = (shared.register(), shared.register());
         a.note_call();
         b.note_call();
-        b.note_drop();
+        b.note_drop(7);
         shared.retire(&b);
         let status = shared.status();
         assert_eq!((status.counters.calls, status.counters.drops, status.instances), (2, 1, 1));
+        assert_eq!(status.drops_by_number, BTreeMap::from([(7, 1)]));
     }
 
     #[test]

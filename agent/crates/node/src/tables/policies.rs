@@ -164,6 +164,11 @@ impl Policies {
         self.programs = programs.into_iter().map(shared).collect();
     }
 
+    /// What the number of a drop means, in words.
+    pub(crate) fn describe(&self, number: u32) -> Option<String> {
+        self.rules.describe(number)
+    }
+
     pub(crate) fn complete(&self) -> PolicyTables {
         let (addresses_v4, addresses_v6) =
             records(self.addresses.iter().map(|(address, number)| (address, *number)));

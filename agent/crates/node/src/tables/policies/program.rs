@@ -19,6 +19,10 @@ use crate::tables::services::range;
 
 /// Below this are numbers of the plugin's own.
 const FIRST_NUMBER: u32 = 16;
+/// The plugin's own numbers.
+pub(super) const UNKNOWN_POD: u32 = 1;
+/// As [`UNKNOWN_POD`].
+pub(super) const UNKNOWN_SUBJECT: u32 = 2;
 
 /// Seen from the pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,6 +45,26 @@ impl RuleNumbers {
         *self.numbers.entry(key).or_insert_with(|| {
             self.given += 1;
             FIRST_NUMBER + self.given - 1
+        })
+    }
+}
+
+impl RuleNumbers {
+    /// What the number of a drop means, in words.
+    pub(super) fn describe(&self, number: u32) -> Option<String> {
+        match number {
+            UNKNOWN_POD => return Some("a pod that is not known yet".to_owned()),
+            UNKNOWN_SUBJECT => return Some("a pod whose policies are not known yet".to_owned()),
+            _ => {}
+        }
+        let ((policy, direction, rule), _) = self.numbers.iter().find(|(_, n)| **n == number)?;
+        let way = match direction {
+            Direction::Ingress => "ingress",
+            Direction::Egress => "egress",
+        };
+        Some(match rule {
+            Some(rule) => format!("{policy}, {way}: rule {rule}"),
+            None => format!("{policy}, {way}: no rule allows it"),
         })
     }
 }

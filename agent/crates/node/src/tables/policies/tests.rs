@@ -380,3 +380,26 @@ fn compiled_tables_allow_what_the_rules_allow() {
     }
     assert!(allowed > 20_000 && denied > 5_000, "{allowed} {denied}");
 }
+
+/// NP-113: who reads of a drop is told which policy it was, and which rule.
+#[test]
+fn numbers_of_drops_are_told_in_words() {
+    let mut cluster = plain::Cluster::default();
+    let addresses = vec!["192.0.2.1".parse().unwrap()];
+    cluster.nodes.insert("node-1".into(), plain::Node { addresses, ..plain::Node::default() });
+    let pod = plain::Pod {
+        namespace: "x".into(),
+        addresses: vec!["10.0.1.1".parse().unwrap()],
+        node: "node-1".into(),
+        ..plain::Pod::default()
+    };
+    cluster.pods.insert(("x".into(), "a".into()), pod);
+    cluster.policies.insert(("x".into(), "closed".into()), plain::NetworkPolicy::default());
+    let policies = compile(&cluster, &"node-1".parse().unwrap(), None);
+    let tables = policies.complete();
+    let told = policies.describe(tables.programs[0].isolation).unwrap();
+    assert_eq!(told, "NetworkPolicy x/closed, ingress: no rule allows it");
+    assert_eq!(policies.describe(9_999), None);
+    let own = [weft_policy::UNKNOWN_POD, weft_policy::UNKNOWN_SUBJECT];
+    assert_eq!(own, [program::UNKNOWN_POD, program::UNKNOWN_SUBJECT]);
+}
