@@ -161,6 +161,7 @@ mod tests {
         let endpoint = |address: &str, ready| Endpoint {
             address: address.into(),
             ready,
+            flows: 3,
             targets: vec![8080],
             ..Endpoint::default()
         };
@@ -181,9 +182,14 @@ mod tests {
         let line = text.lines().nth(1).unwrap_or_default();
         let cells: Vec<_> = line.split("  ").map(str::trim).filter(|c| !c.is_empty()).collect();
         let expected =
-            ["default", "web", "10.96.0.1", "-", "80:30080/TCP", "1/2", "external Local"];
+            ["default", "web", "10.96.0.1", "-", "80:30080/TCP", "1/2", "6", "external Local"];
         assert_eq!(cells, expected);
-        let text = endpoints(&[service]);
-        assert!(text.contains("10.1.0.2  8080     -     not ready"), "{text}");
+        let text = endpoints(std::slice::from_ref(&service));
+        assert!(text.contains("10.1.0.2  8080     -     not ready  3"), "{text}");
+        let port = |number| ServicePort { protocol: 6, port: number, ..ServicePort::default() };
+        let wide = Service { ports: (1..=300).map(port).collect(), endpoints: vec![], ..service };
+        let text = overview(std::slice::from_ref(&wide));
+        assert!(text.contains("5/TCP,6/TCP and 294 more"), "{text}");
+        assert!(endpoints(&[wide]).contains("no endpoints"));
     }
 }

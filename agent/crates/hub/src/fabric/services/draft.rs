@@ -176,8 +176,10 @@ fn note_unknown_words(spec: &ServiceSpec, notes: &mut Vec<String>) {
     for (field, given, known) in fields {
         let given = given.as_deref().filter(|word| !word.is_empty());
         if let Some(given) = given.filter(|word| !known.contains(word)) {
-            let known = known.join(", ");
-            notes.push(format!("`spec.{field}`: `{given}` is none of {known}; the first counts"));
+            let (known, first) = (known.join(", "), known.first().copied().unwrap_or_default());
+            notes.push(format!(
+                "`spec.{field}`: `{given}` is none of {known}: it counts as {first}"
+            ));
         }
     }
 }

@@ -182,7 +182,7 @@ fn unknown_values_fall_back() {
     assert_eq!(web.external_policy, TrafficPolicy::Cluster);
     assert_eq!((web.affinity_s, web.cluster_ips.len()), (None, 1));
     let problems = bench.problems();
-    let said = "Service default/web: `spec.sessionAffinity`: `Later` is none of None, ClientIP; the first counts";
+    let said = "Service default/web: `spec.sessionAffinity`: `Later` is none of None, ClientIP: it counts as None";
     assert!(problems.len() == 5 && problems.contains(&said.to_owned()), "{problems:?}");
 }
 
