@@ -43,18 +43,20 @@ pub struct Traffic {
     pub bytes: u64,
 }
 
+/// In this order, so that what each packet touches is together.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[repr(C)]
 pub(crate) struct Flow {
     /// As the first packet was sent.
     pub(crate) original: FlowKey,
     /// As answers are sent: `original` reversed, unless translated.
     pub(crate) reply: FlowKey,
     pub(crate) state: FlowState,
-    pub(crate) progress: Progress,
     pub(crate) translator: Option<Translator>,
-    pub(crate) created: Timestamp,
+    pub(crate) progress: Progress,
     pub(crate) last_seen: Timestamp,
     pub(crate) traffic: [Traffic; 2],
+    pub(crate) created: Timestamp,
     pub(crate) memory: Memory,
 }
 
@@ -74,16 +76,18 @@ impl Flow {
     }
 }
 
+/// In this order, as a [`Flow`] is.
+#[repr(C)]
 struct Entry {
-    flow: Flow,
     /// The list it is in: that of its state, but while it moves.
     class: usize,
     older: u32,
     newer: u32,
     generation: u32,
-    saved: Timestamp,
     used: bool,
     dirty: bool,
+    saved: Timestamp,
+    flow: Flow,
 }
 
 /// The reply tuple of a translated flow, whose home is in the shard of its original tuple.
