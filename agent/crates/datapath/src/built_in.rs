@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use prost::Message as _;
-use weft_model::{POLICY_PLUGIN, SERVICE_PLUGIN};
+use prost::Message;
+use weft_model::{BUILT_IN_PLUGINS, POLICY_PLUGIN, SERVICE_PLUGIN};
 use weft_proto::tables::v1::{
     IdentitySet, PolicyProgram, PolicySettings, PolicySubject, PolicyTables, ServiceSettings,
     ServiceTable, ServiceTables,
@@ -17,11 +17,18 @@ pub(crate) struct BuiltInChange {
 }
 
 impl BuiltInChange {
+    /// What this plugin is to take.
+    pub(crate) fn of(&self, plugin: &str) -> Option<Vec<u8>> {
+        match plugin {
+            SERVICE_PLUGIN => self.services.as_ref().map(Message::encode_to_vec),
+            POLICY_PLUGIN => self.policies.as_ref().map(Message::encode_to_vec),
+            _ => None,
+        }
+    }
+
     /// What each plugin is to take, by its name.
     pub(crate) fn by_plugin(&self) -> impl Iterator<Item = (&'static str, Vec<u8>)> {
-        let services = self.services.as_ref().map(|c| (SERVICE_PLUGIN, c.encode_to_vec()));
-        let policies = self.policies.as_ref().map(|c| (POLICY_PLUGIN, c.encode_to_vec()));
-        services.into_iter().chain(policies)
+        BUILT_IN_PLUGINS.into_iter().filter_map(|plugin| Some((plugin, self.of(plugin)?)))
     }
 }
 

@@ -9,10 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use prost::Message;
 use tokio::sync::oneshot;
 use weft_mesh::{ConfigError, MeshConfig};
-use weft_model::{POLICY_PLUGIN, SERVICE_PLUGIN, Timestamp};
+use weft_model::{POLICY_PLUGIN, Timestamp};
 use weft_netio::{Netlink, Offloads, Tun, TunError, UdpOffloads, UdpSocket, clock, link};
 use weft_pipeline::{Routes, RoutesConfig};
 use weft_proto::v1::{ApplyRequest, ApplyResponse, Offload};
@@ -150,14 +149,11 @@ impl Control {
         // What ran before stands in for what could not be used.
         let running = running.into_iter().map(|spec| (spec.name.clone(), spec)).collect();
         // A saved state is complete, so its changes are all there is.
-        let services = || desired.services.as_ref().map(Message::encode_to_vec).unwrap_or_default();
-        let policies = || desired.policies.as_ref().map(Message::encode_to_vec).unwrap_or_default();
-        let built_in = |name: &str| match name {
-            SERVICE_PLUGIN => Some(services()),
-            POLICY_PLUGIN => Some(policies()),
-            _ => None,
+        let change = BuiltInChange {
+            services: desired.services.clone(),
+            policies: desired.policies.clone(),
         };
-        self.plugins.set(&self.store, &running, &built_in, clock::now());
+        self.plugins.set(&self.store, &running, &|name| change.of(name), clock::now());
         match self.apply(desired) {
             Ok(_) => Ok(()),
             Err(ApplyError::Tables(error)) => {

@@ -48,9 +48,24 @@ impl Service {
         work: impl FnOnce(&mut Control) -> T + Send + 'static,
     ) -> Result<T, Status> {
         let control = Arc::clone(&self.0);
-        let done = tokio::task::spawn_blocking(move || work(&mut control.lock())).await;
-        done.map_err(|_| Status::internal("the datapath failed over this request: see its log"))
+        blocking(move || work(&mut control.lock())).await
     }
+
+    /// As [`Self::with`], for what only looks at flows: changes need not wait for it.
+    async fn with_flows<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&FlowTable) -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        let shared = self.with(|control| Arc::clone(control.shared())).await?;
+        blocking(move || work(shared.flows.table())).await
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Status> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|_| Status::internal("the datapath failed over this request: see its log"))
 }
 
 #[tonic::async_trait]
@@ -92,7 +107,7 @@ impl Datapath for Service {
             0 => FLOWS_DEFAULT,
             limit => limit.min(FLOWS_LISTED_MAX),
         };
-        let flows = self.with(move |control| flows(control.shared().flows.table(), limit)).await?;
+        let flows = self.with_flows(move |table| flows(table, limit)).await?;
         Ok(Response::new(tokio_stream::iter(flows)))
     }
 
@@ -101,8 +116,7 @@ impl Datapath for Service {
         request: Request<CountTranslatedRequest>,
     ) -> Result<Response<CountTranslatedResponse>, Status> {
         let limit = usize::try_from(request.into_inner().limit).unwrap_or(usize::MAX);
-        let count = move |control: &mut Control| translated(control.shared().flows.table(), limit);
-        let translated = self.with(count).await?;
+        let translated = self.with_flows(move |table| translated(table, limit)).await?;
         Ok(Response::new(CountTranslatedResponse { translated }))
     }
 }

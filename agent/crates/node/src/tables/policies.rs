@@ -140,14 +140,13 @@ impl Policies {
                     return 0;
                 };
                 let key = made.encode_to_vec();
-                let number = match self.program_numbers.get(&key) {
-                    Some(number) => *number,
-                    None => *numbers.entry(key.clone()).or_insert_with(|| {
+                let known = self.program_numbers.get(&key).copied();
+                let number = *numbers.entry(key).or_insert_with(|| {
+                    known.unwrap_or_else(|| {
                         self.next_program += 1;
                         self.next_program
-                    }),
-                };
-                numbers.insert(key, number);
+                    })
+                });
                 programs.entry(number).or_insert_with(|| PolicyProgram { number, ..made });
                 number
             };

@@ -67,30 +67,54 @@ pub(super) fn allocate<'d>(
     let mut allocator = Allocator { inputs, drafts, resting: resting.collect(), refused: vec![] };
     let mut allocations: BTreeMap<ServiceName, Allocation> =
         allocator.resting.iter().map(|(n, a)| ((*n).clone(), (*a).clone())).collect();
-    for slot in allocator.cluster_ips() {
-        for kept in allocator.kept_in(&mut allocations) {
-            kept.cluster_ips.retain(|address| slot.given != Some(*address));
-        }
+    // What is kept for those that may come back, others get who ask for it.
+    let resting: Vec<_> = allocator.resting.iter().map(|(name, _)| *name).collect();
+    let slots = allocator.cluster_ips();
+    let given = all_given(&slots);
+    take_from(&resting, &mut allocations, |kept| {
+        kept.cluster_ips.retain(|address| !given.contains(address));
+    });
+    for slot in slots {
         let allocation = allocations.entry(slot.draft.name.clone()).or_default();
         allocation.cluster_ips.extend(slot.given);
     }
-    for slot in allocator.node_ports() {
-        for kept in allocator.kept_in(&mut allocations) {
-            let of = |key: &str, number| NodePort { protocol: protocol_of(key), number };
-            kept.node_ports.retain(|key, number| slot.given != Some(of(key, *number)));
-        }
+    let slots = allocator.node_ports();
+    let given = all_given(&slots);
+    take_from(&resting, &mut allocations, |kept| {
+        let of = |key: &str, number| NodePort { protocol: protocol_of(key), number };
+        kept.node_ports.retain(|key, number| !given.contains(&of(key, *number)));
+    });
+    for slot in slots {
         let allocation = allocations.entry(slot.draft.name.clone()).or_default();
         allocation.node_ports.extend(slot.given.map(|g| (slot.kind.0, g.number)));
     }
-    for slot in allocator.load_balancer_ips(pools) {
-        for kept in allocator.kept_in(&mut allocations) {
-            kept.load_balancer_ips.retain(|address| slot.given != Some(*address));
-        }
+    let slots = allocator.load_balancer_ips(pools);
+    let given = all_given(&slots);
+    take_from(&resting, &mut allocations, |kept| {
+        kept.load_balancer_ips.retain(|address| !given.contains(address));
+    });
+    for slot in slots {
         let allocation = allocations.entry(slot.draft.name.clone()).or_default();
         allocation.load_balancer_ips.extend(slot.given);
     }
     allocations.retain(|_, a| *a != Allocation::default());
     (allocations, allocator.refused)
+}
+
+fn all_given<K, V: Copy + Ord>(slots: &[Slot<'_, K, V>]) -> BTreeSet<V> {
+    slots.iter().filter_map(|slot| slot.given).collect()
+}
+
+fn take_from(
+    resting: &[&ServiceName],
+    allocations: &mut BTreeMap<ServiceName, Allocation>,
+    take: impl Fn(&mut Allocation),
+) {
+    for name in resting {
+        if let Some(kept) = allocations.get_mut(*name) {
+            take(kept);
+        }
+    }
 }
 
 /// A node port can be one Service's for TCP and another's for UDP.
@@ -117,17 +141,6 @@ struct Allocator<'d> {
 }
 
 impl<'d> Allocator<'d> {
-    /// What is kept for Services that may come back, and that others may get who ask for it.
-    fn kept_in<'a>(
-        &self,
-        allocations: &'a mut BTreeMap<ServiceName, Allocation>,
-    ) -> impl Iterator<Item = &'a mut Allocation> {
-        let resting: BTreeSet<_> = self.resting.iter().map(|(name, _)| (*name).clone()).collect();
-        let all = (!resting.is_empty()).then(|| allocations.iter_mut());
-        let kept = all.into_iter().flatten().filter(move |(name, _)| resting.contains(name));
-        kept.map(|(_, kept)| kept)
-    }
-
     fn held(&self, draft: &Draft<'_>) -> Option<&'d Allocation> {
         self.inputs.before.get(&draft.name)
     }
