@@ -22,6 +22,7 @@ mod operator;
 mod peers;
 mod plugins;
 mod policies;
+mod policies_namespaces;
 mod refusals;
 mod services;
 mod settings;
