@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod connects;
+pub mod cost;
 pub mod machine;
 pub mod outsider;
 pub mod raw;
