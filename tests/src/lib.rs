@@ -7,6 +7,7 @@ pub mod connects;
 pub mod cost;
 pub mod machine;
 pub mod outsider;
+pub mod race;
 pub mod raw;
 pub mod report;
 pub mod routed;

@@ -23,6 +23,7 @@ mod peers;
 mod plugins;
 mod policies;
 mod policies_namespaces;
+mod policies_race;
 mod refusals;
 mod services;
 mod settings;
