@@ -4,8 +4,10 @@
 #![forbid(unsafe_code)]
 
 pub mod connects;
+pub mod cost;
 pub mod machine;
 pub mod outsider;
+pub mod race;
 pub mod raw;
 pub mod report;
 pub mod routed;

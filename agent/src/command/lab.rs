@@ -55,14 +55,14 @@ pub(crate) enum PodCommand {
     Add {
         /// Name of the node.
         node: String,
-        /// Name of the new pod.
+        /// Name of the new pod; NAMESPACE/POD if its namespace is not `default`.
         pod: String,
         #[command(flatten)]
         lab: Name,
     },
     /// Removes a pod.
     Delete {
-        /// Name of the pod.
+        /// Name of the pod, as it was added.
         pod: String,
         #[command(flatten)]
         lab: Name,

@@ -40,6 +40,15 @@ pub fn udp(source: &str, destination: &str) -> PacketBuilder {
     PacketBuilder { protocol: 17, ..tcp(source, destination) }
 }
 
+/// An SCTP packet with an INIT chunk before its payload.
+///
+/// # Panics
+/// If an address is none.
+#[must_use]
+pub fn sctp(source: &str, destination: &str) -> PacketBuilder {
+    PacketBuilder { protocol: 132, ..tcp(source, destination) }
+}
+
 impl PacketBuilder {
     /// Sets the TCP flags byte.
     #[must_use]
@@ -96,14 +105,22 @@ impl PacketBuilder {
         let mut bytes = Vec::new();
         bytes.extend(self.source.port().to_be_bytes());
         bytes.extend(self.destination.port().to_be_bytes());
-        if self.protocol == 6 {
-            bytes.extend(self.sequence.to_be_bytes());
-            bytes.extend([0; 4]);
-            bytes.extend([0x50, self.flags, 0xff, 0xff, 0, 0, 0, 0]);
-        } else {
-            let length = u16::try_from(self.payload.len() + 8).unwrap_or(u16::MAX);
-            bytes.extend(length.to_be_bytes());
-            bytes.extend([0, 0]);
+        match self.protocol {
+            6 => {
+                bytes.extend(self.sequence.to_be_bytes());
+                bytes.extend([0; 4]);
+                bytes.extend([0x50, self.flags, 0xff, 0xff, 0, 0, 0, 0]);
+            }
+            132 => {
+                // Verification tag and checksum; INIT, 20 bytes: tag, window, streams, first TSN.
+                bytes.extend([0; 8]);
+                bytes.extend([1, 0, 0, 20, 0, 0, 0, 7, 0, 1, 0, 0, 0, 10, 0, 10, 0, 0, 0, 9]);
+            }
+            _ => {
+                let length = u16::try_from(self.payload.len() + 8).unwrap_or(u16::MAX);
+                bytes.extend(length.to_be_bytes());
+                bytes.extend([0, 0]);
+            }
         }
         bytes.extend(&self.payload);
         bytes

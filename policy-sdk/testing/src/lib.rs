@@ -14,7 +14,7 @@ mod native;
 mod pcap;
 
 pub use bench::{Answered, Bench, Counts};
-pub use build::{PacketBuilder, tcp, udp};
+pub use build::{PacketBuilder, sctp, tcp, udp};
 pub use map::NativeMap;
 pub use native::NativePlugin;
 pub use pcap::{PcapError, packets_of_pcap};

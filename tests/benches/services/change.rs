@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use weft_lab::Options;
+use weft_tests::cost::record_times;
 use weft_tests::raw::{Raw, UDP};
 use weft_tests::report::Report;
 use weft_tests::service::{Server, ask_over, udp_to};
 use weft_tests::talk::Party;
 use weft_tests::{TestLab, command_in, eventually};
 
-use crate::manifests::{manifest, put};
+use crate::manifests::manifest;
 
 const BACKENDS: u32 = 10;
 const CHANGES: usize = 30;
@@ -29,12 +30,12 @@ pub(super) async fn measure(report: &mut Report, services: usize) -> Result<()> 
     let [first, second] = pods.map(|p| p.context("no such pod"));
     let (first, second) = (first?, second?);
     let variant = format!("{services} Services");
-    memory(&lab, report, "none")?;
+    lab.record_memory(report, "none")?;
     // In files of a size that people have.
     for (number, part) in (0..services).collect::<Vec<_>>().chunks(1_000).enumerate() {
-        put(&lab, &format!("many-{number}.yaml"), &many(part)?)?;
+        lab.put(&format!("many-{number}.yaml"), &many(part)?)?;
     }
-    put(&lab, "changed.yaml", &changed(first.address))?;
+    lab.put("changed.yaml", &changed(first.address))?;
     let node = lab.nodes().remove(0);
     let begun = Instant::now();
     let _servers = [Server::start(&first, 8080, "a2")?, Server::start(&second, 8080, "a3")?];
@@ -51,7 +52,7 @@ pub(super) async fn measure(report: &mut Report, services: usize) -> Result<()> 
     eprintln!("{services} Services in force after {:.1?}", begun.elapsed());
     // What is only needed to take them in is given back.
     tokio::time::sleep(Duration::from_secs(15)).await;
-    memory(&lab, report, &variant)?;
+    lab.record_memory(report, &variant)?;
     changes(&lab, report, &variant, &socket, [&first, &second]).await?;
     let node = lab.namespace_of(&node)?;
     report.record("nft map", &variant, ("update", "ms"), nft(&node, services)?);
@@ -65,7 +66,7 @@ pub(super) async fn beside_flows(report: &mut Report, flows: usize) -> Result<()
     let options = Options { nodes: 1, datapath_arguments, ..Options::default() };
     let lab = TestLab::with_pods(options, 3 + CLIENTS).await?;
     let [first, second] = [lab.party("a2", 0)?, lab.party("a3", 0)?];
-    put(&lab, "changed.yaml", &changed(first.address))?;
+    lab.put("changed.yaml", &changed(first.address))?;
     let _servers = [Server::start(&first, 8080, "a2")?, Server::start(&second, 8080, "a3")?];
     let socket = udp_to(&lab.namespace_of("a1")?, SocketAddr::new(CHANGED.into(), 80))?;
     socket.set_read_timeout(Some(Duration::from_millis(200)))?;
@@ -133,7 +134,7 @@ async fn changes(
         let (to, name) = if number % 2 == 0 { (second, "a3") } else { (first, "a2") };
         let before = lab.status().await?.generation;
         let written = Instant::now();
-        put(lab, "changed.yaml", &changed(to.address))?;
+        lab.put("changed.yaml", &changed(to.address))?;
         // The hub reads files when they have settled; what counts begins when it has the change.
         let published = loop {
             if lab.status().await?.generation > before {
@@ -147,20 +148,9 @@ async fn changes(
         from_file.push(written.elapsed());
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    for (metrics, times) in [(["p50", "p99"], times), (["file_p50", "file_p99"], from_file)] {
-        for (metric, part) in metrics.into_iter().zip([0.5, 0.99]) {
-            report.record("change", variant, (metric, "ms"), quantile(&times, part));
-        }
-    }
+    record_times(report, "change", variant, ["p50", "p99"], &times);
+    record_times(report, "change", variant, ["file_p50", "file_p99"], &from_file);
     Ok(())
-}
-
-/// In milliseconds.
-fn quantile(times: &[Duration], part: f64) -> f64 {
-    let mut sorted = times.to_vec();
-    sorted.sort_unstable();
-    let rank = (sorted.len().saturating_sub(1) as f64 * part).round() as usize;
-    sorted.get(rank).map_or(0.0, |t| t.as_secs_f64() * 1e3)
 }
 
 fn changed(to: IpAddr) -> String {
@@ -178,27 +168,6 @@ fn many(part: &[usize]) -> Result<String> {
         write!(text, "{}", manifest(&format!("many-{n}"), ip, "TCP", &endpoints))?;
     }
     Ok(text)
-}
-
-/// Resident memory of agent and datapath, and of the hub, which is one for all nodes.
-fn memory(lab: &TestLab, report: &mut Report, variant: &str) -> Result<()> {
-    let node = lab.nodes().remove(0);
-    let mut sum = 0.0;
-    for process in ["agent", "datapath"] {
-        let resident = resident(lab.pid(&format!("{node}-{process}"))?)?;
-        report.record("memory", variant, (process, "MiB"), resident);
-        sum += resident;
-    }
-    report.record("memory", variant, ("together", "MiB"), sum);
-    report.record("memory", variant, ("hub", "MiB"), resident(lab.pid("hub")?)?);
-    Ok(())
-}
-
-fn resident(pid: i32) -> Result<f64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).context("no VmRSS")?;
-    let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;
-    Ok(kib / 1024.0)
 }
 
 /// What it takes to change an element of an nftables map of that size, as kube-proxy does.

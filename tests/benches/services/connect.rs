@@ -14,7 +14,7 @@ use weft_tests::report::{Report, Table, shown};
 use weft_tests::talk::Party;
 use weft_tests::{TestLab, eventually, routed};
 
-use crate::manifests::{manifest, put};
+use crate::manifests::manifest;
 
 const ROUNDS: usize = 7;
 const SETTLE_MAX: Duration = Duration::from_secs(15);
@@ -95,7 +95,7 @@ async fn fabric(options: Options) -> Result<(TestLab, [Party; 3])> {
     let services = PLACES.iter().zip(&pods[1..]).zip(["near", "far"]);
     let services =
         services.map(|((place, backend), name)| manifest(name, place.1, "TCP", &[backend.address]));
-    put(&lab, "services.yaml", &services.collect::<String>())?;
+    lab.put("services.yaml", &services.collect::<String>())?;
     Ok((lab, pods))
 }
 

@@ -2,17 +2,6 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use anyhow::Result;
-use weft_tests::TestLab;
-
-/// Writes a file at once.
-pub(super) fn put(lab: &TestLab, name: &str, text: &str) -> Result<()> {
-    let path = lab.manifests().join(name);
-    let half = path.with_extension("half");
-    std::fs::write(&half, text)?;
-    Ok(std::fs::rename(half, path)?)
-}
-
 /// A Service with port 80 and its endpoints, which listen on 8080.
 pub(super) fn manifest(name: &str, ip: Ipv4Addr, protocol: &str, endpoints: &[IpAddr]) -> String {
     let endpoints: Vec<_> = endpoints.iter().map(|e| format!("{{addresses: [\"{e}\"]}}")).collect();

@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 
 use crate::{
-    Action, Case, ClusterPeer, ClusterPolicy, ClusterRule, Direction, Generator, NetworkPolicy,
-    Protocol, Rule, Selector, Subject, Tier, allowed, upstream_cases,
+    Action, Case, Cell, ClusterPeer, ClusterPolicy, ClusterRule, Direction, Generator,
+    NetworkPolicy, Protocol, Rule, Selector, Subject, Tier, allowed, generated_cases,
+    upstream_cases,
 };
 
 /// NP-120
@@ -22,6 +23,39 @@ fn model_agrees_with_upstream() {
             }
         }
     }
+}
+
+/// NP-121, NP-122
+#[test]
+fn model_agrees_with_what_is_written_of_generated_cases() {
+    let cases = generated_cases();
+    let of = |group: &str| cases.iter().filter(|case| case.name.starts_with(group)).count();
+    let groups = [
+        ("peers", 112),
+        ("port/protocol", 70),
+        ("conflict", 16),
+        ("upstream-e2e", 13),
+        ("target", 6),
+        ("action", 6),
+        ("rules", 4),
+        ("namespace", 2),
+        ("example", 1),
+    ];
+    assert_eq!(groups.map(|(group, _)| (group, of(&format!("{group}:")))), groups);
+    assert_eq!(cases.len(), 230);
+    let mut compared = 0;
+    for case in &cases {
+        let Some((cluster, expected)) = case.steps.last().zip(case.expected.as_ref()) else {
+            continue;
+        };
+        for cell in Cell::all(cluster) {
+            let (from, to) = cell.addresses;
+            let found = allowed(cluster, from, to, cell.protocol, cell.port);
+            assert_eq!(found, expected(&cell), "{} {cell:?}", case.name);
+            compared += 1;
+        }
+    }
+    assert_eq!(compared, 218 * 9 * 9 * 3 * 2 * 2);
 }
 
 /// NP-010

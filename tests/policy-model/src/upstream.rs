@@ -9,9 +9,9 @@ use crate::{
 };
 
 /// Namespaces, each with pods a, b and c, which all serve TCP, UDP and SCTP at 80 and 81.
-const NAMESPACES: [&str; 3] = ["x", "y", "z"];
-const PODS: [&str; 3] = ["a", "b", "c"];
-const PROTOCOLS: [(Protocol, &str); 3] =
+pub(crate) const NAMESPACES: [&str; 3] = ["x", "y", "z"];
+pub(crate) const PODS: [&str; 3] = ["a", "b", "c"];
+pub(crate) const PROTOCOLS: [(Protocol, &str); 3] =
     [(Protocol::Tcp, "tcp"), (Protocol::Udp, "udp"), (Protocol::Sctp, "sctp")];
 
 /// A connection between two pods.
@@ -64,7 +64,7 @@ impl Case {
 }
 
 /// Pods are spread over two nodes; 10.0.N.8 and up, and fd00:N::8 and up.
-fn cluster() -> Cluster {
+pub(crate) fn cluster() -> Cluster {
     let mut cluster = Cluster::default();
     for index in 1..=2_u8 {
         let v4 = Ipv4Addr::new(192, 0, 2, index);
@@ -101,15 +101,15 @@ fn cluster() -> Cluster {
     cluster
 }
 
-fn all() -> Selector {
+pub(crate) fn all() -> Selector {
     Selector::default()
 }
 
-fn pod(name: &str) -> Selector {
+pub(crate) fn pod(name: &str) -> Selector {
     Selector::label("pod", name)
 }
 
-fn ns(name: &str) -> Selector {
+pub(crate) fn ns(name: &str) -> Selector {
     Selector::label("ns", name)
 }
 
@@ -117,48 +117,48 @@ fn not_ns(name: &str) -> Selector {
     Selector::expression("ns", Operator::NotIn, &[name])
 }
 
-fn ingress(pods: Selector, rules: &[Rule]) -> NetworkPolicy {
+pub(crate) fn ingress(pods: Selector, rules: &[Rule]) -> NetworkPolicy {
     let types = Some(vec![Direction::Ingress]);
     NetworkPolicy { pods, types, ingress: rules.to_vec(), ..NetworkPolicy::default() }
 }
 
-fn egress(pods: Selector, rules: &[Rule]) -> NetworkPolicy {
+pub(crate) fn egress(pods: Selector, rules: &[Rule]) -> NetworkPolicy {
     let types = Some(vec![Direction::Egress]);
     NetworkPolicy { pods, types, egress: rules.to_vec(), ..NetworkPolicy::default() }
 }
 
-fn peers(peers: &[Peer]) -> Rule {
+pub(crate) fn peers(peers: &[Peer]) -> Rule {
     Rule { peers: peers.to_vec(), ports: Vec::new() }
 }
 
-fn pods(pods: Selector) -> Peer {
+pub(crate) fn pods(pods: Selector) -> Peer {
     Peer { pods: Some(pods), ..Peer::default() }
 }
 
-fn namespaces(namespaces: Selector) -> Peer {
+pub(crate) fn namespaces(namespaces: Selector) -> Peer {
     Peer { namespaces: Some(namespaces), ..Peer::default() }
 }
 
-fn both(namespaces: Selector, pods: Selector) -> Peer {
+pub(crate) fn both(namespaces: Selector, pods: Selector) -> Peer {
     Peer { namespaces: Some(namespaces), pods: Some(pods), block: None }
 }
 
-fn block(cidr: &str, except: &[&str]) -> Peer {
+pub(crate) fn block(cidr: &str, except: &[&str]) -> Peer {
     let net = |text: &str| text.parse().expect("a network");
     let except = except.iter().map(|text| net(text)).collect();
     Peer { block: Some(Block { cidr: net(cidr), except }), ..Peer::default() }
 }
 
-fn port(protocol: Option<&str>, port: u16) -> Port {
+pub(crate) fn port(protocol: Option<&str>, port: u16) -> Port {
     let protocol = protocol.map(str::to_owned);
     Port { protocol, port: PortNumber::Range(port, port) }
 }
 
-fn name(name: &str) -> Port {
+pub(crate) fn name(name: &str) -> Port {
     Port { protocol: None, port: PortNumber::Name(name.to_owned()) }
 }
 
-fn with_ports(rule: Rule, ports: &[Port]) -> Rule {
+pub(crate) fn with_ports(rule: Rule, ports: &[Port]) -> Rule {
     Rule { ports: ports.to_vec(), ..rule }
 }
 

@@ -174,7 +174,7 @@ const OTHER: (u16, u16) = (9_000, 9_899);
 const SAME: (u16, u16) = (9_900, 9_900);
 
 /// INIT or INIT ACK with a padding parameter (RFC 4820) of that length.
-fn init(kind: u8, padding: usize) -> Result<Vec<u8>> {
+pub(crate) fn init(kind: u8, padding: usize) -> Result<Vec<u8>> {
     let mut chunk = vec![kind, 0];
     chunk.extend(u16::try_from(20 + 4 + padding)?.to_be_bytes());
     // Initiate tag, window, streams out and in, first TSN.

@@ -22,6 +22,8 @@ mod operator;
 mod peers;
 mod plugins;
 mod policies;
+mod policies_namespaces;
+mod policies_race;
 mod refusals;
 mod services;
 mod settings;

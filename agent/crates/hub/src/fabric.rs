@@ -22,7 +22,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use time::OffsetDateTime;
 use tokio::sync::Notify;
-use weft_model::{Cluster, Generation, NodeName, ServiceName, Snapshot};
+use weft_model::{Cluster, Generation, NodeName, ServiceName, SharedMap, Snapshot};
 
 pub(crate) use error::FabricError;
 
@@ -206,11 +206,11 @@ impl Fabric {
             generation: before.generation.next(),
             cluster: self.cluster.clone(),
             nodes: merged.nodes,
-            pods: shared(&before.pods, merged.pods),
+            pods: shared(&before.pods, &merged.pods),
             plugins: merged.plugins,
-            services: shared(&before.services, merged.services.into_iter().map(arc)),
-            namespaces: shared(&before.namespaces, merged.namespaces),
-            policies: shared(&before.policies, merged.policies),
+            services: shared(&before.services, &merged.services.into_iter().map(arc).collect()),
+            namespaces: shared(&before.namespaces, &merged.namespaces),
+            policies: shared(&before.policies, &merged.policies),
         })
     }
 
@@ -286,18 +286,16 @@ fn arc<K, V>((key, value): (K, V)) -> (K, Arc<V>) {
 }
 
 /// What did not change is what was there before.
-fn shared<K: Ord, V: Eq>(
-    before: &BTreeMap<K, Arc<V>>,
-    now: impl IntoIterator<Item = (K, Arc<V>)>,
-) -> BTreeMap<K, Arc<V>> {
-    let one = |(key, value): (K, Arc<V>)| match before.get(&key) {
-        Some(old) if *old == value => (key, Arc::clone(old)),
-        _ => (key, value),
-    };
-    now.into_iter().map(one).collect()
+fn shared<K: Ord + Clone, V: Eq>(
+    before: &SharedMap<K, Arc<V>>,
+    now: &SharedMap<K, Arc<V>>,
+) -> SharedMap<K, Arc<V>> {
+    let mut next = before.clone();
+    next.become_like(now);
+    next
 }
 
-fn replace<K: Ord, V: Eq>(map: &mut BTreeMap<K, Arc<V>>, key: K, value: Option<Arc<V>>) {
+fn replace<K: Ord + Clone, V: Eq>(map: &mut SharedMap<K, Arc<V>>, key: K, value: Option<Arc<V>>) {
     match value {
         // What did not change is what was there before.
         Some(value) if map.get(&key) == Some(&value) => {}

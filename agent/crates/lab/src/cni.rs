@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use serde_json::{Value, json};
 use weft_netio::{InNetNs, NetNs, netns};
 
-use crate::fabric::Pod;
+use crate::fabric::{Pod, split_pod_name};
 use crate::layout::NodeLayout;
 
 /// Where distributions put the standard plugins.
@@ -139,6 +139,8 @@ async fn call(
     let search = node.cni_bin();
     let binary = search.join(kind);
     ensure!(binary.is_file(), "CNI plugin `{kind}` not found in {}", search.display());
+    let (kubernetes_namespace, name) = split_pod_name(pod);
+    let pod = format!("K8S_POD_NAMESPACE={kubernetes_namespace};K8S_POD_NAME={name}");
     let mut command = Command::new(binary);
     command
         .env("CNI_COMMAND", verb)
@@ -146,7 +148,7 @@ async fn call(
         .env("CNI_NETNS", netns::path_of(namespace)?)
         .env("CNI_IFNAME", IFNAME)
         .env("CNI_PATH", search)
-        .env("CNI_ARGS", format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={pod}"))
+        .env("CNI_ARGS", format!("IgnoreUnknown=1;{pod}"))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());

@@ -23,6 +23,8 @@ const NODES_MAX: usize = 64;
 
 /// The CNI container id carries it.
 const POD_NAME_MAX: usize = 40;
+/// Where pods are unless their name says otherwise.
+const DEFAULT_NAMESPACE: &str = "default";
 
 /// Family of the addresses that nodes reach each other with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,7 +103,7 @@ pub(crate) struct Node {
 /// A pod of the lab.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Pod {
-    /// Its name, unique in the lab; namespace `default`.
+    /// `POD` in the namespace `default`, `NAMESPACE/POD` in another one.
     pub name: String,
     /// The node it runs on.
     pub node: String,
@@ -229,26 +231,39 @@ impl Lab {
         take_away(&Layout::new(name)?).await
     }
 
-    /// Adds a pod through the CNI binary.
+    /// Adds a pod through the CNI binary: `POD` to the namespace `default`, or `NAMESPACE/POD`.
     ///
     /// # Errors
     /// The CNI error, or a name that is unknown or in use.
     pub async fn pod_add(&mut self, node: &str, pod: &str) -> Result<Pod> {
+        self.pod_add_after(node, pod, |_| Ok(())).await
+    }
+
+    /// As [`Self::pod_add`], with something that begins in the pod's network namespace, which it is told,
+    /// before the CNI binary is called.
+    ///
+    /// # Errors
+    /// As there, or what `begin` says.
+    pub async fn pod_add_after(
+        &mut self,
+        node: &str,
+        pod: &str,
+        begin: impl FnOnce(&str) -> Result<()>,
+    ) -> Result<Pod> {
         let known = |name: &str| self.state.nodes.iter().any(|n| n.name == name);
         ensure!(known(node), "there is no node `{node}`");
         ensure!(!known(pod), "`{pod}` is the name of a node");
-        let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-        ensure!(
-            !pod.is_empty() && pod.len() <= POD_NAME_MAX && pod.bytes().all(legal),
-            "`{pod}` is no pod name: up to {POD_NAME_MAX} lower-case letters, digits and `-`"
-        );
+        check_pod_name(pod)?;
         let namespace = self.layout.pod_namespace(pod);
         // Of two calls at once for one name, one makes it.
         netns::create(&namespace).map_err(|error| match error.kind() {
             std::io::ErrorKind::AlreadyExists => anyhow!("there is a pod `{pod}` already"),
             _ => error.into(),
         })?;
-        let made = cni::add(&self.layout.node(node), pod, &namespace).await;
+        let made = match begin(&namespace) {
+            Ok(()) => cni::add(&self.layout.node(node), pod, &namespace).await,
+            Err(error) => Err(error),
+        };
         let made = match made {
             Ok(pod) => Pod { node: node.to_owned(), ..pod },
             Err(error) => {
@@ -424,6 +439,28 @@ impl Lab {
         std::fs::rename(&temporary, &path)
             .with_context(|| format!("cannot write {}", path.display()))
     }
+}
+
+fn check_pod_name(pod: &str) -> Result<()> {
+    let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    let is_name =
+        |part: &str| !part.is_empty() && part.len() <= POD_NAME_MAX && part.bytes().all(legal);
+    let (kubernetes_namespace, name) = split_pod_name(pod);
+    ensure!(
+        is_name(kubernetes_namespace) && is_name(name),
+        "`{pod}` is no pod name: up to {POD_NAME_MAX} lower-case letters, digits and `-`, after as many of its namespace and `/` if that is not `{DEFAULT_NAMESPACE}`"
+    );
+    // Else one pod would have two names.
+    ensure!(
+        name == pod || kubernetes_namespace != DEFAULT_NAMESPACE,
+        "a pod of namespace `{DEFAULT_NAMESPACE}` goes by its name alone: `{name}`"
+    );
+    Ok(())
+}
+
+/// Kubernetes namespace and name of what the lab calls `pod`.
+pub(crate) fn split_pod_name(pod: &str) -> (&str, &str) {
+    pod.split_once('/').unwrap_or((DEFAULT_NAMESPACE, pod))
 }
 
 fn unready(status: &FabricStatus, expected: usize) -> Option<String> {

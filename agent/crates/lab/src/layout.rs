@@ -84,8 +84,9 @@ impl Layout {
         NodeLayout { namespace: self.namespace(node), dir }
     }
 
+    /// Of pods, no part of whose names has a dot.
     pub(crate) fn pod_namespace(&self, pod: &str) -> String {
-        self.namespace(&format!("pod.{pod}"))
+        self.namespace(&format!("pod.{}", pod.replace('/', ".")))
     }
 
     fn namespace(&self, of: &str) -> String {

@@ -12,6 +12,7 @@ mod ids;
 mod mtu;
 mod policy;
 mod service;
+mod shared_map;
 mod snapshot;
 mod time;
 
@@ -27,6 +28,7 @@ pub use service::{
     Endpoint, HOST_SOURCES, SERVICE_PLUGIN, Service, ServiceName, ServicePort, ServiceProtocol,
     TrafficPolicy,
 };
+pub use shared_map::{Difference, SharedMap};
 pub use snapshot::{
     BUILT_IN_PLUGINS, Cluster, Delta, DeltaError, HookPosition, Node, OnFault, PLUGINS_MAX,
     PluginMode, PluginSpec, Pod, Snapshot, USER_PLUGINS_MAX, changed,

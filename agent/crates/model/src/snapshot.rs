@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use crate::{
     Encapsulation, Generation, MacAddr, NamedPort, Namespace, NodeName, PodName, Policy,
-    PolicyName, PublicKey, Service, ServiceName, Vni,
+    PolicyName, PublicKey, Service, ServiceName, SharedMap, Vni,
 };
 
 /// Settings that hold for the whole fabric.
@@ -137,15 +137,15 @@ pub struct Snapshot {
     /// By name.
     pub nodes: BTreeMap<NodeName, Node>,
     /// By namespace and name.
-    pub pods: BTreeMap<PodName, Arc<Pod>>,
+    pub pods: SharedMap<PodName, Arc<Pod>>,
     /// By name.
     pub plugins: BTreeMap<String, PluginSpec>,
     /// By namespace and name; what did not change is shared between snapshots.
-    pub services: BTreeMap<ServiceName, Arc<Service>>,
+    pub services: SharedMap<ServiceName, Arc<Service>>,
     /// By name: every one that has an object or a pod.
-    pub namespaces: BTreeMap<String, Arc<Namespace>>,
+    pub namespaces: SharedMap<String, Arc<Namespace>>,
     /// By namespace and name, both kinds.
-    pub policies: BTreeMap<PolicyName, Arc<Policy>>,
+    pub policies: SharedMap<PolicyName, Arc<Policy>>,
 }
 
 /// What changed between two generations.
@@ -213,11 +213,11 @@ impl Snapshot {
             generation: Generation::default(),
             cluster,
             nodes: BTreeMap::new(),
-            pods: BTreeMap::new(),
+            pods: SharedMap::default(),
             plugins: BTreeMap::new(),
-            services: BTreeMap::new(),
-            namespaces: BTreeMap::new(),
-            policies: BTreeMap::new(),
+            services: SharedMap::default(),
+            namespaces: SharedMap::default(),
+            policies: SharedMap::default(),
         }
     }
 
@@ -225,11 +225,11 @@ impl Snapshot {
     #[must_use]
     pub fn delta_to(&self, next: &Self) -> Delta {
         let (nodes, removed_nodes) = changed(&self.nodes, &next.nodes);
-        let (pods, removed_pods) = changed(&self.pods, &next.pods);
+        let (pods, removed_pods) = next.pods.changed_from(&self.pods);
         let (plugins, removed_plugins) = changed(&self.plugins, &next.plugins);
-        let (services, removed_services) = changed(&self.services, &next.services);
-        let (namespaces, removed_namespaces) = changed(&self.namespaces, &next.namespaces);
-        let (policies, removed_policies) = changed(&self.policies, &next.policies);
+        let (services, removed_services) = next.services.changed_from(&self.services);
+        let (namespaces, removed_namespaces) = next.namespaces.changed_from(&self.namespaces);
+        let (policies, removed_policies) = next.policies.changed_from(&self.policies);
         Delta {
             from: self.generation,
             to: next.generation,

@@ -105,11 +105,11 @@ impl FromProto<(Generation, v1::Snapshot)> for Snapshot {
             generation,
             cluster: Cluster::from_proto(cluster).map_err(|e| e.within("cluster"))?,
             nodes: by_key("nodes", nodes, |n| n.name.clone())?,
-            pods: by_key("pods", pods, |p| p.name.clone())?,
+            pods: by_key("pods", pods, |p| p.name.clone())?.into_iter().collect(),
             plugins: by_key("plugins", plugins, |p| p.name.clone())?,
-            services: by_key("services", services, |s| s.name.clone())?,
-            namespaces: by_key("namespaces", namespaces, |n| n.name.clone())?,
-            policies: by_key("policies", policies, |p| p.name.clone())?,
+            services: by_key("services", services, |s| s.name.clone())?.into_iter().collect(),
+            namespaces: by_key("namespaces", namespaces, |n| n.name.clone())?.into_iter().collect(),
+            policies: by_key("policies", policies, |p| p.name.clone())?.into_iter().collect(),
         })
     }
 }

@@ -76,7 +76,8 @@ mod tests {
     use std::collections::BTreeMap;
 
     use weft_model::{
-        Cluster, Encapsulation, Endpoint, ServicePort, ServiceProtocol, TrafficPolicy, Vni,
+        Cluster, Encapsulation, Endpoint, ServicePort, ServiceProtocol, SharedMap, TrafficPolicy,
+        Vni,
     };
 
     use super::*;
@@ -121,7 +122,7 @@ mod tests {
             service_cidrs: vec![],
             node_port_cidrs: vec![],
         });
-        snapshot.services = BTreeMap::from([(service.name.clone(), service.clone().into())]);
+        snapshot.services = SharedMap::from([(service.name.clone(), service.clone().into())]);
         let told = |protocol, destination: &str, backend: &str, flows| v1::TranslatedFlows {
             protocol,
             destination: destination.into(),

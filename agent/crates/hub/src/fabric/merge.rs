@@ -8,7 +8,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use weft_model::{
     BUILT_IN_PLUGINS, Cluster, Encapsulation, Namespace, Node, NodeName, PluginSpec, Pod, PodName,
-    Policy, PolicyName, Service, ServiceName, Snapshot, USER_PLUGINS_MAX,
+    Policy, PolicyName, Service, ServiceName, SharedMap, Snapshot, USER_PLUGINS_MAX,
 };
 
 use super::extent::ChangedEndpoints;
@@ -25,11 +25,11 @@ use crate::source::object::{Key, Object, PacketFilter};
 #[derive(Default)]
 pub(crate) struct Merged {
     pub(crate) nodes: BTreeMap<NodeName, Node>,
-    pub(crate) pods: BTreeMap<PodName, Arc<Pod>>,
+    pub(crate) pods: SharedMap<PodName, Arc<Pod>>,
     pub(crate) plugins: BTreeMap<String, PluginSpec>,
     pub(crate) services: BTreeMap<ServiceName, Service>,
-    pub(crate) namespaces: BTreeMap<String, Arc<Namespace>>,
-    pub(crate) policies: BTreeMap<PolicyName, Arc<Policy>>,
+    pub(crate) namespaces: SharedMap<String, Arc<Namespace>>,
+    pub(crate) policies: SharedMap<PolicyName, Arc<Policy>>,
     /// What Services have from now on.
     pub(crate) allocations: BTreeMap<ServiceName, Allocation>,
     /// What does not fit, but for Services and their endpoints.

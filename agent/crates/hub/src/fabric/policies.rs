@@ -10,10 +10,9 @@ mod reader;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use weft_model::{Policy, PolicyName};
+use weft_model::{Policy, PolicyName, SharedMap};
 
 pub(super) use namespaces::{namespace, namespaces};
 
@@ -25,7 +24,7 @@ use crate::source::object::{Key, Object};
 /// What comes of the manifests.
 #[derive(Default)]
 pub(super) struct Outcome {
-    pub(super) policies: BTreeMap<PolicyName, Arc<Policy>>,
+    pub(super) policies: SharedMap<PolicyName, Arc<Policy>>,
     pub(super) problems: Vec<Problem>,
 }
 

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1 as kube;
 use sha2::{Digest as _, Sha256};
 use weft_model::{
-    Cluster, Endpoint, Node, NodeName, Pod, PodName, Service, ServiceName, ServicePort,
+    Cluster, Endpoint, Node, NodeName, Pod, PodName, Service, ServiceName, ServicePort, SharedMap,
     TrafficPolicy,
 };
 
@@ -50,7 +50,7 @@ pub(super) struct Inputs<'a> {
     /// With static peers.
     pub(super) nodes: &'a BTreeMap<NodeName, Node>,
     /// With those that agents reported.
-    pub(super) pods: &'a BTreeMap<PodName, Arc<Pod>>,
+    pub(super) pods: &'a SharedMap<PodName, Arc<Pod>>,
     /// Addresses of the hub's machine.
     pub(super) own_addresses: &'a BTreeSet<IpAddr>,
     /// What Services have now.

@@ -49,7 +49,9 @@ impl Services {
 }
 
 /// The table as text. What is inside the fabric and what carries it (UDP to `port`) is not tracked;
-/// what leaves it for the world gets the node's address. What is sent to a node port of this node is
+/// what leaves it for the world gets the node's address. What is a pod's and did not come through the
+/// fabric is not forwarded: so nothing passes its policies while its port is not redirected yet, or no
+/// longer. What is sent to a node port of this node is
 /// sent into the fabric, under the address that stands for the host there.
 pub(crate) fn ruleset(
     interface: &str,
@@ -59,6 +61,7 @@ pub(crate) fn ruleset(
     services: &Services,
 ) -> String {
     let (mut sets, mut raw, mut nat) = (String::new(), String::new(), String::new());
+    let mut forward = String::new();
     for cidr in cidrs {
         let Words { word, kind, host_source, .. } = words(is_ipv6(cidr));
         let cidr = cidr.trunc();
@@ -71,6 +74,10 @@ pub(crate) fn ruleset(
         line(
             &mut raw,
             &format!("    iifname \"{interface}\" {word} daddr @pod_cidrs_{word} notrack"),
+        );
+        line(
+            &mut forward,
+            &format!("    iifname != \"{interface}\" {word} saddr @pod_cidrs_{word} drop"),
         );
         if masquerade {
             line(
@@ -97,6 +104,9 @@ pub(crate) fn ruleset(
     };
     chain("prerouting", "filter hook prerouting priority raw", &format!("{raw}{carrier}"));
     chain("output", "filter hook output priority raw", &carrier);
+    if !forward.is_empty() {
+        chain("forward", "filter hook forward priority filter", &forward);
+    }
     if !nat.is_empty() {
         chain("postrouting", "nat hook postrouting priority srcnat", &nat);
     }
@@ -189,6 +199,9 @@ mod tests {
         let words: BTreeSet<&str> = with.split_whitespace().collect();
         assert!(words.contains("masquerade") && words.contains("notrack"));
         assert_eq!(with.matches("udp dport 4789 notrack").count(), 2, "in and out");
+        // NP-100
+        assert!(with.contains("iifname != \"weft0\" ip saddr @pod_cidrs_ip drop"), "{with}");
+        assert!(with.contains("iifname != \"weft0\" ip6 saddr @pod_cidrs_ip6 drop"), "{with}");
         assert!(!ruleset("weft0", &cidrs(), false, 4789, &services).contains("masquerade"));
     }
 

@@ -2,43 +2,71 @@
 //! what holds for one direction of a pod becomes one program.
 
 mod identities;
+mod owners;
 mod program;
 mod sets;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use prost::Message as _;
-use weft_model::{Pod, PodName, Policy, PolicyName, Snapshot};
+use weft_model::{Policy, PolicyName, SharedMap, Snapshot};
 use weft_proto::tables::v1::{
     IdentitySet, IdentitySetChange, PolicyProgram, PolicySettings, PolicySubject, PolicyTables,
 };
 
-use self::identities::{Identities, Identity};
-use self::program::{Direction, RuleNumbers};
-use self::sets::Sets;
+use self::identities::Identity;
+use self::owners::Owners;
+use self::program::{Direction, Needs, RuleNumbers};
+use self::sets::{Namespaces, Sets};
 use super::Local;
 use crate::tables::services::bytes;
 
-/// Everything the plugin is configured with, and what it was made with.
+/// Everything the plugin is configured with, and what it was made with. A copy shares with it what stays
+/// as it is, and what changes is found by what differs from the last time.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Policies {
     settings: PolicySettings,
-    /// Numbers of the identities of pods.
-    addresses: BTreeMap<IpAddr, u32>,
+    owners: Owners,
     programs: BTreeMap<u32, Arc<PolicyProgram>>,
-    /// Ingress and egress program of each identity that pods of this node have.
-    subjects: BTreeMap<u32, (u32, u32)>,
+    /// Of each identity that pods of this node have.
+    subjects: BTreeMap<u32, Subject>,
     sets: Sets,
-    identities: Identities,
-    /// What pods of the snapshot are, as long as they stay as they are.
-    known: BTreeMap<PodName, (Arc<Pod>, u32)>,
     rules: RuleNumbers,
     /// By what they say.
-    program_numbers: HashMap<Vec<u8>, u32>,
+    program_numbers: SharedMap<Arc<[u8]>, u32>,
     next_program: u32,
     in_force: bool,
+    /// What all this was made of.
+    policies: SharedMap<PolicyName, Arc<Policy>>,
+    namespaces: Namespaces,
+}
+
+/// What holds for pods of one identity.
+#[derive(Clone, Debug, Default)]
+struct Subject {
+    ingress: u32,
+    egress: u32,
+    needs: Needs,
+}
+
+/// What it was made with does not count.
+impl PartialEq for Subject {
+    fn eq(&self, other: &Self) -> bool {
+        (self.ingress, self.egress) == (other.ingress, other.egress)
+    }
+}
+
+/// What differs from the last time, as far as programs are concerned.
+#[derive(Debug, Default)]
+struct News {
+    /// A `ClusterNetworkPolicy`, or whom one may select.
+    cluster: bool,
+    /// Namespaces with another `NetworkPolicy`.
+    namespaces: BTreeSet<String>,
+    /// Pods may call other ports by a name.
+    names: bool,
 }
 
 /// What it was made with does not count.
@@ -46,7 +74,7 @@ impl PartialEq for Policies {
     fn eq(&self, other: &Self) -> bool {
         self.in_force == other.in_force
             && self.settings == other.settings
-            && self.addresses == other.addresses
+            && self.owners == other.owners
             && self.programs == other.programs
             && self.subjects == other.subjects
             && self.sets == other.sets
@@ -63,11 +91,10 @@ impl Policies {
             next.take_everything_out();
             return next;
         }
-        let owners = next.owners(snapshot, local);
-        next.identities.keep_only(&owners.iter().map(|(_, number)| *number).collect());
-        next.addresses = addresses(owners);
         next.settings = settings(local);
-        next.make_programs(snapshot, local);
+        next.owners.follow(snapshot, local);
+        let news = next.take_news(snapshot);
+        next.make_programs(snapshot, &news);
         next
     }
 
@@ -77,90 +104,102 @@ impl Policies {
     }
 
     fn take_everything_out(&mut self) {
-        self.addresses.clear();
+        self.settings = PolicySettings::default();
+        self.owners.clear();
+        self.owners.identities.take_changed();
         self.programs.clear();
         self.subjects.clear();
-        self.program_numbers.clear();
+        self.program_numbers = SharedMap::default();
         self.sets.keep_only(&BTreeSet::new());
-        self.identities.keep_only(&BTreeSet::new());
-        self.known.clear();
-        self.settings = PolicySettings::default();
+        self.policies = SharedMap::default();
+        self.namespaces = SharedMap::default();
     }
 
-    /// Every address of a pod, with the number of what the pod is. Of this node's pods those count that are
-    /// attached here: what the hub knows of them may be about one that had the address before.
-    fn owners(&mut self, snapshot: &Snapshot, local: &Local<'_>) -> Vec<(IpAddr, u32)> {
-        let own = snapshot.nodes.get(local.node).map(|n| n.subnets.as_slice()).unwrap_or_default();
-        let elsewhere = |address: &IpAddr| !own.iter().any(|subnet| subnet.contains(address));
-        let before = std::mem::take(&mut self.known);
-        let mut owners = Vec::new();
-        for (name, pod) in &snapshot.pods {
-            if !pod.addresses.iter().any(elsewhere) {
-                continue;
+    /// Brings sets up to date, and tells what programs have to follow.
+    fn take_news(&mut self, snapshot: &Snapshot) -> News {
+        let mut news = News::default();
+        let mut changed = self.owners.identities.take_changed();
+        let first = snapshot.policies.keys().next();
+        let has_cluster = first.is_some_and(|name| name.namespace.is_empty());
+        for difference in snapshot.namespaces.differences(&self.namespaces) {
+            news.cluster |= has_cluster;
+            changed.extend(self.owners.identities.of_namespace(difference.key));
+        }
+        for difference in snapshot.policies.differences(&self.policies) {
+            match difference.key.namespace.as_str() {
+                "" => news.cluster = true,
+                namespace => drop(news.namespaces.insert(namespace.to_owned())),
             }
-            let known = before.get(name).filter(|(old, _)| Arc::ptr_eq(old, pod));
-            let number = match known {
-                Some((_, number)) => *number,
-                None => self.identities.number(Identity::of(pod)),
-            };
-            let addresses = pod.addresses.iter().copied().filter(elsewhere);
-            owners.extend(addresses.map(|address| (address, number)));
-            self.known.insert(name.clone(), (Arc::clone(pod), number));
         }
-        for (name, addresses) in local.policed {
-            let number = self.identities.number(identity_of(snapshot, name));
-            owners.extend(addresses.iter().map(|address| (*address, number)));
-        }
-        owners
+        news.names = !changed.is_empty();
+        self.policies = snapshot.policies.clone();
+        self.namespaces = snapshot.namespaces.clone();
+        self.sets.follow(&changed, &self.owners.identities, &self.namespaces);
+        news
     }
 
-    fn make_programs(&mut self, snapshot: &Snapshot, local: &Local<'_>) {
-        let own: BTreeSet<u32> = local
-            .policed
-            .iter()
-            .flat_map(|(_, addresses)| addresses)
-            .filter_map(|address| self.addresses.get(address).copied())
-            .collect();
-        let (mut used_sets, mut programs) = (BTreeSet::new(), BTreeMap::new());
-        let mut numbers = HashMap::new();
-        self.sets.follow(&self.identities, &snapshot.namespaces);
-        self.subjects.clear();
+    fn make_programs(&mut self, snapshot: &Snapshot, news: &News) {
+        let own = self.owners.of_node();
+        let before = self.subjects.len();
+        self.subjects.retain(|number, _| own.contains(number));
+        let mut changed = self.subjects.len() != before;
         for number in own {
-            let Some(identity) = self.identities.get(number).cloned() else { continue };
-            let selecting: Vec<_> = selecting(snapshot, &identity).collect();
-            let mut one = |direction| {
-                let context = program::Context {
-                    identities: &self.identities,
-                    sets: &mut self.sets,
-                    rules: &mut self.rules,
-                    nodes: &snapshot.nodes,
-                    used: &mut used_sets,
-                };
-                let Some(made) = program::program(context, &selecting, &identity, direction) else {
-                    return 0;
-                };
-                let key = made.encode_to_vec();
-                let known = self.program_numbers.get(&key).copied();
-                let number = *numbers.entry(key).or_insert_with(|| {
-                    known.unwrap_or_else(|| {
-                        self.next_program += 1;
-                        self.next_program
-                    })
-                });
-                programs.entry(number).or_insert_with(|| PolicyProgram { number, ..made });
-                number
+            let Some(identity) = self.owners.identities.get(number).cloned() else { continue };
+            let holds = |subject: &Subject| {
+                !news.cluster
+                    && !news.namespaces.contains(&identity.namespace)
+                    && !(news.names && subject.needs.names)
+                    && !subject.needs.nodes
             };
-            let pair = (one(Direction::Ingress), one(Direction::Egress));
-            self.subjects.insert(number, pair);
+            if !self.subjects.get(&number).is_some_and(holds) {
+                let subject = self.subject(snapshot, &identity);
+                self.subjects.insert(number, subject);
+                changed = true;
+            }
         }
-        self.sets.keep_only(&used_sets);
-        self.program_numbers = numbers;
-        let before = std::mem::take(&mut self.programs);
-        let shared = |(number, program): (u32, PolicyProgram)| match before.get(&number) {
-            Some(old) => (number, Arc::clone(old)),
-            None => (number, Arc::new(program)),
+        if changed {
+            self.forget_unused();
+        }
+    }
+
+    fn subject(&mut self, snapshot: &Snapshot, identity: &Identity) -> Subject {
+        let selecting: Vec<_> = selecting(snapshot, identity).collect();
+        let mut needs = Needs::default();
+        let mut one = |direction| {
+            let context = program::Context {
+                identities: &self.owners.identities,
+                sets: &mut self.sets,
+                rules: &mut self.rules,
+                namespaces: &snapshot.namespaces,
+                nodes: &snapshot.nodes,
+                needs: &mut needs,
+            };
+            let Some(made) = program::program(context, &selecting, identity, direction) else {
+                return 0;
+            };
+            let key = made.encode_to_vec();
+            if let Some(number) = self.program_numbers.get(key.as_slice()) {
+                return *number;
+            }
+            self.next_program += 1;
+            let number = self.next_program;
+            self.programs.insert(number, Arc::new(PolicyProgram { number, ..made }));
+            self.program_numbers.insert(key.into(), number);
+            number
         };
-        self.programs = programs.into_iter().map(shared).collect();
+        let (ingress, egress) = (one(Direction::Ingress), one(Direction::Egress));
+        Subject { ingress, egress, needs }
+    }
+
+    fn forget_unused(&mut self) {
+        let (mut sets, mut programs) = (BTreeSet::new(), BTreeSet::new());
+        for subject in self.subjects.values() {
+            sets.extend(&subject.needs.sets);
+            programs.extend([subject.ingress, subject.egress]);
+        }
+        self.sets.keep_only(&sets);
+        self.programs.retain(|number, _| programs.contains(number));
+        self.program_numbers.retain(|_, number| programs.contains(number));
     }
 
     /// What the number of a drop means, in words.
@@ -169,8 +208,7 @@ impl Policies {
     }
 
     pub(crate) fn complete(&self) -> PolicyTables {
-        let (addresses_v4, addresses_v6) =
-            records(self.addresses.iter().map(|(address, number)| (address, *number)));
+        let (addresses_v4, addresses_v6) = records(self.owners.iter());
         PolicyTables {
             settings: Some(self.settings.clone()),
             addresses_v4,
@@ -184,16 +222,13 @@ impl Policies {
 
     /// `None` if nothing changed.
     pub(crate) fn change_from(&self, old: &Self) -> Option<PolicyTables> {
-        let came = self.addresses.iter().filter(|(a, number)| old.addresses.get(a) != Some(number));
-        let went = old.addresses.keys().filter(|a| !self.addresses.contains_key(a));
-        let (addresses_v4, addresses_v6) =
-            records(came.map(|(a, n)| (a, *n)).chain(went.map(|a| (a, 0))));
-        let (mut sets, mut changed_sets) = (Vec::new(), Vec::new());
-        for (number, members) in self.sets.all() {
-            match old.sets.get(number) {
-                None => sets.push(set(number, members)),
-                Some(before) if Arc::ptr_eq(before, members) || before == members => {}
-                Some(before) => changed_sets.push(IdentitySetChange {
+        let (addresses_v4, addresses_v6) = records(self.owners.changed_from(&old.owners));
+        let (mut sets, mut changed_sets, mut removed_sets) = (Vec::new(), Vec::new(), Vec::new());
+        for (number, before, now) in self.sets.changed_from(&old.sets) {
+            match (before, now) {
+                (None, Some(members)) => sets.push(set(number, members)),
+                (_, None) => removed_sets.push(number),
+                (Some(before), Some(members)) => changed_sets.push(IdentitySetChange {
                     number,
                     added: members.difference(before).copied().collect(),
                     removed: before.difference(members).copied().collect(),
@@ -201,14 +236,14 @@ impl Policies {
             }
         }
         let is_new = |number: &u32| !old.programs.contains_key(number);
-        let subjects = self.subjects.iter().filter(|(i, pair)| old.subjects.get(i) != Some(pair));
+        let subjects = self.subjects.iter().filter(|(i, s)| old.subjects.get(i) != Some(s));
         let change = PolicyTables {
             settings: (self.settings != old.settings).then(|| self.settings.clone()),
             addresses_v4,
             addresses_v6,
             sets,
             changed_sets,
-            removed_sets: gone(old.sets.all().map(|(n, _)| n), |n| self.sets.get(n).is_some()),
+            removed_sets,
             programs: self
                 .programs
                 .iter()
@@ -227,26 +262,6 @@ impl Policies {
     }
 }
 
-/// An address that two pods claim is nobody's: neither may have what the other may.
-fn addresses(owners: Vec<(IpAddr, u32)>) -> BTreeMap<IpAddr, u32> {
-    let mut addresses: BTreeMap<IpAddr, Option<u32>> = BTreeMap::new();
-    for (address, number) in owners {
-        let entry = addresses.entry(address);
-        entry
-            .and_modify(|known| *known = known.filter(|known| *known == number))
-            .or_insert(Some(number));
-    }
-    addresses.into_iter().filter_map(|(address, number)| Some((address, number?))).collect()
-}
-
-/// A pod that nobody has declared has no labels.
-fn identity_of(snapshot: &Snapshot, name: &PodName) -> Identity {
-    match snapshot.pods.get(name) {
-        Some(pod) => Identity::of(pod),
-        None => Identity { namespace: name.namespace.clone(), ..Identity::default() },
-    }
-}
-
 fn selecting<'a>(
     snapshot: &'a Snapshot,
     identity: &'a Identity,
@@ -255,7 +270,7 @@ fn selecting<'a>(
     let own = PolicyName { namespace: identity.namespace.clone(), name: String::new() };
     let in_namespace = |name: PolicyName| {
         let namespace = name.namespace.clone();
-        let policies = snapshot.policies.range(name..);
+        let policies = snapshot.policies.range_from(&name);
         policies.take_while(move |(n, _)| n.namespace == namespace).map(|(_, policy)| &**policy)
     };
     let own = (!identity.namespace.is_empty()).then(|| in_namespace(own));
@@ -268,11 +283,12 @@ fn settings(local: &Local<'_>) -> PolicySettings {
     PolicySettings { own_addresses: local.addresses.iter().map(bytes).collect() }
 }
 
-fn set(number: u32, members: &Arc<BTreeSet<u32>>) -> IdentitySet {
+fn set(number: u32, members: &BTreeSet<u32>) -> IdentitySet {
     IdentitySet { number, identities: members.iter().copied().collect() }
 }
 
-fn subject((identity, (ingress, egress)): (&u32, &(u32, u32))) -> PolicySubject {
+fn subject((identity, subject): (&u32, &Subject)) -> PolicySubject {
+    let Subject { ingress, egress, .. } = subject;
     PolicySubject { identity: *identity, ingress: *ingress, egress: *egress }
 }
 

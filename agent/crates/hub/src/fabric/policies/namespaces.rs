@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use weft_model::{Namespace, Pod, PodName};
+use weft_model::{Namespace, Pod, PodName, SharedMap};
 
 use crate::source::files::Objects;
 use crate::source::object::{Key, Object};
@@ -14,9 +14,9 @@ const NAME: &str = "kubernetes.io/metadata.name";
 /// Every namespace that has an object or a pod.
 pub(in crate::fabric) fn namespaces(
     source: &Objects,
-    pods: &BTreeMap<PodName, Arc<Pod>>,
-) -> BTreeMap<String, Arc<Namespace>> {
-    let mut all = BTreeMap::new();
+    pods: &SharedMap<PodName, Arc<Pod>>,
+) -> SharedMap<String, Arc<Namespace>> {
+    let mut all = SharedMap::default();
     for (key, defined) in &source.objects {
         if let Object::Namespace(manifest) = &defined.object {
             let labels = manifest.metadata.labels.clone().unwrap_or_default();
@@ -34,7 +34,7 @@ pub(in crate::fabric) fn namespaces(
 /// One of [`namespaces`].
 pub(in crate::fabric) fn namespace(
     source: &Objects,
-    pods: &BTreeMap<PodName, Arc<Pod>>,
+    pods: &SharedMap<PodName, Arc<Pod>>,
     name: &str,
 ) -> Option<Arc<Namespace>> {
     let kind = "Namespace".to_owned();
@@ -44,7 +44,7 @@ pub(in crate::fabric) fn namespace(
         return Some(labelled(name, labels));
     }
     let first = PodName { namespace: name.to_owned(), name: String::new() };
-    let next = pods.range(first..).next();
+    let next = pods.range_from(&first).next();
     next.filter(|(pod, _)| pod.namespace == name).map(|_| labelled(name, BTreeMap::new()))
 }
 

@@ -38,12 +38,12 @@ fn good(text: &str) -> Arc<Policy> {
 fn bad(text: &str) -> (Arc<Policy>, Vec<String>) {
     let outcome = made(text);
     assert_eq!(outcome.policies.len(), 1);
-    let (name, policy) = outcome.policies.into_iter().next().unwrap();
+    let (name, policy) = outcome.policies.iter().next().unwrap();
     let without_name = |p: Problem| {
         let rest = p.reason.strip_prefix(&format!("{name}: "));
         rest.unwrap_or_else(|| panic!("{}", p.reason)).to_owned()
     };
-    (policy, outcome.problems.into_iter().map(without_name).collect())
+    (Arc::clone(policy), outcome.problems.into_iter().map(without_name).collect())
 }
 
 /// `app in [a b] & tier`; `*` selects everything.

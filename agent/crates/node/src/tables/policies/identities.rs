@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use weft_model::{NamedPort, Pod};
+use weft_model::{NamedPort, Pod, SharedMap};
 
 /// What policies look at.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,43 +26,75 @@ impl Identity {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Identities {
     last: u32,
-    numbers: BTreeMap<Arc<Identity>, u32>,
-    by_number: BTreeMap<u32, Arc<Identity>>,
+    numbers: SharedMap<Arc<Identity>, u32>,
+    by_number: SharedMap<u32, Held>,
+    /// Numbers that were given or taken since the last look.
+    changed: BTreeSet<u32>,
+}
+
+/// An identity, and how many pods have it.
+#[derive(Clone, Debug)]
+struct Held {
+    identity: Arc<Identity>,
+    by: usize,
 }
 
 impl Identities {
-    /// The number of an identity, which it gets if it has none.
-    pub(super) fn number(&mut self, identity: Identity) -> u32 {
-        if let Some(number) = self.numbers.get(&identity) {
-            return *number;
+    /// The number of an identity, which it gets if it has none, for one pod more.
+    pub(super) fn hold(&mut self, identity: Identity) -> u32 {
+        if let Some(number) = self.numbers.get(&identity).copied() {
+            self.count(number, |by| by + 1);
+            return number;
         }
         self.last += 1;
         let identity = Arc::new(identity);
-        self.by_number.insert(self.last, Arc::clone(&identity));
+        self.by_number.insert(self.last, Held { identity: Arc::clone(&identity), by: 1 });
         self.numbers.insert(identity, self.last);
+        self.changed.insert(self.last);
         self.last
     }
 
-    /// Forgets all others.
-    pub(super) fn keep_only(&mut self, used: &BTreeSet<u32>) {
-        self.numbers.retain(|_, number| used.contains(number));
-        self.by_number.retain(|number, _| used.contains(number));
+    /// One pod less has this identity.
+    pub(super) fn release(&mut self, number: u32) {
+        self.count(number, |by| by - 1);
+    }
+
+    fn count(&mut self, number: u32, change: impl FnOnce(usize) -> usize) {
+        let Some(held) = self.by_number.get(&number).cloned() else { return };
+        match change(held.by) {
+            0 => {
+                self.by_number.remove(&number);
+                self.numbers.remove(&held.identity);
+                self.changed.insert(number);
+            }
+            by => drop(self.by_number.insert(number, Held { by, ..held })),
+        }
+    }
+
+    /// The number of an identity that some pod has.
+    pub(super) fn number(&self, identity: &Identity) -> Option<u32> {
+        self.numbers.get(identity).copied()
     }
 
     pub(super) fn get(&self, number: u32) -> Option<&Arc<Identity>> {
-        self.by_number.get(&number)
+        self.by_number.get(&number).map(|held| &held.identity)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Arc<Identity>)> {
-        self.by_number.iter().map(|(number, identity)| (*number, identity))
+        self.by_number.iter().map(|(number, held)| (*number, &held.identity))
     }
 
-    /// Those with a higher number than this: numbers rise.
-    pub(super) fn since(&self, number: u32) -> impl Iterator<Item = (u32, &Arc<Identity>)> {
-        self.by_number.range(number.saturating_add(1)..).map(|(n, identity)| (*n, identity))
+    /// Numbers of those in a namespace.
+    pub(super) fn of_namespace(&self, name: &str) -> impl Iterator<Item = u32> {
+        let first = Identity { namespace: name.to_owned(), ..Identity::default() };
+        let from_there = self.numbers.range_from(&first);
+        let same =
+            move |(identity, _): &(&Arc<Identity>, &u32)| identity.namespace == first.namespace;
+        from_there.take_while(same).map(|(_, number)| *number)
     }
 
-    pub(super) fn last(&self) -> u32 {
-        self.last
+    /// Numbers that were given or taken since the last call.
+    pub(super) fn take_changed(&mut self) -> BTreeSet<u32> {
+        std::mem::take(&mut self.changed)
     }
 }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use weft_model::{
     NamedPort, NamespaceSelector, Node, NodeName, PodSelector, Policy, PolicyAction, PolicyName,
-    PolicyPeer, PolicyPort, PolicyRule, PolicyTier, Selector,
+    PolicyPeer, PolicyPort, PolicyRule, PolicyTier, Selector, SharedMap,
 };
 use weft_proto::tables::v1::policy_rule::Action;
 use weft_proto::tables::v1::{
@@ -14,7 +14,7 @@ use weft_proto::tables::v1::{
 };
 
 use super::identities::{Identities, Identity};
-use super::sets::{SetKey, Sets};
+use super::sets::{Namespaces, SetKey, Sets, named_ports};
 use crate::tables::services::range;
 
 /// Below this are numbers of the plugin's own.
@@ -35,17 +35,20 @@ pub(super) enum Direction {
 #[derive(Clone, Debug, Default)]
 pub(super) struct RuleNumbers {
     given: u32,
-    numbers: BTreeMap<(PolicyName, Direction, Option<String>), u32>,
+    numbers: SharedMap<(PolicyName, Direction, Option<String>), u32>,
 }
 
 impl RuleNumbers {
     /// `None` for what no rule of a policy allows.
     fn number(&mut self, policy: &PolicyName, direction: Direction, rule: Option<&str>) -> u32 {
         let key = (policy.clone(), direction, rule.map(ToOwned::to_owned));
-        *self.numbers.entry(key).or_insert_with(|| {
-            self.given += 1;
-            FIRST_NUMBER + self.given - 1
-        })
+        if let Some(number) = self.numbers.get(&key) {
+            return *number;
+        }
+        let number = FIRST_NUMBER + self.given;
+        self.given += 1;
+        self.numbers.insert(key, number);
+        number
     }
 }
 
@@ -74,9 +77,20 @@ pub(super) struct Context<'a> {
     pub(super) identities: &'a Identities,
     pub(super) sets: &'a mut Sets,
     pub(super) rules: &'a mut RuleNumbers,
+    pub(super) namespaces: &'a Namespaces,
     pub(super) nodes: &'a BTreeMap<NodeName, Node>,
-    /// Numbers of the sets that programs name.
-    pub(super) used: &'a mut BTreeSet<u32>,
+    pub(super) needs: &'a mut Needs,
+}
+
+/// What a program rests on beside policies and whom they select.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Needs {
+    /// Numbers of the sets that it names.
+    pub(super) sets: BTreeSet<u32>,
+    /// It names ports that other pods have.
+    pub(super) names: bool,
+    /// It names nodes by their labels.
+    pub(super) nodes: bool,
 }
 
 /// Makes the program, without its number; `None` if nothing restricts the direction.
@@ -189,6 +203,7 @@ impl Context<'_> {
                         .collect(),
                 }),
                 PolicyPeer::Nodes(selector) => {
+                    self.needs.nodes = true;
                     let nodes = self.nodes.values().filter(|n| selector.matches(&n.labels));
                     blocks.extend(nodes.flat_map(|n| &n.addresses).map(host));
                 }
@@ -205,6 +220,7 @@ impl Context<'_> {
         name: &NamedPort,
         base: &RuleTable,
     ) -> Vec<RuleTable> {
+        self.needs.names = true;
         let everybody = [PolicyPeer::Pods(PodSelector {
             namespaces: NamespaceSelector::Labels(Selector::default()),
             pods: Selector::default(),
@@ -217,7 +233,7 @@ impl Context<'_> {
         });
         let mut by_number: BTreeMap<u16, BTreeSet<u32>> = BTreeMap::new();
         for selector in selectors {
-            for number in self.sets.named_ports(selector, name, self.identities) {
+            for number in named_ports(selector, name, self.identities, self.namespaces) {
                 let port = Some(NamedPort { number, ..name.clone() });
                 let set = self.set(SetKey { selector: selector.clone(), port });
                 by_number.entry(number).or_default().insert(set);
@@ -232,8 +248,8 @@ impl Context<'_> {
     }
 
     fn set(&mut self, key: SetKey) -> u32 {
-        let number = self.sets.number(key, self.identities);
-        self.used.insert(number);
+        let number = self.sets.number(key, self.identities, self.namespaces);
+        self.needs.sets.insert(number);
         number
     }
 }

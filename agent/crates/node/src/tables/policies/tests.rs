@@ -1,14 +1,17 @@
 //! Compiled tables in the plugin, as it runs natively and as a module, against a plain reading of the
 //! rules.
 
+mod fabric;
+mod increments;
+
 use std::net::SocketAddr;
 
 use prost::Message as _;
 use weft_abi::{Descriptor, flags};
 use weft_model::{
     Cluster, Encapsulation, Generation, NamedPort, Namespace, NamespaceSelector, Node, NodeName,
-    Operator, PodSelector, PolicyAction, PolicyPeer, PolicyPort, PolicyRule, PolicyTier,
-    Requirement, Selector, ServiceProtocol, Vni,
+    Operator, Pod, PodName, PodSelector, PolicyAction, PolicyPeer, PolicyPort, PolicyRule,
+    PolicyTier, Requirement, Selector, ServiceProtocol, Vni,
 };
 use weft_pipeline::Plugin as _;
 use weft_policy_model as plain;
@@ -232,15 +235,27 @@ struct Host {
 }
 
 fn compile(cluster: &plain::Cluster, name: &NodeName, before: Option<&Policies>) -> Policies {
-    let snapshot = snapshot(cluster);
+    compile_snapshot(&snapshot(cluster), cluster, name, &policed(cluster, name), before)
+}
+
+/// Pods of a node, with their addresses.
+fn policed(cluster: &plain::Cluster, name: &NodeName) -> Vec<(PodName, Vec<IpAddr>)> {
     let pods = cluster.pods.iter().filter(|(_, pod)| pod.node == name.as_str());
-    let policed: Vec<_> = pods
-        .filter(|(_, pod)| pod.is_selectable())
+    pods.filter(|(_, pod)| pod.is_selectable())
         .map(|((namespace, name), pod)| {
             let name = PodName { namespace: namespace.clone(), name: name.clone() };
             (name, pod.addresses.clone())
         })
-        .collect();
+        .collect()
+}
+
+fn compile_snapshot(
+    snapshot: &Snapshot,
+    cluster: &plain::Cluster,
+    name: &NodeName,
+    policed: &[(PodName, Vec<IpAddr>)],
+    before: Option<&Policies>,
+) -> Policies {
     let addresses = cluster.nodes[name.as_str()].addresses.iter().copied().collect();
     let local = Local {
         node: name,
@@ -250,9 +265,9 @@ fn compile(cluster: &plain::Cluster, name: &NodeName, before: Option<&Policies>)
         addresses: &addresses,
         keys: &[],
         pods: &BTreeMap::new(),
-        policed: &policed,
+        policed,
     };
-    Policies::compile(&snapshot, &local, before)
+    Policies::compile(snapshot, &local, before)
 }
 
 impl Host {

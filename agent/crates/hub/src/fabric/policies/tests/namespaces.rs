@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use weft_model::{Pod, PodName};
 
 use super::*;
@@ -22,7 +24,7 @@ fn object(name: &str, labels: &str) -> String {
 #[test]
 fn every_namespace_has_its_name_as_a_label() {
     let text = object("x", "{team: a}") + &object("y", "{kubernetes.io/metadata.name: x}");
-    let (source, pods) = (read(&text), BTreeMap::from([pod("x"), pod("z")]));
+    let (source, pods) = (read(&text), SharedMap::from([pod("x"), pod("z")]));
     let all = namespaces(&source, &pods);
     let labels = |name: &str| -> Vec<String> {
         all[name].labels.iter().map(|(key, value)| format!("{key}={value}")).collect()
@@ -35,5 +37,5 @@ fn every_namespace_has_its_name_as_a_label() {
         assert_eq!(namespace(&source, &pods, name).as_ref(), Some(&all[name]));
     }
     // No prefix of another's name is a namespace.
-    assert_eq!(namespace(&source, &BTreeMap::from([pod("zz")]), "z"), None);
+    assert_eq!(namespace(&source, &SharedMap::from([pod("zz")]), "z"), None);
 }

@@ -1,7 +1,7 @@
 //! What is made anew after a change is what would be made of everything.
 
 use proptest::prelude::*;
-use weft_model::{Generation, Namespace, Policy, PolicyName, Snapshot};
+use weft_model::{Generation, Namespace, Policy, PolicyName, SharedMap, Snapshot};
 
 use super::*;
 use crate::fabric::extent::Extent;
@@ -106,11 +106,11 @@ fn reported(node: usize, bits: u8) -> Vec<Pod> {
 
 /// All that is published of pods, Services, namespaces and policies, and said of Services.
 type Said = (
-    BTreeMap<PodName, Arc<Pod>>,
-    BTreeMap<ServiceName, Arc<Service>>,
+    SharedMap<PodName, Arc<Pod>>,
+    SharedMap<ServiceName, Arc<Service>>,
     BTreeMap<ServiceName, Vec<Problem>>,
-    BTreeMap<String, Arc<Namespace>>,
-    BTreeMap<PolicyName, Arc<Policy>>,
+    SharedMap<String, Arc<Namespace>>,
+    SharedMap<PolicyName, Arc<Policy>>,
 );
 
 proptest! {
