@@ -194,12 +194,13 @@ impl Fabric {
         state: &mut State,
         before: &Snapshot,
     ) -> Result<Snapshot, StoreError> {
-        let merged = merge(&self.cluster, self.allow_external_ips, state);
+        let mut merged = merge(&self.cluster, self.allow_external_ips, state);
         merged.misfits.iter().filter(|p| !state.misfits.contains(p)).for_each(warn);
         warn_of_services(&state.service_problems, &merged.service_problems);
         state.misfits = merged.misfits;
         state.service_problems = merged.service_problems;
         state.static_peers = merged.static_peers;
+        state.keep_policies(&self.store, &mut merged.policies, &merged.unread_policies)?;
         // On disk before anybody hears of it: after a kill nobody else gets the same.
         state.save_allocations(&self.store, merged.allocations)?;
         Ok(Snapshot {

@@ -26,6 +26,8 @@ pub(crate) enum Table {
     Modules,
     /// Namespace/name of a Service -> addresses and ports that are its own.
     Services,
+    /// Name of a policy -> the policy.
+    Policies,
     /// Single values.
     Meta,
 }
@@ -40,6 +42,7 @@ impl Table {
             Self::Plugins => "plugins",
             Self::Modules => "modules",
             Self::Services => "services",
+            Self::Policies => "policies",
             Self::Meta => "meta",
         })
     }

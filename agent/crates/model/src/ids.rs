@@ -60,7 +60,6 @@ impl NodeName {
         let name = name.into();
         let label = |l: &str| {
             !l.is_empty()
-                && l.len() <= 63
                 && !l.starts_with('-')
                 && !l.ends_with('-')
                 && l.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')

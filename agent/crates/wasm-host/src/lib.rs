@@ -52,7 +52,9 @@ pub const REFUSAL_MAX: usize = 1024;
 /// Deadline of a packet call unless told otherwise, in CPU time. A call is ended at its
 /// deadline or up to 8 ms later.
 pub const PACKET_DEADLINE: Duration = Duration::from_millis(1);
-/// Deadline of making an instance, and of a configuration.
+/// Deadline of making an instance, and of a small configuration.
 pub const CONFIGURE_DEADLINE: Duration = Duration::from_millis(100);
+/// What each MiB of a configuration adds to its deadline.
+pub const CONFIGURE_DEADLINE_PER_MIB: Duration = Duration::from_millis(100);
 
 pub(crate) const TABLE_ELEMENTS_MAX: usize = 10_000;

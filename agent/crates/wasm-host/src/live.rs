@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use wasmtime::{Memory, Store, TypedFunc};
 use weft_abi::{
@@ -16,7 +17,13 @@ use crate::error::{ConfigureError, LoadError, RuntimeError};
 use crate::host::{HostState, range};
 use crate::module::{MEMORY, Module};
 use crate::shared::SharedState;
-use crate::{CONFIGURE_DEADLINE, REFUSAL_MAX};
+use crate::{CONFIGURE_DEADLINE, CONFIGURE_DEADLINE_PER_MIB, REFUSAL_MAX};
+
+/// Deadline of a configuration of so many bytes.
+fn configure_deadline(bytes: usize) -> Duration {
+    let mib = u32::try_from(bytes >> 20).unwrap_or(u32::MAX);
+    CONFIGURE_DEADLINE.saturating_add(CONFIGURE_DEADLINE_PER_MIB.saturating_mul(mib))
+}
 
 /// Offset of the window in the exchange area.
 const WINDOW: usize = Descriptor::LEN + Answer::LEN;
@@ -251,7 +258,7 @@ impl Live {
         let len = i32::try_from(config.len()).map_err(|_| no_room())?;
         let state = self.store.data_mut();
         state.now = state.shared.last_seen();
-        state.begin(clock::ticks(CONFIGURE_DEADLINE));
+        state.begin(clock::ticks(configure_deadline(config.len())));
         let _watched = clock::watch().map_err(|e| ConfigureError::Trap(e.to_string()))?;
         let engine = self.engine.clone();
         let _call = Call::begin(engine.wasmtime());

@@ -30,6 +30,8 @@ pub(crate) struct Merged {
     pub(crate) services: BTreeMap<ServiceName, Service>,
     pub(crate) namespaces: SharedMap<String, Arc<Namespace>>,
     pub(crate) policies: SharedMap<PolicyName, Arc<Policy>>,
+    /// Those of them that stand in for what cannot be read.
+    pub(crate) unread_policies: BTreeSet<PolicyName>,
     /// What Services have from now on.
     pub(crate) allocations: BTreeMap<ServiceName, Allocation>,
     /// What does not fit, but for Services and their endpoints.
@@ -307,6 +309,7 @@ impl Merged {
     fn make_policies(&mut self, state: &State) {
         let outcome = policies::build(&state.source);
         self.policies = outcome.policies;
+        self.unread_policies = outcome.unread;
         self.misfits.extend(outcome.problems);
         self.namespaces = policies::namespaces(&state.source, &self.pods);
     }

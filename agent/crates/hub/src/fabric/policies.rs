@@ -10,6 +10,7 @@ mod reader;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use weft_model::{Policy, PolicyName, SharedMap};
@@ -25,6 +26,8 @@ use crate::source::object::{Key, Object};
 #[derive(Default)]
 pub(super) struct Outcome {
     pub(super) policies: SharedMap<PolicyName, Arc<Policy>>,
+    /// Those of them that stand in for what cannot be read.
+    pub(super) unread: BTreeSet<PolicyName>,
     pub(super) problems: Vec<Problem>,
 }
 
@@ -33,18 +36,18 @@ pub(super) fn build(source: &Objects) -> Outcome {
     let mut outcome = Outcome::default();
     for (key, defined) in &source.objects {
         let name = name_of(key);
-        let (policy, notes) = match &defined.object {
+        let (policy, notes, unread) = match &defined.object {
             Object::NetworkPolicy(manifest) => {
-                let mut reader = Reader::new(&manifest.unknown);
+                let mut reader = Reader::new(manifest);
                 let watched = reader.watched(manifest.mode.as_deref());
                 let policy = network::policy(&mut reader, name, watched, &manifest.spec);
-                (policy, reader.into_notes())
+                (policy, reader.into_notes(), manifest.unread)
             }
             Object::ClusterNetworkPolicy(manifest) => {
-                let mut reader = Reader::new(&manifest.unknown);
+                let mut reader = Reader::new(manifest);
                 let watched = reader.watched(manifest.mode.as_deref());
                 let policy = cluster::policy(&mut reader, name, watched, &manifest.spec);
-                (policy, reader.into_notes())
+                (policy, reader.into_notes(), manifest.unread)
             }
             _ => continue,
         };
@@ -53,6 +56,7 @@ pub(super) fn build(source: &Objects) -> Outcome {
             line: defined.line,
             reason: format!("{}: {note}", policy.name),
         }));
+        outcome.unread.extend(unread.then(|| policy.name.clone()));
         outcome.policies.insert(policy.name.clone(), Arc::new(policy));
     }
     outcome

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
-use weft_control::{ConvertError, FromProto as _, convert};
-use weft_model::{MacAddr, NodeName, PluginSpec, Pod, PublicKey, ServiceName};
+use weft_control::{ConvertError, FromProto as _, ToProto as _, convert};
+use weft_model::{MacAddr, NodeName, PluginSpec, Pod, Policy, PolicyName, PublicKey, ServiceName};
 use weft_proto::v1;
 
 use super::services::Allocation;
@@ -94,6 +94,10 @@ pub(crate) struct State {
     pub(crate) source: Objects,
     /// Addresses and ports that Services have, as it is on disk.
     pub(crate) allocations: BTreeMap<ServiceName, Allocation>,
+    /// Policies in force, as they are on disk.
+    pub(crate) saved_policies: SharedMap<PolicyName, Arc<Policy>>,
+    /// Those that were in force before the hub's start and that no document has had since.
+    pub(crate) unseen_policies: BTreeSet<PolicyName>,
     /// Objects that are good in themselves and do not fit the others.
     pub(crate) misfits: Vec<Problem>,
     /// Of Services and their endpoints.
@@ -200,6 +204,13 @@ impl State {
             let spec = PluginSpec::from_proto(message).map_err(|_| damaged())?;
             state.plugins.insert(name, spec);
         }
+        for (name, bytes) in store.all(Table::Policies)? {
+            let damaged = || StoreError::Damaged { table: "policies", key: name.clone() };
+            let message = v1::Policy::decode(bytes.as_slice()).map_err(|_| damaged())?;
+            let policy = Policy::from_proto(message).map_err(|_| damaged())?;
+            state.unseen_policies.insert(policy.name.clone());
+            state.saved_policies.insert(policy.name.clone(), Arc::new(policy));
+        }
         for (name, bytes) in store.all(Table::Services)? {
             let damaged = || StoreError::Damaged { table: "services", key: name.clone() };
             let (namespace, service) = name.split_once('/').ok_or_else(damaged)?;
@@ -231,6 +242,40 @@ impl State {
         let remove = gone.iter().map(|name| Change::Remove(Table::Services, name));
         store.write(&put.chain(remove).collect::<Vec<_>>())?;
         self.allocations = now;
+        Ok(())
+    }
+
+    /// Adds to the policies what was in force before the hub's start and that no document has had since,
+    /// while some cannot be read; writes down what is in force.
+    pub(crate) fn keep_policies(
+        &mut self,
+        store: &Store,
+        now: &mut SharedMap<PolicyName, Arc<Policy>>,
+        unread: &BTreeSet<PolicyName>,
+    ) -> Result<(), StoreError> {
+        let complete = self.source.complete;
+        self.unseen_policies
+            .retain(|name| !complete && (!now.contains_key(name) || unread.contains(name)));
+        for name in &self.unseen_policies {
+            if let Some(policy) = self.saved_policies.get(name) {
+                now.insert(name.clone(), Arc::clone(policy));
+            }
+        }
+        let differences = now.differences(&self.saved_policies);
+        let changed = differences.iter().map(|difference| {
+            let policy = difference.new.map(|policy| policy.to_proto().encode_to_vec());
+            (difference.key.to_string(), policy)
+        });
+        let changed: Vec<_> = changed.collect();
+        if changed.is_empty() {
+            return Ok(());
+        }
+        let changes = changed.iter().map(|(name, policy)| match policy {
+            Some(bytes) => Change::Put(Table::Policies, name, bytes),
+            None => Change::Remove(Table::Policies, name),
+        });
+        store.write(&changes.collect::<Vec<_>>())?;
+        self.saved_policies = now.clone();
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! The fabric in one message, for `weft status`.
 
 use weft_control::ToProto as _;
-use weft_model::{Node, NodeName};
+use weft_model::{BUILT_IN_PLUGINS, Node, NodeName};
 use weft_proto::v1;
 use weft_proto::v1::plugin_status::State as Standing;
 
@@ -25,7 +25,8 @@ impl Fabric {
             let reason = node.complaint.clone()?;
             Some(v1::SourceProblem { file: format!("node {name}"), line: 0, reason })
         });
-        let plugins = snapshot.plugins.keys().flat_map(|name| plugin_problems(&state, name));
+        let plugins = snapshot.plugins.keys().map(String::as_str).chain(BUILT_IN_PLUGINS);
+        let plugins = plugins.flat_map(|name| plugin_problems(&state, name));
         v1::FabricStatus {
             generation: snapshot.generation.0,
             cluster: Some(snapshot.cluster.to_proto()),

@@ -23,6 +23,8 @@ pub(crate) struct Defined {
 struct File {
     objects: Vec<(Key, Arc<Defined>)>,
     problems: Vec<Problem>,
+    /// For documents that are bad and that nothing good is known of.
+    stand_ins: Vec<(Key, Arc<Defined>)>,
     unknown: Vec<(String, usize)>,
 }
 
@@ -49,6 +51,9 @@ impl Index {
             let present: BTreeSet<_> = file.objects.iter().map(|(k, _)| k.clone()).collect();
             let kept = before.objects.into_iter().filter(|(k, _)| !present.contains(k));
             file.objects.extend(kept);
+            let known: BTreeSet<_> = file.objects.iter().map(|(k, _)| k.clone()).collect();
+            let stand_ins = std::mem::take(&mut file.stand_ins).into_iter();
+            file.objects.extend(stand_ins.filter(|(k, _)| !known.contains(k)));
         }
         self.files.insert(path.to_owned(), file);
     }
@@ -126,6 +131,7 @@ impl File {
             }
             Ok(read) => self.add(path, line, read),
             Err(error) => {
+                self.stand_in(path, line, document.text);
                 let (line, reason) = explain(document, &error);
                 self.problems.push(Problem { file: path.to_owned(), line, reason });
             }
@@ -139,7 +145,17 @@ impl File {
                 self.problems.push(problem(format!("items[{i}]: a list in a list is not read")));
             }
             Ok(read) => self.add(path, line, read),
-            Err(error) => self.problems.push(problem(one_line(&format!("items[{i}]: {error}")))),
+            Err(error) => {
+                self.stand_in(path, line, item);
+                self.problems.push(problem(one_line(&format!("items[{i}]: {error}"))));
+            }
+        }
+    }
+
+    fn stand_in(&mut self, path: &Path, line: usize, document: &(impl Parse + ?Sized)) {
+        if let Some((key, object)) = object::stand_in(document) {
+            let defined = Defined { object, file: path.to_owned(), line };
+            self.stand_ins.push((key, Arc::new(defined)));
         }
     }
 

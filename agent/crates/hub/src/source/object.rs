@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1::{Namespace, Node, Service};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicySpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -176,6 +176,20 @@ pub(crate) fn read<D: Parse + ?Sized>(document: &D) -> Result<Read, ObjectError>
     })
 }
 
+/// What stands in for a document that [`read`] refuses, where to leave it out would open something: a policy
+/// keeps its pods closed, and a pod has the labels that policies select it by.
+pub(crate) fn stand_in<D: Parse + ?Sized>(document: &D) -> Option<(Key, Object)> {
+    let header: Header = document.parse().ok()?;
+    match (header.api_version.as_str(), header.kind.as_str()) {
+        ("v1", "Pod") => {
+            let metadata = header.metadata;
+            pod::pod(Pod { metadata, ..Pod::default() }).ok()
+        }
+        (version, "NetworkPolicy" | "ClusterNetworkPolicy") => policy::stand_in(version, document),
+        _ => None,
+    }
+}
+
 fn read_body<D: Parse + ?Sized>(document: &D, header: Header) -> Result<Read, ObjectError> {
     let Header { api_version, kind, metadata } = header;
     let (key, object) = match (api_version.as_str(), kind.as_str()) {
@@ -195,8 +209,8 @@ fn read_body<D: Parse + ?Sized>(document: &D, header: Header) -> Result<Read, Ob
             check::slice(&o)?;
             (key(&kind, &o.metadata)?, Object::EndpointSlice(Box::new(o)))
         }
-        ("networking.k8s.io/v1", "NetworkPolicy") => policy::network_policy(document)?,
-        ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy") => {
+        (policy::NETWORK_POLICY, "NetworkPolicy") => policy::network_policy(document)?,
+        (policy::CLUSTER_NETWORK_POLICY, "ClusterNetworkPolicy") => {
             policy::cluster_policy(document)?
         }
         ("weft.dev/v1alpha1", "PacketFilter") => packet_filter(document.parse()?)?,
@@ -235,9 +249,12 @@ fn legal_name(kind: &str, metadata: &ObjectMeta) -> Result<String, ObjectError> 
     Err(ObjectError::Value { field: "metadata.name", value: name, expected })
 }
 
+/// Longest DNS-1123 label, in bytes.
+const LABEL_MAX: usize = 63;
+
 /// A DNS-1123 label.
 pub(crate) fn is_label(name: &str) -> bool {
-    name.len() <= 63 && !name.contains('.') && NodeName::try_new(name).is_ok()
+    name.len() <= LABEL_MAX && !name.contains('.') && NodeName::try_new(name).is_ok()
 }
 
 pub(super) fn key(kind: &str, metadata: &ObjectMeta) -> Result<Key, ObjectError> {

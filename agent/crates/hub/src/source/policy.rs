@@ -11,6 +11,9 @@ use serde_yaml_ng::Value;
 use super::object::{Key, Object, ObjectError, Parse, cluster_key, key};
 
 const MODE: &str = "weft.dev/policy-mode";
+/// Versions of the two kinds.
+pub(super) const NETWORK_POLICY: &str = "networking.k8s.io/v1";
+pub(super) const CLUSTER_NETWORK_POLICY: &str = "policy.networking.k8s.io/v1alpha2";
 
 /// What a policy of one kind says.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,6 +22,8 @@ pub(crate) struct PolicyManifest<S> {
     pub(crate) mode: Option<String>,
     pub(crate) spec: S,
     pub(crate) unknown: Vec<UnknownField>,
+    /// It stands in for one that cannot be read, see [`stand_in`].
+    pub(crate) unread: bool,
 }
 
 /// A field that nobody here reads: of a later version, or misspelt.
@@ -115,6 +120,41 @@ struct ClusterManifest {
     spec: ClusterPolicySpec,
 }
 
+/// What stands in for a policy that cannot be read and that nobody knew before: it isolates all pods that it
+/// may be for in both directions, or drops everything, and allows nothing. `None` if it does not even say
+/// what it is.
+pub(super) fn stand_in<D: Parse + ?Sized>(
+    api_version: &str,
+    document: &D,
+) -> Option<(Key, Object)> {
+    let whole: Value = document.parse().ok()?;
+    let metadata = serde_yaml_ng::from_value(whole.get("metadata")?.clone()).ok()?;
+    let spec = whole.get("spec");
+    let mode = None;
+    match api_version {
+        NETWORK_POLICY => {
+            let key = key("NetworkPolicy", &metadata).ok()?;
+            let selector = spec.and_then(|s| s.get("podSelector")).cloned();
+            let pod_selector = selector.and_then(|s| serde_yaml_ng::from_value(s).ok());
+            let policy_types = Some(vec!["Ingress".to_owned(), "Egress".to_owned()]);
+            let spec = NetworkPolicySpec { pod_selector, policy_types, ..Default::default() };
+            let manifest = PolicyManifest { mode, spec, unknown: Vec::new(), unread: true };
+            Some((key, Object::NetworkPolicy(Box::new(manifest))))
+        }
+        CLUSTER_NETWORK_POLICY => {
+            let key = cluster_key("ClusterNetworkPolicy", &metadata).ok()?;
+            let part = |name: &str| spec.and_then(|s| s.get(name)).cloned();
+            let subject = part("subject").and_then(|s| serde_yaml_ng::from_value(s).ok());
+            let tier = part("tier").and_then(|t| t.as_str().map(ToOwned::to_owned));
+            let priority = part("priority").and_then(|p| p.as_i64());
+            let spec = ClusterPolicySpec { tier, priority, subject, ..Default::default() };
+            let manifest = PolicyManifest { mode, spec, unknown: Vec::new(), unread: true };
+            Some((key, Object::ClusterNetworkPolicy(Box::new(manifest))))
+        }
+        _ => None,
+    }
+}
+
 /// Reads a `NetworkPolicy`.
 pub(super) fn network_policy<D: Parse + ?Sized>(
     document: &D,
@@ -148,7 +188,7 @@ fn manifest<D: Parse + ?Sized, S: Serialize>(
         compare("spec", given, &serde_yaml_ng::to_value(&spec)?, &mut unknown);
     }
     let mode = metadata.annotations.and_then(|mut a| a.remove(MODE));
-    Ok(PolicyManifest { mode, spec, unknown })
+    Ok(PolicyManifest { mode, spec, unknown, unread: false })
 }
 
 fn compare(path: &str, given: &Value, read: &Value, unknown: &mut Vec<UnknownField>) {

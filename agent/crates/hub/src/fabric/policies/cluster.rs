@@ -28,6 +28,14 @@ pub(super) fn policy(
 ) -> Policy {
     let (tier, tier_known) = tier(reader, spec);
     let (subject, subject_known) = subject(reader, spec);
+    // It may be a misspelt one of those that hold the rules.
+    if let Err(unknown) = reader.spec_known() {
+        reader.note("spec", &format!("{unknown}; the policy drops everything in both directions"));
+        let name_of_rule = "spec".to_owned();
+        let (action, peers, ports) = (PolicyAction::Deny, None, None);
+        let rules = Some(vec![PolicyRule { name: name_of_rule, action, peers, ports }]);
+        return Policy { name, tier, watched, subject, ingress: rules.clone(), egress: rules };
+    }
     let mut directions =
         [("ingress", &spec.ingress), ("egress", &spec.egress)].map(|(name, given)| {
             let given = given.as_deref().unwrap_or_default();
@@ -171,9 +179,11 @@ fn action(reader: &mut Reader<'_>, field: &str, given: Option<&str>) -> PolicyAc
         Some("Deny") => PolicyAction::Deny,
         Some("Pass") => PolicyAction::Pass,
         other => {
-            let other = other.unwrap_or_default();
-            let what = format!("`{other}` is none of Accept, Deny, Pass; it counts as Deny");
-            reader.note(&format!("{field}.action"), &what);
+            let what = match other {
+                Some(other) => format!("`{other}` is none of Accept, Deny, Pass"),
+                None => "it is missing".to_owned(),
+            };
+            reader.note(&format!("{field}.action"), &format!("{what}; it counts as Deny"));
             PolicyAction::Deny
         }
     }

@@ -29,10 +29,17 @@ pub(super) fn policy(
     }
     let subject =
         PodSelector { namespaces: NamespaceSelector::Named(name.namespace.clone()), pods };
-    let (isolates_ingress, isolates_egress) = directions(reader, spec);
+    let (mut isolates_ingress, mut isolates_egress) = directions(reader, spec);
+    // It may be a misspelt one of those that say whom the policy is for, and what it is about.
+    let unknown = reader.spec_known().err();
+    if let Some(unknown) = &unknown {
+        let what = format!("{unknown}; the policy isolates in both directions and allows nothing");
+        reader.note("spec", &what);
+        (isolates_ingress, isolates_egress) = (true, true);
+    }
     let (mut ingress, mut egress) = (Vec::new(), Vec::new());
     // To pods that another policy isolates and that this one was not meant for, rules would open.
-    if why.is_none() {
+    if why.is_none() && unknown.is_none() {
         let mut rules = Rules { reader, namespace: &name.namespace };
         if isolates_ingress {
             let given = spec.ingress.iter().flatten().enumerate();

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 use weft_model::{Operator, Requirement, Selector};
 
-use crate::source::policy::UnknownField;
+use crate::source::policy::{PolicyManifest, UnknownField};
 
 /// Why a part cannot be understood.
 pub(super) type Why = String;
@@ -15,16 +15,13 @@ pub(super) type Why = String;
 /// Takes note of what is wrong.
 pub(super) struct Reader<'a> {
     unknown: &'a [UnknownField],
+    unread: bool,
     notes: Vec<String>,
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(unknown: &'a [UnknownField]) -> Self {
-        let mut reader = Self { unknown, notes: Vec::new() };
-        for field in unknown.iter().filter(|u| u.inside == "spec") {
-            reader.note("spec", &format!("{}; it is ignored", no_field(field)));
-        }
-        reader
+    pub(super) fn new<S>(manifest: &'a PolicyManifest<S>) -> Self {
+        Self { unknown: &manifest.unknown, unread: manifest.unread, notes: Vec::new() }
     }
 
     pub(super) fn into_notes(self) -> Vec<String> {
@@ -62,6 +59,11 @@ impl<'a> Reader<'a> {
     pub(super) fn own_known(&self, part: &str) -> Result<(), Why> {
         let own = self.unknown.iter().find(|u| u.inside == part);
         own.map_or(Ok(()), |u| Err(no_field(u)))
+    }
+
+    /// The same of the policy as a whole.
+    pub(super) fn spec_known(&self) -> Result<(), Why> {
+        if self.unread { Err("it cannot be read".to_owned()) } else { self.own_known("spec") }
     }
 
     /// A selector of which all is understood.

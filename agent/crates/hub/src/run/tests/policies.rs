@@ -46,3 +46,32 @@ async fn policy_manifest_reaches_the_nodes_and_its_problem_the_status() {
     fs::remove_file(bench.manifest("pod.yaml")).unwrap();
     until(&mut stream, &mut snapshot, |s| s.policies.is_empty() && s.namespaces.is_empty()).await;
 }
+
+/// NP-103, NP-110: a hub that starts with what it cannot read keeps what was in force, and no longer than
+/// until everything can be read.
+#[tokio::test]
+async fn policy_survives_a_kill_while_its_document_cannot_be_read() {
+    let before = Bench::new().await;
+    let a = before.join("node-a").await;
+    let mut stream = watch_from(&mut before.node(&a).await, vec![]).await;
+    let (mut snapshot, _) = first(&mut stream).await;
+    let text = POLICY.replace("junk", "10.0.0.0/8");
+    fs::write(before.manifest("policy.yaml"), &text).unwrap();
+    until(&mut stream, &mut snapshot, |s| s.policies.len() == 1).await;
+    let good = snapshot.policies.clone();
+    for broken in
+        [text.replace("}]}]", "}]}"), text.replace("[{from", "{from").replace("}]}]}", "}]}}")]
+    {
+        fs::write(before.manifest("policy.yaml"), broken).unwrap();
+        let after = before.after_a_kill().await;
+        let mut stream = watch_from(&mut after.node(&a).await, vec![]).await;
+        let (mut snapshot, _) = first(&mut stream).await;
+        assert_eq!(snapshot.policies, good);
+        fs::write(after.manifest("other.yaml"), text.replace("name: p", "name: q")).unwrap();
+        until(&mut stream, &mut snapshot, |s| s.policies.len() == 2).await;
+        assert!(good.iter().all(|(name, policy)| snapshot.policies.get(name) == Some(policy)));
+        fs::remove_file(after.manifest("policy.yaml")).unwrap();
+        until(&mut stream, &mut snapshot, |s| s.policies.len() == 1).await;
+        assert!(good.keys().all(|name| !snapshot.policies.contains_key(name)));
+    }
+}

@@ -163,3 +163,20 @@ fn byte_order_mark_is_no_part_of_the_text() {
     let index = index(&[("a.yaml", &format!("\u{feff}{NAMESPACE}"))]);
     assert_eq!((names(&index), problems(&index)), (vec!["Namespace a".to_owned()], vec![]));
 }
+
+/// NP-110: what policies select a pod by counts, though the rest of its document is bad.
+#[test]
+fn pod_that_was_never_good_has_its_labels() {
+    let bad = POD.to_owned() + "spec: {containers: [{ports: [{containerPort: eighty}]}]}\n";
+    let mut index = index(&[("a.yaml", &bad)]);
+    assert_eq!((names(&index), problems(&index).len()), (vec!["Pod default/web".to_owned()], 1));
+    let labels = |index: &Index| match &index.objects().0.values().next().unwrap().object {
+        Object::Pod(pod) => pod.pod.labels.clone(),
+        _ => panic!("no pod"),
+    };
+    assert_eq!(labels(&index)["app"], "web");
+    // What was good is better.
+    index.set(Path::new("a.yaml"), POD);
+    index.set(Path::new("a.yaml"), &bad.replace("app: web", "app: other"));
+    assert_eq!(labels(&index)["app"], "web");
+}

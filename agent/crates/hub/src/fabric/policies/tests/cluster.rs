@@ -315,3 +315,23 @@ fn policies_of_one_name_do_not_meet() {
     let names: Vec<_> = outcome.policies.keys().map(ToString::to_string).collect();
     assert_eq!(names, ["ClusterNetworkPolicy p", "NetworkPolicy default/p"]);
 }
+
+/// NP-110, NP-139: a field that may be a misspelt list of rules, or what cannot be read at all.
+#[test]
+fn policy_that_may_say_anything_drops_everything() {
+    let deny = ["spec Deny any any"];
+    let (policy, problems) = bad(&admin("ingres: [{action: Deny, from: [{namespaces: {}}]}]"));
+    assert_eq!(
+        (rules(&policy.ingress).unwrap(), rules(&policy.egress).unwrap()),
+        (deny.map(Into::into).to_vec(), deny.map(Into::into).to_vec())
+    );
+    assert_eq!(
+        problems,
+        ["`spec`: `ingres` is no known field; the policy drops everything in both directions"]
+    );
+    let source = read(&admin("").replace("priority: 10", "priority: ten"));
+    let outcome = build(&source);
+    let policy = outcome.policies.values().next().unwrap();
+    assert_eq!(rules(&policy.egress).unwrap(), deny);
+    assert!(outcome.problems.iter().any(|p| p.reason.contains("it cannot be read")));
+}

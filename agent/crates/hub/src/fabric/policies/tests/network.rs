@@ -191,9 +191,12 @@ fn rule_with_an_unknown_field_matches_nothing_and_the_others_stand() {
     let (rules, problems) = ingress("{form: [{podSelector: {}}], ports: [{port: 80}]}, {}");
     assert_eq!(rules, ["ingress[0] Accept [] [TCP 80]", "ingress[1] Accept any any"]);
     assert_eq!(problems, ["`spec.ingress[0]`: `form` is no known field; it matches nothing"]);
-    let (policy, problems) = bad(&policy("policyType: [Egress]"));
-    assert_eq!(policy.ingress, Some(vec![]));
-    assert_eq!(problems, ["`spec`: `policyType` is no known field; it is ignored"]);
+    for spec in ["policyType: [Egress], ingress: [{}]", "egres: [{}], ingress: [{}]"] {
+        let (policy, problems) = bad(&policy(spec));
+        assert_eq!((&policy.ingress, &policy.egress), (&Some(vec![]), &Some(vec![])), "{spec}");
+        let says = "is no known field; the policy isolates in both directions and allows nothing";
+        assert!(problems.len() == 1 && problems[0].ends_with(says), "{problems:?}");
+    }
 }
 
 /// NP-110: whoever may be meant is isolated; to the others rules would open what another policy closes.
@@ -306,6 +309,27 @@ fn policy_that_does_not_parse_is_as_it_was() {
         let outcome = build(&Objects { objects, ..Objects::default() });
         let policy = outcome.policies.values().next().unwrap();
         assert_eq!(rules(&policy.ingress).unwrap(), ["ingress[0] Accept any any"]);
+    }
+}
+
+/// NP-110: one that nobody knew before isolates whom it may be for, and allows nothing.
+#[test]
+fn policy_that_was_never_good_isolates_and_allows_nothing() {
+    for (spec, selects) in [
+        ("podSelector: {matchLabels: {app: a}}, ingress: [{ports: {port: 80}}]", "@x/app in [a]"),
+        ("podSelector: {matchLabels: {app: a}}, policyTypes: Ingress", "@x/app in [a]"),
+        ("podSelector: {matchLabels: {app: a}}, ingress: [null]", "@x/app in [a]"),
+        ("podSelector: [], ingress: [{}]", "@x/*"),
+        ("podSelector: {matchLabels: {app: [a]}}", "@x/*"),
+    ] {
+        let source = read(&policy(spec));
+        assert_eq!(source.problems.len(), 1, "{spec}");
+        let outcome = build(&source);
+        let (_, policy) = outcome.policies.into_iter().next().unwrap();
+        assert_eq!(pods(&policy.subject), selects, "{spec}");
+        assert_eq!((&policy.ingress, &policy.egress), (&Some(vec![]), &Some(vec![])), "{spec}");
+        assert!(outcome.problems[0].reason.contains("it cannot be read"), "{:?}", outcome.problems);
+        assert_eq!(outcome.unread.len(), 1);
     }
 }
 
