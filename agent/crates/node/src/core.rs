@@ -214,6 +214,15 @@ impl Core {
         matches!(tokio::time::timeout(limit, reached).await, Ok(Ok(_)))
     }
 
+    /// Waits until the hub has told of a pod, if policies may be for it; not while the hub is away, when the
+    /// pod stays closed. False if it takes longer than `limit`.
+    pub(crate) async fn wait_known(&self, pod: &PodName, limit: Duration) -> bool {
+        let known = |state: &State| !state.hub_connected || !state.is_unknown(pod);
+        let mut changes = self.changes();
+        let reached = changes.wait_for(|_| self.read(known));
+        matches!(tokio::time::timeout(limit, reached).await, Ok(Ok(_)))
+    }
+
     fn compile(&self, state: &mut State) {
         let Some((snapshot, mtu)) = state.ready(&self.config) else { return };
         let names = snapshot.nodes.keys().filter(|n| **n != self.config.node_name);
@@ -326,6 +335,18 @@ impl State {
         let encapsulation = self.snapshot.as_ref()?.cluster.encapsulation;
         let segments_max = Some(encapsulation.segments_max(mtu));
         Some(Delegation { mtu, segments_max, ranges: ranges.collect() })
+    }
+
+    /// True for a pod that policies may be for and that the hub has not told of.
+    fn is_unknown(&self, pod: &PodName) -> bool {
+        let snapshot = self.snapshot.as_ref();
+        snapshot.is_some_and(|s| !s.policies.is_empty() && !s.pods.contains_key(pod))
+    }
+
+    /// Attached pods that are closed until the hub is back.
+    pub(crate) fn unknown_pods(&self) -> Vec<PodName> {
+        let pods = self.attachments.values().filter_map(Record::pod_name);
+        pods.filter(|pod| !self.hub_connected && self.is_unknown(pod)).collect()
     }
 
     /// Subnets leased to this node, IPv4 first.

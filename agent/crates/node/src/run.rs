@@ -18,7 +18,7 @@ use weft_proto::v1::agent_server::AgentServer;
 
 use crate::cni::{self, Attachments, Records};
 use crate::config::{AgentConfig, check_socket_path};
-use crate::core::Core;
+use crate::core::{Core, State};
 use crate::durable;
 use crate::hub::{HubLink, HubTask};
 use crate::identity::{IdentityStore, vtep_mac};
@@ -221,6 +221,13 @@ async fn keep_installed(core: &Core) {
         }
         problems.extend(install::problems(&core.config));
         core.set_problems("cni", problems);
+        let unknown = core.read(State::unknown_pods).into_iter();
+        let line = |pod| {
+            format!(
+                "pod {pod} is closed: the hub is away and has not said which policies are for it"
+            )
+        };
+        core.set_problems("policies", unknown.map(line).collect());
     }
 }
 

@@ -203,6 +203,12 @@ impl<P: Ports> Attachments<P> {
         self.ports.ensure(record).await.map_err(|e| {
             Failure::new(code::TRY_AGAIN, format!("cannot redirect what {interface} gets: {e:#}"))
         })?;
+        if let Some(pod) = record.pod_name()
+            && !self.core.wait_known(&pod, ATTACH_TIMEOUT).await
+        {
+            let message = format!("the hub did not say in time which policies are for pod {pod}");
+            return Err(Failure::new(code::TRY_AGAIN, message));
+        }
         if self.core.wait_applied(ATTACH_TIMEOUT).await {
             return Ok(());
         }

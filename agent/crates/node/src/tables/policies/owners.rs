@@ -28,7 +28,8 @@ struct LocalPod {
     name: PodName,
     known: Option<Arc<Pod>>,
     addresses: Vec<IpAddr>,
-    number: u32,
+    /// `None`: what it is nobody has said yet.
+    number: Option<u32>,
 }
 
 impl LocalPod {
@@ -188,8 +189,10 @@ impl Owners {
                 self.local.push(pod);
                 continue;
             }
-            let number = self.identities.hold(identity_of(name, known));
-            addresses.iter().for_each(|address| self.claim(*address, number));
+            let number = identity_of(name, known).map(|identity| self.identities.hold(identity));
+            if let Some(number) = number {
+                addresses.iter().for_each(|address| self.claim(*address, number));
+            }
             let (name, known) = (name.clone(), known.cloned());
             self.local.push(LocalPod { name, known, addresses: addresses.clone(), number });
         }
@@ -197,8 +200,9 @@ impl Owners {
     }
 
     fn drop_local(&mut self, pod: &LocalPod) {
-        pod.addresses.iter().for_each(|address| self.disclaim(address, pod.number));
-        self.identities.release(pod.number);
+        let Some(number) = pod.number else { return };
+        pod.addresses.iter().for_each(|address| self.disclaim(address, number));
+        self.identities.release(number);
     }
 
     fn claim(&mut self, address: IpAddr, number: u32) {
@@ -214,10 +218,11 @@ impl Owners {
     }
 }
 
-/// A pod that nobody has declared has no labels.
-fn identity_of(name: &PodName, known: Option<&Arc<Pod>>) -> Identity {
+/// `None` for a pod that the hub has not told of: any policy may turn out to be for it, so it is closed until
+/// then. Of a container that no pod stands behind nobody ever tells.
+fn identity_of(name: &PodName, known: Option<&Arc<Pod>>) -> Option<Identity> {
     match known {
-        Some(pod) => Identity::of(pod),
-        None => Identity { namespace: name.namespace.clone(), ..Identity::default() },
+        Some(pod) => Some(Identity::of(pod)),
+        None => name.namespace.is_empty().then(Identity::default),
     }
 }
