@@ -155,7 +155,7 @@ impl Fabric {
         let news = source.problems.iter().filter(|p| !state.source.problems.contains(p));
         news.for_each(warn);
         let extent = Extent::of_source(&state.source, &source);
-        state.source = source;
+        state.set_source(source);
         extent.map_or(Ok(()), |extent| self.publish(&mut state, &extent))
     }
 
@@ -173,6 +173,7 @@ impl Fabric {
     fn publish(&self, state: &mut State, extent: &Extent) -> Result<(), StoreError> {
         // First: who is removed gets nothing more.
         self.history.set_members(members(state));
+        state.forget_departed();
         let before = self.history.newest().snapshot;
         let mut next = match extent {
             Extent::Everything => self.make_everything(state, &before)?,

@@ -131,6 +131,7 @@ fn pod_of(state: &State, name: &PodName) -> Option<Arc<Pod>> {
         Some(Object::Pod(pod)) => Some(&pod.pod),
         _ => None,
     };
+    let declared = of_manifest.or_else(|| state.departed.get(name));
     let on = |(node, joined): (&'_ NodeName, &'_ Joined)| {
         let pod = joined.reported.pods.iter().find(|p| p.name == *name)?.clone();
         Some((node.clone(), joined.pods_from, pod))
@@ -138,7 +139,7 @@ fn pod_of(state: &State, name: &PodName) -> Option<Arc<Pod>> {
     // Of several nodes the last that spoke.
     let reported = state.nodes.iter().filter_map(on).max_by_key(|(_, at, _)| *at);
     match reported {
-        Some((node, _, pod)) => Some(placed(of_manifest.map_or(&pod, |p| p), &node, &pod)),
+        Some((node, _, pod)) => Some(placed(declared.map_or(&pod, |p| p), &node, &pod)),
         None => of_manifest.cloned(),
     }
 }
@@ -299,8 +300,9 @@ impl Merged {
         by_age.sort_by_key(|(_, joined)| joined.pods_from);
         for (node, joined) in by_age {
             for reported in &joined.reported.pods {
-                let of_manifest = self.pods.get(&reported.name);
-                let pod = placed(of_manifest.map_or(reported, |p| p), node, reported);
+                let declared = self.pods.get(&reported.name);
+                let declared = declared.or_else(|| state.departed.get(&reported.name));
+                let pod = placed(declared.map_or(reported, |p| p), node, reported);
                 self.pods.insert(pod.name.clone(), pod);
             }
         }

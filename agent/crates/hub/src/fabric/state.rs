@@ -9,7 +9,9 @@ use ipnet::IpNet;
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
 use weft_control::{ConvertError, FromProto as _, ToProto as _, convert};
-use weft_model::{MacAddr, NodeName, PluginSpec, Pod, Policy, PolicyName, PublicKey, ServiceName};
+use weft_model::{
+    MacAddr, NodeName, PluginSpec, Pod, PodName, Policy, PolicyName, PublicKey, ServiceName,
+};
 use weft_proto::v1;
 
 use super::services::Allocation;
@@ -17,6 +19,7 @@ use crate::ca::Incarnation;
 use crate::lease::{Allocator, LeaseStore};
 use crate::source::Problem;
 use crate::source::files::{Module, Objects};
+use crate::source::object::{Key, Object};
 use crate::store::{Change, Store, StoreError, Table};
 
 /// What is on disk of a node that joined.
@@ -92,6 +95,9 @@ pub(crate) struct State {
     /// with what was good before.
     pub(crate) trial: Option<Trial>,
     pub(crate) source: Objects,
+    /// Pods whose documents are gone and that nodes have still, as their documents had them: policies
+    /// hold for them until their end.
+    pub(crate) departed: BTreeMap<PodName, Arc<Pod>>,
     /// Addresses and ports that Services have, as it is on disk.
     pub(crate) allocations: BTreeMap<ServiceName, Allocation>,
     /// Policies in force, as they are on disk.
@@ -243,6 +249,31 @@ impl State {
         store.write(&put.chain(remove).collect::<Vec<_>>())?;
         self.allocations = now;
         Ok(())
+    }
+
+    /// Takes what the source says now, and remembers pods that it says nothing of any more.
+    pub(crate) fn set_source(&mut self, source: Objects) {
+        let gone = source.changed_from(&self.source).into_iter().filter_map(|key| {
+            match (source.objects.get(key), &self.source.objects.get(key)?.object) {
+                (None, Object::Pod(pod)) => Some((pod.pod.name.clone(), Arc::clone(&pod.pod))),
+                _ => None,
+            }
+        });
+        let gone: Vec<_> = gone.collect();
+        self.departed.extend(gone);
+        self.source = source;
+    }
+
+    /// Forgets pods that have ended, or that the source speaks of again.
+    pub(crate) fn forget_departed(&mut self) {
+        let Self { departed, source, nodes, .. } = self;
+        departed.retain(|name, _| {
+            let PodName { namespace, name: pod } = name.clone();
+            let key = Key { kind: "Pod".to_owned(), namespace, name: pod };
+            let reported =
+                || nodes.values().any(|n| n.reported.pods.iter().any(|p| p.name == *name));
+            !source.objects.contains_key(&key) && reported()
+        });
     }
 
     /// Adds to the policies what was in force before the hub's start and that no document has had since,

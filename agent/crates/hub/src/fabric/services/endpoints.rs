@@ -65,8 +65,9 @@ impl<'a> Endpoints<'a> {
         let concerns = |pod: &&Arc<Pod>| only.as_ref().is_none_or(|only| only.selects(pod));
         for pod in inputs.pods.values().filter(concerns) {
             let manifest = manifests.get(&pod.name).copied();
+            // A pod without a document may be there still, and is nobody's endpoint.
             let addresses = addresses_of(pod, manifest, inputs);
-            if addresses.is_empty() || manifest.is_some_and(|m| m.ended) {
+            if addresses.is_empty() || manifest.is_none_or(|m| m.ended) {
                 continue;
             }
             for (label, value) in &pod.labels {

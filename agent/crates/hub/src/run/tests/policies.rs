@@ -75,3 +75,27 @@ async fn policy_survives_a_kill_while_its_document_cannot_be_read() {
         assert!(good.keys().all(|name| !snapshot.policies.contains_key(name)));
     }
 }
+
+/// NP-096: what selects a pod holds until its end, though nobody declares it any more.
+#[tokio::test]
+async fn pod_keeps_its_labels_until_its_end() {
+    let bench = Bench::new().await;
+    let a = bench.join("node-a").await;
+    let mut client = bench.node(&a).await;
+    let mut stream = watch_from(&mut client, vec![]).await;
+    let (mut snapshot, _) = first(&mut stream).await;
+    let pod_name = v1::PodName { namespace: "x".into(), name: "a".into() };
+    let address = a.subnets[0].split('/').next().unwrap().replace(".0.0", ".0.9");
+    let of = |pods: Vec<v1::Pod>| v1::ReportRequest { pods, ..v1::ReportRequest::default() };
+    let attached = v1::Pod { name: Some(pod_name), addresses: vec![address], ..v1::Pod::default() };
+    fs::write(bench.manifest("pod.yaml"), pod("{app: a}")).unwrap();
+    client.report(of(vec![attached])).await.unwrap();
+    let labels = |s: &Snapshot| s.pods.values().next().map(|p| p.labels.len());
+    until(&mut stream, &mut snapshot, |s| labels(s) == Some(1)).await;
+    fs::remove_file(bench.manifest("pod.yaml")).unwrap();
+    fs::write(bench.manifest("policy.yaml"), POLICY).unwrap();
+    until(&mut stream, &mut snapshot, |s| s.policies.len() == 1).await;
+    assert_eq!(labels(&snapshot), Some(1));
+    client.report(of(vec![])).await.unwrap();
+    until(&mut stream, &mut snapshot, |s| s.pods.is_empty()).await;
+}
