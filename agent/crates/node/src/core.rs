@@ -303,6 +303,7 @@ impl Core {
             addresses: record.addresses(),
             labels: BTreeMap::new(),
             ports: Vec::new(),
+            finished: false,
         };
         Some(pod.to_proto())
     }

@@ -256,8 +256,7 @@ async fn report_is_of_the_own_node_only() {
         name: Some(v1::PodName { namespace: "default".into(), name: name.into() }),
         node: "node-b".into(),
         addresses: vec![address.into()],
-        labels: Default::default(),
-        ports: vec![],
+        ..v1::Pod::default()
     };
     let report = v1::ReportRequest {
         endpoint: "192.0.2.1:51820".into(),

@@ -95,7 +95,7 @@ impl Policies {
         let before = std::mem::take(&mut self.known);
         let mut owners = Vec::new();
         for (name, pod) in &snapshot.pods {
-            if !pod.addresses.iter().any(elsewhere) {
+            if pod.finished || !pod.addresses.iter().any(elsewhere) {
                 continue;
             }
             let known = before.get(name).filter(|(old, _)| Arc::ptr_eq(old, pod));
@@ -108,6 +108,10 @@ impl Policies {
             self.known.insert(name.clone(), (Arc::clone(pod), number));
         }
         for (name, addresses) in local.policed {
+            // Nothing of it runs: its addresses are nobody's, and closed.
+            if snapshot.pods.get(name).is_some_and(|pod| pod.finished) {
+                continue;
+            }
             let number = self.identities.number(identity_of(snapshot, name));
             owners.extend(addresses.iter().map(|address| (*address, number)));
         }

@@ -66,7 +66,7 @@ impl<'a> Endpoints<'a> {
         for pod in inputs.pods.values().filter(concerns) {
             let manifest = manifests.get(&pod.name).copied();
             let addresses = addresses_of(pod, manifest, inputs);
-            if addresses.is_empty() || manifest.is_some_and(|m| m.ended) {
+            if addresses.is_empty() || manifest.is_some_and(|m| m.pod.finished) {
                 continue;
             }
             for (label, value) in &pod.labels {

@@ -71,3 +71,28 @@ async fn policy_manifest_reaches_the_nodes_and_its_problem_the_status() {
     fs::remove_file(bench.manifest("pod.yaml")).unwrap();
     until(&mut stream, &mut snapshot, |s| s.policies.is_empty() && s.namespaces.is_empty()).await;
 }
+
+/// NP-095: a pod that has finished is told as such, also while it is still attached.
+#[tokio::test]
+async fn finished_pod_is_told_though_it_is_attached() {
+    let bench = Bench::new().await;
+    let a = bench.join("node-a").await;
+    let mut client = bench.node(&a).await;
+    let mut stream = watch_from(&mut client, vec![]).await;
+    let (mut snapshot, _) = first(&mut stream).await;
+    let attached = v1::Pod {
+        name: Some(v1::PodName { namespace: "x".into(), name: "a".into() }),
+        addresses: vec!["10.42.0.9".into()],
+        ..v1::Pod::default()
+    };
+    let report = v1::ReportRequest { pods: vec![attached], ..v1::ReportRequest::default() };
+    client.report(report).await.unwrap();
+    fs::write(bench.manifest("pod.yaml"), pod("{app: a}")).unwrap();
+    let of = |s: &Snapshot| s.pods.values().next().cloned();
+    let labelled = |s: &Snapshot| of(s).is_some_and(|p| !p.labels.is_empty() && !p.finished);
+    until(&mut stream, &mut snapshot, labelled).await;
+    let done = pod("{app: a}").replace("status: {", "status: {phase: Succeeded, ");
+    fs::write(bench.manifest("pod.yaml"), done).unwrap();
+    until(&mut stream, &mut snapshot, |s| of(s).is_some_and(|p| p.finished)).await;
+    assert_eq!(of(&snapshot).unwrap().addresses.len(), 1);
+}

@@ -51,13 +51,14 @@ fn snapshot(cluster: &plain::Cluster) -> Snapshot {
     }
     for ((namespace, name), pod) in &cluster.pods {
         let name = PodName { namespace: namespace.clone(), name: name.clone() };
-        let addresses = if pod.is_selectable() { pod.addresses.clone() } else { vec![] };
+        let addresses = if pod.host_network { vec![] } else { pod.addresses.clone() };
         let pod = Pod {
             name: name.clone(),
             node: Some(pod.node.parse().unwrap()),
             addresses,
             labels: pod.labels.clone(),
             ports: pod.ports.iter().map(named_port).collect(),
+            finished: pod.finished,
         };
         snapshot.pods.insert(name, pod.into());
     }
@@ -235,7 +236,8 @@ fn compile(cluster: &plain::Cluster, name: &NodeName, before: Option<&Policies>)
     let snapshot = snapshot(cluster);
     let pods = cluster.pods.iter().filter(|(_, pod)| pod.node == name.as_str());
     let policed: Vec<_> = pods
-        .filter(|(_, pod)| pod.is_selectable())
+        // One that has finished is attached until the runtime takes it away.
+        .filter(|(_, pod)| !pod.host_network)
         .map(|((namespace, name), pod)| {
             let name = PodName { namespace: namespace.clone(), name: name.clone() };
             (name, pod.addresses.clone())
