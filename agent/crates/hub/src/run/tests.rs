@@ -18,6 +18,7 @@ use weft_proto::v1;
 use weft_proto::v1::control_client::ControlClient;
 use weft_proto::v1::hub_client::HubClient;
 
+mod explain;
 mod plugins;
 mod policies;
 mod services;

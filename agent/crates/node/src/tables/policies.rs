@@ -1,6 +1,7 @@
 //! Network policies as the plugin on this node is told of them: selectors become sets of identities, and
 //! what holds for one direction of a pod becomes one program.
 
+mod explain;
 mod identities;
 mod program;
 mod sets;
@@ -15,6 +16,7 @@ use weft_proto::tables::v1::{
     IdentitySet, IdentitySetChange, PolicyProgram, PolicySettings, PolicySubject, PolicyTables,
 };
 
+pub(crate) use self::explain::Explaining;
 use self::identities::{Identities, Identity};
 use self::program::{Direction, RuleNumbers};
 use self::sets::Sets;
@@ -61,6 +63,7 @@ impl Policies {
         if !next.in_force {
             // Numbers are not given twice, whatever was between.
             next.take_everything_out();
+            next.rules.forget_gone(&snapshot.policies);
             return next;
         }
         let owners = next.owners(snapshot, local);
@@ -68,6 +71,7 @@ impl Policies {
         next.addresses = addresses(owners);
         next.settings = settings(local);
         next.make_programs(snapshot, local);
+        next.rules.forget_gone(&snapshot.policies);
         next
     }
 
@@ -165,6 +169,11 @@ impl Policies {
             None => (number, Arc::new(program)),
         };
         self.programs = programs.into_iter().map(shared).collect();
+    }
+
+    /// True for an address of this node itself.
+    fn is_own(&self, address: &IpAddr) -> bool {
+        self.settings.own_addresses.contains(&bytes(address))
     }
 
     /// What the number of a drop means, in words.
