@@ -7,6 +7,8 @@ use weft_proto::v1::Ports;
 
 use crate::AskError;
 
+const PORT_NAME_MAX: usize = 15;
+
 /// A port as it was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Wanted {
@@ -36,7 +38,13 @@ impl Wanted {
             return Ok(Self::Number(protocol.unwrap_or(ServiceProtocol::Tcp), number));
         }
         let of_name = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-        if port.is_empty() || !port.bytes().all(of_name) {
+        // As Kubernetes names ports: with a letter, and no `-` at an end.
+        let named = port.len() <= PORT_NAME_MAX
+            && port.bytes().all(of_name)
+            && port.bytes().any(|b| b.is_ascii_lowercase())
+            && !port.starts_with('-')
+            && !port.ends_with('-');
+        if !named {
             return Err(wrong());
         }
         Ok(Self::Named(protocol, port.to_owned()))
