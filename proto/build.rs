@@ -10,7 +10,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         prost_build::Config::new().compile_fds(protox::compile(tables, ["."])?)?;
         return Ok(());
     }
-    let services = ["types", "hub", "agent", "datapath"].map(|f| format!("weft/v1/{f}.proto"));
+    let services =
+        ["types", "explain", "hub", "agent", "datapath"].map(|f| format!("weft/v1/{f}.proto"));
     let files = services.into_iter().chain(tables);
     let descriptors = protox::compile(files, ["."])?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?).join("weft.bin");

@@ -3,6 +3,8 @@
 pub(crate) mod agent;
 pub(crate) mod control;
 pub(crate) mod datapath;
+pub(crate) mod drops;
+pub(crate) mod explain;
 pub(crate) mod hub;
 pub(crate) mod keys;
 pub(crate) mod lab;

@@ -42,6 +42,10 @@ enum Command {
     Plugin(command::plugin::Command),
     /// Shows every Service with its addresses, ports and endpoints.
     Services(command::services::Arguments),
+    /// Says whether policies let a connection pass, and which rule decides; nothing is sent.
+    Explain(command::explain::Arguments),
+    /// Shows the connections that plugins, network policies among them, dropped on this node of late.
+    Drops(command::drops::Arguments),
     /// Nodes of the fabric.
     #[command(subcommand)]
     Node(command::node::Command),
@@ -118,6 +122,8 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             Command::Status(a) => a.run().await,
             Command::Plugin(c) => c.run().await,
             Command::Services(a) => a.run().await,
+            Command::Explain(a) => return a.run().await,
+            Command::Drops(a) => a.run().await,
             Command::Node(c) => c.run().await,
             Command::Token(c) => c.run(),
             Command::Keys(c) => c.run().await,

@@ -8,6 +8,7 @@ mod contained;
 mod crafted;
 mod encryption;
 mod errors;
+mod explained;
 mod failures;
 mod firewall;
 mod fragments;

@@ -14,20 +14,20 @@ use crate::failures::kill_and_await_return;
 use crate::services::{SELECTOR, apply, cluster_ip, lab, pod, web};
 
 const SOON: Duration = Duration::from_secs(5);
-const PORT: u16 = 8080;
-const OTHER_PORT: u16 = 8081;
+pub(crate) const PORT: u16 = 8080;
+pub(crate) const OTHER_PORT: u16 = 8081;
 /// Between two tries of a pod to get something out: far less than it takes to wire it.
 const PAUSE: Duration = Duration::from_micros(200);
 
 /// A policy for pods with these labels, and the rest of its spec.
-fn policy(name: &str, labels: &str, spec: &str) -> String {
+pub(crate) fn policy(name: &str, labels: &str, spec: &str) -> String {
     format!(
         "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata:\n  name: {name}\nspec:\n  podSelector: {{matchLabels: {{{labels}}}}}\n{spec}"
     )
 }
 
 /// Pods on two nodes: `a1`, `b1` are clients, `a2`, `b2` serve, `a3` and `b3` are anybody.
-fn pods() -> Vec<String> {
+pub(crate) fn pods() -> Vec<String> {
     let labels = [("1", "role: client"), ("2", "app: web"), ("3", "role: other")];
     let all =
         ["a", "b"].into_iter().flat_map(|node| labels.map(|(n, l)| (format!("{node}{n}"), l)));
@@ -35,7 +35,7 @@ fn pods() -> Vec<String> {
 }
 
 /// On both ports and protocols, at both addresses.
-fn servers(lab: &TestLab) -> Result<Vec<Server>> {
+pub(crate) fn servers(lab: &TestLab) -> Result<Vec<Server>> {
     let mut servers = Vec::new();
     for name in ["a2", "b2"] {
         for family in [0, 1] {

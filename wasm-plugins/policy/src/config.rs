@@ -255,7 +255,7 @@ fn check_drop(field: &str, number: u32) -> Result<(), String> {
     Ok(())
 }
 
-fn rule(message: &PolicyRule, action: Action) -> Result<NewRule, String> {
+pub(crate) fn rule(message: &PolicyRule, action: Action) -> Result<NewRule, String> {
     let mut peers =
         PeersBuilder { any: message.any_peer, sets: message.sets.clone(), ..Default::default() };
     if peers.sets.contains(&0) {

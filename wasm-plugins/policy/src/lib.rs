@@ -11,6 +11,8 @@
 //!
 //! What policies that are only watched would drop passes: it is logged, and counted in the plugin's
 //! map by number (see [`watched_key`]), once for each flow at each of its ends.
+//!
+//! [`explain`] asks the same tables by the same code why a connection passes or does not.
 
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
@@ -19,6 +21,7 @@
 mod address;
 mod blocks;
 mod config;
+pub mod explain;
 mod hash;
 mod memory;
 mod program;
@@ -36,7 +39,7 @@ pub use watch::watched_key;
 
 use address::Address;
 use memory::{Memory, is_news};
-use program::Judgement;
+use program::{Judgement, Program};
 use rules::{Asked, ServicePort};
 use tables::Tables;
 
@@ -85,6 +88,23 @@ impl Filter for Policies {
     }
 }
 
+/// By what one end of a flow is judged.
+#[derive(Clone, Copy, Debug)]
+enum Ground<'a> {
+    /// The pod is not known, or not what it may: with the number of the drop.
+    Unknown(u32),
+    /// The pod talks to itself.
+    Itself,
+    /// A pod and its own node.
+    WithHost,
+    /// Nothing restricts this direction of the pod.
+    Unrestricted,
+    Program {
+        number: u32,
+        program: &'a Program,
+    },
+}
+
 /// A pod of this node as one end of a flow, and what its program is asked about.
 #[derive(Clone, Copy, Debug)]
 struct End {
@@ -126,28 +146,46 @@ impl End {
     }
 
     fn judge(&self, tables: &Tables, flow: &mut Flow) -> Judgement {
+        match self.ground(tables, flow) {
+            Ground::Unknown(number) => Judgement::Drop(number),
+            Ground::Itself | Ground::WithHost | Ground::Unrestricted => Judgement::Pass,
+            Ground::Program { program, .. } => program.judge(&self.asked(tables)),
+        }
+    }
+
+    /// By what it is judged.
+    #[inline]
+    fn ground<'a>(&self, tables: &'a Tables, flow: &mut Flow) -> Ground<'a> {
         let reaches_itself = self.reaches_itself(tables, flow);
         let pod = if reaches_itself && self.sends { self.peer } else { self.pod };
-        let Some(identity) = tables.identity(pod) else { return Judgement::Drop(UNKNOWN_POD) };
+        let Some(identity) = tables.identity(pod) else { return Ground::Unknown(UNKNOWN_POD) };
         let Some(subject) = tables.subject(identity) else {
-            return Judgement::Drop(UNKNOWN_SUBJECT);
+            return Ground::Unknown(UNKNOWN_SUBJECT);
         };
-        if reaches_itself || self.is_with_host(tables) {
-            return Judgement::Pass;
+        if reaches_itself {
+            return Ground::Itself;
+        }
+        if self.is_with_host(tables) {
+            return Ground::WithHost;
         }
         let number = if self.began { subject.egress } else { subject.ingress };
         if number == 0 {
-            return Judgement::Pass;
+            return Ground::Unrestricted;
         }
         // A subject without its program is refused with its configuration.
-        let Some(program) = tables.program(number) else {
-            return Judgement::Drop(UNKNOWN_SUBJECT);
-        };
-        program.judge(&Asked {
+        match tables.program(number) {
+            Some(program) => Ground::Program { number, program },
+            None => Ground::Unknown(UNKNOWN_SUBJECT),
+        }
+    }
+
+    #[inline]
+    fn asked<'a>(&self, tables: &'a Tables) -> Asked<'a> {
+        Asked {
             peer: self.peer,
             sets: tables.sets_of(self.peer),
             service: ServicePort::new(self.protocol, self.port),
-        })
+        }
     }
 
     /// True if the pod talks to itself.

@@ -15,6 +15,21 @@ pub(crate) struct Program {
     pub(crate) isolation: u32,
 }
 
+/// What of a program decides about a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Decision {
+    /// A rule of tier Admin, by its place.
+    Admin(u32, Action),
+    /// A rule that allows what the pod is isolated from.
+    Allowed,
+    /// The pod is isolated, and no rule allows it.
+    Isolated,
+    /// A rule of tier Baseline, by its place.
+    Baseline(u32, Action),
+    /// Nothing speaks of it.
+    Nothing,
+}
+
 /// What a program says of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Judgement {
@@ -40,19 +55,35 @@ impl Program {
         self.admin.sets().chain(self.allowed.sets()).chain(self.baseline.sets())
     }
 
-    /// The number that a packet is dropped with; what is only watched counts if `watched`.
-    fn dropped(&self, asked: &Asked<'_>, watched: bool) -> Option<u32> {
-        match self.admin.first(asked, watched).map(|rule| rule.action) {
-            Some(Action::Accept) => return None,
-            Some(Action::Deny(number)) => return Some(number),
-            Some(Action::Pass) | None => {}
+    /// What decides; what is only watched counts if `watched`.
+    #[inline]
+    pub(crate) fn decide(&self, asked: &Asked<'_>, watched: bool) -> Decision {
+        if let Some((place, rule)) = self.admin.first(asked, watched)
+            && rule.action != Action::Pass
+        {
+            return Decision::Admin(place, rule.action);
         }
         if self.isolated || (watched && self.watched) {
-            return (!self.allowed.any(asked, watched)).then_some(self.isolation);
+            let allowed = self.allowed.any(asked, watched);
+            return if allowed { Decision::Allowed } else { Decision::Isolated };
         }
-        match self.baseline.first(asked, watched).map(|rule| rule.action) {
-            Some(Action::Deny(number)) => Some(number),
-            Some(Action::Accept | Action::Pass) | None => None,
+        match self.baseline.first(asked, watched) {
+            Some((place, rule)) => Decision::Baseline(place, rule.action),
+            None => Decision::Nothing,
+        }
+    }
+
+    /// The number that a packet is dropped with.
+    #[inline]
+    fn dropped(&self, asked: &Asked<'_>, watched: bool) -> Option<u32> {
+        match self.decide(asked, watched) {
+            Decision::Admin(_, Action::Deny(number))
+            | Decision::Baseline(_, Action::Deny(number)) => Some(number),
+            Decision::Isolated => Some(self.isolation),
+            Decision::Admin(_, Action::Accept | Action::Pass)
+            | Decision::Baseline(_, Action::Accept | Action::Pass)
+            | Decision::Allowed
+            | Decision::Nothing => None,
         }
     }
 

@@ -160,8 +160,8 @@ impl Rules {
         }
     }
 
-    /// The first rule that matches; of those that are only watched if `watched`.
-    pub(crate) fn first(&self, asked: &Asked<'_>, watched: bool) -> Option<&Rule> {
+    /// The first rule that matches, and its place; of those that are only watched if `watched`.
+    pub(crate) fn first(&self, asked: &Asked<'_>, watched: bool) -> Option<(u32, &Rule)> {
         let matching = |place: u32| {
             let rule = self.rules.get(place as usize)?;
             rule.has(asked, watched).then_some((place, rule))
@@ -175,7 +175,7 @@ impl Rules {
                 first = matching(entry.rule).or(first);
             }
         }
-        first.map(|(_, rule)| rule)
+        first
     }
 
     /// True if a rule matches.

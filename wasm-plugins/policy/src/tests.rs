@@ -3,6 +3,7 @@
 mod always;
 mod blocks;
 mod compile;
+mod explain;
 mod isolation;
 mod model;
 mod node;

@@ -99,7 +99,7 @@ fn start(
     let engine = Engine::with_instances(instances)?;
     let aead = if config.avx512 { Aead::fastest() } else { Aead::Ring };
     let mesh = Arc::new(Mesh::new(seed[1], clock::epoch(), aead));
-    let shared = Arc::new(Shared { mesh, flows });
+    let shared = Arc::new(Shared { mesh, flows, dropped: Arc::default() });
     let counters: Vec<Arc<Counters>> = (0..count).map(|_| Arc::default()).collect();
     let workers = counters.iter().enumerate().map(|(index, counters)| {
         start_worker(index, Arc::clone(&shared), Arc::clone(counters), events.clone())

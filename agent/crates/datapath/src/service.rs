@@ -7,14 +7,14 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio_stream::Iter;
 use tonic::{Request, Response, Status};
-use weft_model::DropReason;
+use weft_model::{DropReason, Timestamp};
 use weft_netio::clock;
 use weft_pipeline::{FlowInfo, FlowTable};
 use weft_proto::v1::datapath_server::{Datapath, DatapathServer};
 use weft_proto::v1::{
     ApplyRequest, ApplyResponse, CountTranslatedRequest, CountTranslatedResponse, DatapathStatus,
-    DatapathStatusRequest, Drops, Flow, ListFlowsRequest, PeerStatus, PutModuleRequest,
-    PutModuleResponse, Traffic, TranslatedFlows,
+    DatapathStatusRequest, Dropped, Drops, Flow, ListDroppedRequest, ListDroppedResponse,
+    ListFlowsRequest, PeerStatus, PutModuleRequest, PutModuleResponse, Traffic, TranslatedFlows,
 };
 
 use crate::control::{ApplyError, Control};
@@ -119,6 +119,18 @@ impl Datapath for Service {
         let translated = self.with_flows(move |table| translated(table, limit)).await?;
         Ok(Response::new(CountTranslatedResponse { translated }))
     }
+
+    async fn list_dropped(
+        &self,
+        request: Request<ListDroppedRequest>,
+    ) -> Result<Response<ListDroppedResponse>, Status> {
+        let since = request.into_inner().since;
+        let shared = self.with(|control| Arc::clone(control.shared())).await?;
+        let (until, all) = shared.dropped.since(since);
+        let now = clock::now();
+        let dropped = all.iter().map(|entry| dropped(entry, now)).collect();
+        Ok(Response::new(ListDroppedResponse { until, dropped }))
+    }
 }
 
 impl From<ApplyError> for Status {
@@ -219,6 +231,24 @@ fn translated(table: &FlowTable, limit: usize) -> Vec<TranslatedFlows> {
         flows,
     })
     .collect()
+}
+
+fn dropped(entry: &weft_pipeline::Dropped, now: Timestamp) -> Dropped {
+    let ago = |at| u64::try_from(now.since(at).as_millis()).unwrap_or(u64::MAX);
+    let key = &entry.key;
+    Dropped {
+        plugin: key.plugin.to_string(),
+        number: key.number,
+        ingress: key.ingress,
+        source: key.source.to_string(),
+        destination: key.destination.to_string(),
+        sent_to: entry.sent_to.map(|to| to.to_string()).unwrap_or_default(),
+        protocol: key.protocol.into(),
+        port: key.port.into(),
+        packets: entry.packets,
+        first_ms: ago(entry.first),
+        last_ms: ago(entry.last),
+    }
 }
 
 fn flow(info: &FlowInfo, expires_in_ms: u64) -> Flow {

@@ -2,6 +2,7 @@
 //! a new snapshot if it makes a difference. Calls block on the disk: not for an async thread.
 
 mod error;
+mod explain;
 mod extent;
 mod listing;
 mod membership;
@@ -29,6 +30,7 @@ pub(crate) use error::FabricError;
 use self::extent::{ChangedEndpoints, Extent};
 use self::merge::{merge, merge_endpoints};
 use self::state::State;
+use crate::asking::Asking;
 use crate::ca::{Ca, CaError};
 use crate::config::HubConfig;
 use crate::history::{History, Member};
@@ -55,6 +57,7 @@ pub(crate) struct Fabric {
     changing: tokio::sync::Mutex<()>,
     /// A node has reported or left.
     heard: Notify,
+    asking: Asking,
 }
 
 /// Why the hub cannot take up its state.
@@ -125,6 +128,7 @@ impl Fabric {
             state: Mutex::new(state),
             changing: tokio::sync::Mutex::new(()),
             heard: Notify::new(),
+            asking: Asking::default(),
         };
         fabric.publish(&mut fabric.state(), &Extent::Everything)?;
         Ok(fabric)
@@ -138,6 +142,11 @@ impl Fabric {
     /// Where snapshots come from.
     pub(crate) fn history(&self) -> &History {
         &self.history
+    }
+
+    /// For questions to nodes.
+    pub(crate) fn asking(&self) -> &Asking {
+        &self.asking
     }
 
     /// Takes note of an address that a node has reached the hub at.

@@ -65,6 +65,8 @@ pub struct Pod {
     pub labels: BTreeMap<String, String>,
     /// Ports that its containers give a name to, from the manifest.
     pub ports: Vec<NamedPort>,
+    /// Succeeded or failed, as its manifest says: nothing of it runs, though it may still be attached.
+    pub finished: bool,
 }
 
 /// Where in the packet's way a plugin stands.
@@ -346,6 +348,7 @@ mod tests {
                 addresses,
                 labels: BTreeMap::new(),
                 ports: vec![],
+                finished: false,
             };
             snapshot.pods.insert(name, pod.into());
         }

@@ -18,6 +18,7 @@ use weft_proto::v1::{self, DatapathStatus, PluginStatus, ReportRequest, Translat
 
 use crate::cni::Record;
 use crate::config::AgentConfig;
+use crate::drops::Drops;
 use crate::durable;
 use crate::keys::KeyFile;
 use crate::tables::{Local, PeerIds, Tables};
@@ -111,6 +112,7 @@ pub(crate) struct Core {
     changes: watch::Sender<u64>,
     applied: watch::Sender<Applied>,
     datapath_status: Mutex<Option<DatapathStatus>>,
+    drops: Drops,
 }
 
 impl Core {
@@ -129,6 +131,7 @@ impl Core {
             changes: watch::Sender::new(0),
             applied: watch::Sender::default(),
             datapath_status: Mutex::default(),
+            drops: Drops::default(),
         }
     }
 
@@ -179,6 +182,11 @@ impl Core {
     /// What the datapath said of itself last.
     pub(crate) fn datapath_status(&self) -> Option<DatapathStatus> {
         self.datapath_status.lock().clone()
+    }
+
+    /// Connections that were dropped of late.
+    pub(crate) fn drops(&self) -> &Drops {
+        &self.drops
     }
 
     /// Wakes at each change.
@@ -312,6 +320,7 @@ impl Core {
             addresses: record.addresses(),
             labels: BTreeMap::new(),
             ports: Vec::new(),
+            finished: false,
         };
         Some(pod.to_proto())
     }
@@ -325,6 +334,11 @@ fn short(plugin: PluginStatus) -> PluginStatus {
 const PEER_IDS: &str = "peers.json";
 
 impl State {
+    /// The tables as they should be.
+    pub(crate) fn target(&self) -> Option<&Target> {
+        self.target.as_ref()
+    }
+
     /// What the delegate of CNI is told; `None` until the node has a subnet and an MTU.
     pub(crate) fn delegation(&self, config: &AgentConfig) -> Option<Delegation> {
         let (_, mtu) = self.ready(config)?;

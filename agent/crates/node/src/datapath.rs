@@ -17,11 +17,12 @@ use tonic::{Code, Status};
 use weft_control::{MESSAGE_MAX, operator_text, socket};
 use weft_proto::v1::datapath_client::DatapathClient;
 use weft_proto::v1::{
-    ApplyRequest, ApplyResponse, CountTranslatedRequest, DatapathStatusRequest, PluginSpec,
-    PluginStatus, PutModuleRequest,
+    ApplyRequest, ApplyResponse, CountTranslatedRequest, DatapathStatusRequest, ListDroppedRequest,
+    PluginSpec, PluginStatus, PutModuleRequest,
 };
 
 use crate::core::{Core, Target};
+use crate::drops;
 use crate::hub::HubLink;
 use crate::modules::Modules;
 
@@ -56,6 +57,7 @@ pub(crate) async fn run(core: Arc<Core>, hub: Arc<HubLink>, modules: Modules) {
                     sent: None,
                     handed_over: BTreeSet::new(),
                     retry: None,
+                    dropped: 0,
                 };
                 let ended = session.run().await;
                 generation = session.generation;
@@ -115,6 +117,8 @@ struct Session<'a> {
     handed_over: BTreeSet<Vec<u8>>,
     /// When to try again what was refused or what modules were missing for.
     retry: Option<Instant>,
+    /// How far it has told what it dropped.
+    dropped: u64,
 }
 
 impl Session<'_> {
@@ -138,7 +142,10 @@ impl Session<'_> {
             self.bring_up_to_date().await?;
             tokio::select! {
                 _ = changes.changed() => {}
-                _ = ticks.tick() => self.poll_status().await?,
+                _ = ticks.tick() => {
+                    self.poll_status().await?;
+                    self.poll_dropped().await?;
+                }
                 _ = counts.tick() => self.count_flows().await?,
             }
         }
@@ -254,6 +261,21 @@ impl Session<'_> {
         let translated = self.client.count_translated(request).await?.into_inner().translated;
         self.core.set_applied(|a| a.translated = translated);
         Ok(())
+    }
+
+    async fn poll_dropped(&mut self) -> Result<(), Status> {
+        let request = ListDroppedRequest { since: self.dropped };
+        match self.client.list_dropped(request).await {
+            Ok(answer) => {
+                let answer = answer.into_inner();
+                self.dropped = answer.until;
+                drops::take(self.core, answer.dropped);
+                Ok(())
+            }
+            // One of an older version, which is being replaced.
+            Err(status) if status.code() == Code::Unimplemented => Ok(()),
+            Err(status) => Err(status),
+        }
     }
 
     async fn poll_status(&mut self) -> Result<(), Status> {

@@ -7,11 +7,15 @@ use tonic::{Request, Response, Status};
 use weft_control::ToProto;
 use weft_model::POLICY_PLUGIN;
 use weft_proto::v1::agent_server::Agent;
-use weft_proto::v1::{self, AgentStatus, AgentStatusRequest, DatapathStatus, PolicyDrops};
+use weft_proto::v1::{
+    self, AgentStatus, AgentStatusRequest, DatapathStatus, ExplainRequest, ExplainResponse,
+    ListDropsRequest, ListDropsResponse, PolicyDrops,
+};
 
 use crate::core::Core;
+use crate::explain;
 
-/// Answers from what the core knows; asks nobody.
+/// Answers from what the core knows.
 pub(crate) struct AgentService {
     pub core: Arc<Core>,
     /// Packets dropped at pods' ports, kept by the network task.
@@ -25,6 +29,20 @@ impl Agent for AgentService {
         _: Request<AgentStatusRequest>,
     ) -> Result<Response<AgentStatus>, Status> {
         Ok(Response::new(self.status()))
+    }
+
+    async fn explain(
+        &self,
+        request: Request<ExplainRequest>,
+    ) -> Result<Response<ExplainResponse>, Status> {
+        explain::explain(&self.core, request.get_ref()).await.map(Response::new)
+    }
+
+    async fn list_drops(
+        &self,
+        _: Request<ListDropsRequest>,
+    ) -> Result<Response<ListDropsResponse>, Status> {
+        Ok(Response::new(ListDropsResponse { drops: self.core.drops().list() }))
     }
 }
 

@@ -19,6 +19,7 @@ use crate::keys::KeyFile;
 mod policies;
 mod services;
 
+pub(crate) use policies::Explaining;
 use policies::Policies;
 use services::Services;
 
@@ -154,6 +155,11 @@ impl Tables {
     pub(crate) fn describe_drop(&self, number: u32) -> String {
         let known = self.policies.describe(number);
         known.unwrap_or_else(|| format!("a policy that is gone (number {number})"))
+    }
+
+    /// What is in force of policies.
+    pub(crate) fn policies(&self) -> &Policies {
+        &self.policies
     }
 
     /// WireGuard keys that the tables name.

@@ -10,6 +10,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod counters;
+mod dropped;
 mod flow;
 mod limit;
 mod passage;
@@ -20,6 +21,7 @@ mod routes;
 mod verdict;
 
 pub use counters::{Counters, PluginCounters};
+pub use dropped::{DropLog, Dropped, DroppedKey};
 pub use flow::{
     Direction, FRAGMENT_TIMEOUT, FlowInfo, FlowKey, FlowState, FlowTable, ICMP_TIMEOUT,
     OTHER_TIMEOUT, PLUGINS_MAX, RECORD_LEN, RecordError, SLOT_LEN, TCP_CLOSED_TIMEOUT,

@@ -8,6 +8,7 @@ use weft_model::{DropReason, PeerId, Timestamp};
 use weft_packet::{Headers, Meta};
 
 use crate::counters::{Counters, PluginCounters};
+use crate::dropped::DropLog;
 use crate::flow::{Direction, FlowTable, Memory, NewFlow, Translator};
 use crate::limit::AnswerLimit;
 use crate::passage::{Flow, Passage};
@@ -84,9 +85,20 @@ impl<P: Plugin> Pipeline<P> {
     /// A pipeline without plugins. `mtu`: the largest packet a peer can be sent, in bytes.
     #[must_use]
     pub fn new(flows: Arc<FlowTable>, routes: Arc<Routes>, mtu: u16) -> Self {
+        Self::with_log(flows, routes, mtu, Arc::default())
+    }
+
+    /// As [`Self::new`], with a log of what plugins drop that others have as well.
+    #[must_use]
+    pub fn with_log(
+        flows: Arc<FlowTable>,
+        routes: Arc<Routes>,
+        mtu: u16,
+        log: Arc<DropLog>,
+    ) -> Self {
         Self {
             stages: Stages {
-                plugins: Plugins::new(Arc::clone(&flows)),
+                plugins: Plugins::new(Arc::clone(&flows), log),
                 flows,
                 routes,
                 mtu,

@@ -8,6 +8,7 @@ use weft_model::{DropReason, HookPosition, OnFault, PluginMode};
 use weft_packet::{Rewrite, protocol};
 
 use crate::counters::PluginCounters;
+use crate::dropped::DropLog;
 use crate::flow::{Direction, FlowKey, FlowTable, PLUGINS_MAX, Slots, Translator};
 use crate::passage::{Flow, Passage};
 use crate::plugin::{Interest, Outcome, Plugin, Verdict};
@@ -38,6 +39,9 @@ struct Slotted<P> {
     interest: Interest,
     slot: u8,
     counters: PluginCounters,
+    /// For the log, which has it once for all entries.
+    name: Arc<str>,
+    log: Arc<DropLog>,
 }
 
 /// Sorted by priority, then name. Gives its flow slots back when dropped.
@@ -46,20 +50,28 @@ pub(crate) struct Plugins<P> {
     list: Vec<Slotted<P>>,
     /// A bit for each flow slot in use here.
     slots: Slots,
+    log: Arc<DropLog>,
 }
 
 impl<P: Plugin> Plugins<P> {
-    pub(crate) fn new(flows: Arc<FlowTable>) -> Self {
-        Self { flows, list: Vec::new(), slots: 0 }
+    pub(crate) fn new(flows: Arc<FlowTable>, log: Arc<DropLog>) -> Self {
+        Self { flows, list: Vec::new(), slots: 0, log }
     }
 
     pub(crate) fn set(&mut self, plugins: Vec<P>) -> Result<(), TooManyPlugins> {
-        let mut next = Self::new(Arc::clone(&self.flows));
+        let mut next = Self::new(Arc::clone(&self.flows), Arc::clone(&self.log));
         for plugin in plugins {
             let interest = plugin.interest().clone();
             let slot = self.flows.acquire_slot(&interest.name).ok_or(TooManyPlugins)?;
             next.slots |= 1 << slot;
-            next.list.push(Slotted { plugin, interest, slot, counters: PluginCounters::default() });
+            next.list.push(Slotted {
+                name: interest.name.as_str().into(),
+                log: Arc::clone(&self.log),
+                counters: PluginCounters::default(),
+                plugin,
+                interest,
+                slot,
+            });
         }
         next.list.sort_by(|a, b| {
             (a.interest.priority, &a.interest.name).cmp(&(b.interest.priority, &b.interest.name))
@@ -87,7 +99,7 @@ impl<P: Plugin> Plugins<P> {
         };
         let here = translator.filter(|t| t.ingress == (position == Position::Ingress));
         let mut told = p.describe(position);
-        let Self { flows, list, slots } = self;
+        let Self { flows, list, slots, .. } = self;
         for plugin in list.iter_mut().filter(|s| s.stands_at(position)) {
             let before = p.key;
             let next = plugin.judge(p, &mut told, position, flows, answer)?;
@@ -126,6 +138,12 @@ impl<P: Plugin> Plugins<P> {
 }
 
 impl<P> Plugins<P> {
+    /// What they dropped of late.
+    #[cfg(test)]
+    pub(crate) fn log(&self) -> &DropLog {
+        &self.log
+    }
+
     /// The flow slots of the plugins in force, a bit for each.
     #[inline]
     pub(crate) fn slots(&self) -> Slots {
@@ -203,6 +221,9 @@ impl<P: Plugin> Slotted<P> {
         {
             p.memory.set_slot(slot, *bytes);
             p.changed |= 1 << slot;
+        }
+        if let Verdict::Drop(number) = outcome.verdict {
+            self.log.note(p, &self.name, number, position);
         }
         let place = (slot, position);
         let done = carry_out(p, outcome, place, flows, &mut self.counters, answer)?;

@@ -183,6 +183,7 @@ impl ToProto for Pod {
             addresses: texts(&self.addresses),
             labels: self.labels.clone().into_iter().collect(),
             ports: self.ports.iter().map(ToProto::to_proto).collect(),
+            finished: self.finished,
         }
     }
 }
@@ -199,6 +200,7 @@ impl FromProto<v1::Pod> for Pod {
             addresses: addresses("addresses", &message.addresses)?,
             labels: message.labels.into_iter().collect(),
             ports: each("ports", message.ports, NamedPort::from_proto)?,
+            finished: message.finished,
         })
     }
 }

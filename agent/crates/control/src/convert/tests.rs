@@ -48,6 +48,7 @@ fn snapshot() -> Snapshot {
             protocol: ServiceProtocol::Tcp,
             number: 8080,
         }],
+        finished: true,
     };
     snapshot.pods.insert(name, pod.into());
     let plugin = PluginSpec {

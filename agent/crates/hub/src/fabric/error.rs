@@ -7,6 +7,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tonic::Status;
 use weft_control::ConvertError;
+use weft_explain::AskError;
 use weft_model::{NodeName, USER_PLUGINS_MAX};
 
 use crate::ca::RequestError;
@@ -83,6 +84,8 @@ pub(crate) enum FabricError {
     #[error("no plugin has a module of this digest")]
     NoModule,
     #[error(transparent)]
+    Ask(#[from] AskError),
+    #[error(transparent)]
     Convert(#[from] ConvertError),
     #[error(transparent)]
     Request(#[from] RequestError),
@@ -113,6 +116,7 @@ impl From<FabricError> for Status {
             | E::KeyTaken(_)
             | E::PluginExists(_) => Self::already_exists(text),
             E::RemovedUid | E::NotMember(_) => Self::permission_denied(text),
+            E::Ask(ask) if ask.is_absence() => Self::not_found(text),
             E::NoNode(_) | E::NoPlugin(_) | E::NoModule => Self::not_found(text),
             E::Uid
             | E::AddressUnusable(_)
@@ -122,6 +126,7 @@ impl From<FabricError> for Status {
             | E::PluginRefused { .. }
             | E::Module(_)
             | E::ConfigTooLarge(_)
+            | E::Ask(_)
             | E::Convert(_)
             | E::Request(_) => Self::invalid_argument(text),
             E::TooManyPlugins | E::Lease(LeaseError::Exhausted { .. }) => {

@@ -195,7 +195,10 @@ impl Merged {
             Object::PacketFilter(filter) => self.take_filter(state, defined, filter),
             // Taken up when everything else is known.
             Object::Service(_) | Object::EndpointSlice(_) | Object::AddressPool(_) => {}
-            Object::Namespace(_) | Object::NetworkPolicy(_) | Object::ClusterNetworkPolicy(_) => {}
+            Object::Namespace(_)
+            | Object::NetworkPolicy(_)
+            | Object::ClusterNetworkPolicy(_)
+            | Object::OldPolicy => {}
         }
     }
 

@@ -22,6 +22,9 @@ use crate::source::Problem;
 use crate::source::files::Objects;
 use crate::source::object::{Key, Object};
 
+/// What is said of a policy of an older kind.
+const NOT_ENFORCED: &str = "nothing of it is enforced: write it as ClusterNetworkPolicy of policy.networking.k8s.io/v1alpha2, tier Admin or Baseline";
+
 /// What comes of the manifests.
 #[derive(Default)]
 pub(super) struct Outcome {
@@ -48,6 +51,14 @@ pub(super) fn build(source: &Objects) -> Outcome {
                 let watched = reader.watched(manifest.mode.as_deref());
                 let policy = cluster::policy(&mut reader, name, watched, &manifest.spec);
                 (policy, reader.into_notes(), manifest.unread)
+            }
+            Object::OldPolicy => {
+                outcome.problems.push(Problem {
+                    file: defined.file.clone(),
+                    line: defined.line,
+                    reason: format!("{key}: {NOT_ENFORCED}"),
+                });
+                continue;
             }
             _ => continue,
         };

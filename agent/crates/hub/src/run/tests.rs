@@ -18,6 +18,7 @@ use weft_proto::v1;
 use weft_proto::v1::control_client::ControlClient;
 use weft_proto::v1::hub_client::HubClient;
 
+mod explain;
 mod plugins;
 mod policies;
 mod services;
@@ -256,8 +257,7 @@ async fn report_is_of_the_own_node_only() {
         name: Some(v1::PodName { namespace: "default".into(), name: name.into() }),
         node: "node-b".into(),
         addresses: vec![address.into()],
-        labels: Default::default(),
-        ports: vec![],
+        ..v1::Pod::default()
     };
     let report = v1::ReportRequest {
         endpoint: "192.0.2.1:51820".into(),

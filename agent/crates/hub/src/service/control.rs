@@ -103,6 +103,14 @@ impl Control for ControlService {
         Ok(Response::new(tokio_stream::iter(services)))
     }
 
+    async fn explain(
+        &self,
+        request: Request<v1::ExplainRequest>,
+    ) -> Result<Response<v1::ExplainResponse>, Status> {
+        let request = self.admit(request)?;
+        Ok(Response::new(self.fabric.explain(&request).await?))
+    }
+
     async fn rotate_keys(
         &self,
         request: Request<v1::RotateKeysRequest>,

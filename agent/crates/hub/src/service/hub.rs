@@ -6,7 +6,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 use weft_control::ToProto as _;
 use weft_control::convert::bytes32;
 use weft_model::NodeName;
@@ -35,6 +35,7 @@ impl HubService {
 #[tonic::async_trait]
 impl Hub for HubService {
     type WatchStream = ReceiverStream<Result<v1::Update, Status>>;
+    type AnswerStream = ReceiverStream<Result<v1::EndQuestions, Status>>;
     type FetchModuleStream = tokio_stream::Iter<std::vec::IntoIter<Result<v1::ModulePart, Status>>>;
 
     async fn join(
@@ -90,6 +91,28 @@ impl Hub for HubService {
         let report =
             move |fabric: &Fabric| fabric.report(&name, message).map(|()| v1::ReportResponse {});
         blocking(&self.fabric, report).await
+    }
+
+    async fn answer(
+        &self,
+        request: Request<Streaming<v1::EndAnswers>>,
+    ) -> Result<Response<Self::AnswerStream>, Status> {
+        let (name, expires_unix) = access::node(&self.fabric, &request)?;
+        let (sender, receiver) = mpsc::channel(1);
+        // Before the node hears that it may be asked.
+        let (number, questions) = self.fabric.asking().open(&name);
+        let answering = Answering {
+            fabric: self.fabric.clone(),
+            name,
+            number,
+            questions,
+            answers: request.into_inner(),
+            sender,
+            stopping: self.stopping.clone(),
+            expires_in: until(expires_unix),
+        };
+        tokio::spawn(answering.run());
+        Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
     async fn fetch_module(
@@ -194,5 +217,47 @@ impl Watcher {
         // A client that does not even take this has gone, or will find out by itself.
         let last = self.sender.send_timeout(Err(status), Duration::from_secs(1));
         let _ = last.await;
+    }
+}
+
+/// One `Answer` stream.
+struct Answering {
+    fabric: Arc<Fabric>,
+    name: NodeName,
+    number: u64,
+    questions: mpsc::Receiver<v1::EndQuestions>,
+    answers: Streaming<v1::EndAnswers>,
+    sender: mpsc::Sender<Result<v1::EndQuestions, Status>>,
+    stopping: watch::Receiver<bool>,
+    expires_in: Duration,
+}
+
+impl Answering {
+    async fn run(mut self) {
+        self.follow().await;
+        self.fabric.asking().close(&self.name, self.number);
+    }
+
+    /// Until the node leaves, or has opened another stream.
+    async fn follow(&mut self) {
+        let Self { fabric, name, questions, answers, sender, stopping, expires_in, .. } = self;
+        let expiry = tokio::time::sleep(*expires_in);
+        tokio::pin!(expiry);
+        loop {
+            tokio::select! {
+                asked = questions.recv() => {
+                    let Some(asked) = asked else { return };
+                    if sender.send(Ok(asked)).await.is_err() {
+                        return;
+                    }
+                }
+                answer = answers.message() => match answer {
+                    Ok(Some(answer)) => fabric.asking().answered(name, answer),
+                    Ok(None) | Err(_) => return,
+                },
+                () = &mut expiry => return,
+                () = stopped(stopping) => return,
+            }
+        }
     }
 }

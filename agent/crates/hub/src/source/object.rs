@@ -58,6 +58,8 @@ pub(crate) enum Object {
     EndpointSlice(Box<EndpointSlice>),
     NetworkPolicy(Box<PolicyManifest<NetworkPolicySpec>>),
     ClusterNetworkPolicy(Box<PolicyManifest<ClusterPolicySpec>>),
+    /// A policy of a kind that is not enforced.
+    OldPolicy,
 }
 
 /// `PacketFilter` of `weft.dev/v1alpha1`: a plugin for every node.
@@ -72,6 +74,9 @@ pub(crate) struct PacketFilter {
     pub(crate) on_fault: Option<OnFault>,
     pub(crate) deadline_us: Option<u32>,
 }
+
+/// What `ClusterNetworkPolicy` has replaced.
+const OLD_POLICIES: &str = "policy.networking.k8s.io/v1alpha1";
 
 /// What a document turned out to be.
 #[derive(Debug)]
@@ -212,6 +217,9 @@ fn read_body<D: Parse + ?Sized>(document: &D, header: Header) -> Result<Read, Ob
         (policy::NETWORK_POLICY, "NetworkPolicy") => policy::network_policy(document)?,
         (policy::CLUSTER_NETWORK_POLICY, "ClusterNetworkPolicy") => {
             policy::cluster_policy(document)?
+        }
+        (OLD_POLICIES, "AdminNetworkPolicy" | "BaselineAdminNetworkPolicy") => {
+            (cluster_key(&kind, &metadata)?, Object::OldPolicy)
         }
         ("weft.dev/v1alpha1", "PacketFilter") => packet_filter(document.parse()?)?,
         ("weft.dev/v1alpha1", "AddressPool") => pool::address_pool(document.parse()?)?,

@@ -19,8 +19,6 @@ pub(crate) struct PodManifest {
     pub(crate) ready: bool,
     /// Told to stop.
     pub(crate) terminating: bool,
-    /// Succeeded or failed: it does not come back.
-    pub(crate) ended: bool,
 }
 
 /// Reads a pod.
@@ -29,7 +27,7 @@ pub(super) fn pod(manifest: Pod) -> Result<(Key, Object), ObjectError> {
     let spec = manifest.spec.unwrap_or_default();
     let status = manifest.status.unwrap_or_default();
     let host = spec.host_network.unwrap_or(false);
-    let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+    let finished = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
     let node = spec.node_name.clone().filter(|n| !n.is_empty());
     let mut addresses = pod_addresses(&status)?;
     let host_addresses = match (host, addresses.is_empty()) {
@@ -38,7 +36,7 @@ pub(super) fn pod(manifest: Pod) -> Result<(Key, Object), ObjectError> {
         (false, _) => None,
     };
     // Such a pod has no address of its own, or no longer.
-    if host || ended {
+    if host || finished {
         addresses.clear();
     }
     let read = PodManifest {
@@ -48,11 +46,11 @@ pub(super) fn pod(manifest: Pod) -> Result<(Key, Object), ObjectError> {
             addresses,
             labels: manifest.metadata.labels.unwrap_or_default(),
             ports: ports(&spec),
+            finished,
         }),
         host_addresses,
         ready: is_ready(&status),
         terminating: manifest.metadata.deletion_timestamp.is_some(),
-        ended,
     };
     Ok((key, Object::Pod(Box::new(read))))
 }
@@ -114,7 +112,7 @@ mod tests {
     #[test]
     fn pod_without_a_status_is_ready() {
         let pod = pod("spec: {nodeName: node-a}");
-        assert!(pod.ready && !pod.terminating && !pod.ended);
+        assert!(pod.ready && !pod.terminating && !pod.pod.finished);
         assert_eq!(pod.host_addresses, None);
     }
 

@@ -11,7 +11,8 @@ use weft_control::{KeptSocket, serve_unix};
 use weft_model::{MacAddr, PublicKey};
 use weft_proto::v1::datapath_server::{Datapath, DatapathServer};
 use weft_proto::v1::{
-    CountTranslatedResponse, DatapathStatus, Flow, ListFlowsRequest, LocalPod, PutModuleResponse,
+    CountTranslatedResponse, DatapathStatus, Flow, ListDroppedResponse, ListFlowsRequest, LocalPod,
+    PutModuleResponse,
 };
 
 use super::*;
@@ -125,6 +126,13 @@ impl Datapath for Service {
         _: Request<CountTranslatedRequest>,
     ) -> Result<Response<CountTranslatedResponse>, Status> {
         Ok(Response::new(CountTranslatedResponse::default()))
+    }
+
+    async fn list_dropped(
+        &self,
+        _: Request<ListDroppedRequest>,
+    ) -> Result<Response<ListDroppedResponse>, Status> {
+        Ok(Response::new(ListDroppedResponse::default()))
     }
 }
 

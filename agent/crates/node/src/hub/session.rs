@@ -15,6 +15,7 @@ use weft_proto::v1::{self, RenewRequest, WatchRequest};
 
 use super::join::connect_end;
 use super::{End, HubTask, WHO};
+use crate::explain;
 use crate::identity::{CertificateRequest, Credentials, Validity, unix_now};
 
 /// Changes that come together are reported together.
@@ -63,6 +64,7 @@ impl HubTask {
         tokio::select! {
             end = self.follow(stream.into_inner(), worked) => Err(end),
             end = self.report(client.clone()) => Err(end),
+            never = explain::serve(self.core.clone(), client.clone()) => match never {},
             end = self.renew(client, &credentials, validity) => Err(end),
             end = self.moved() => Err(end),
             never = self.persist() => match never {},

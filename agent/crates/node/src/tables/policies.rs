@@ -1,6 +1,7 @@
 //! Network policies as the plugin on this node is told of them: selectors become sets of identities, and
 //! what holds for one direction of a pod becomes one program.
 
+mod explain;
 mod identities;
 mod owners;
 mod program;
@@ -16,6 +17,7 @@ use weft_proto::tables::v1::{
     IdentitySet, IdentitySetChange, PolicyProgram, PolicySettings, PolicySubject, PolicyTables,
 };
 
+pub(crate) use self::explain::Explaining;
 use self::identities::Identity;
 use self::owners::Owners;
 use self::program::{Direction, Needs, RuleNumbers};
@@ -89,12 +91,14 @@ impl Policies {
         if !next.in_force {
             // Numbers are not given twice, whatever was between.
             next.take_everything_out();
+            next.rules.forget_gone(&snapshot.policies);
             return next;
         }
         next.settings = settings(local);
         next.owners.follow(snapshot, local);
         let news = next.take_news(snapshot);
         next.make_programs(snapshot, &news);
+        next.rules.forget_gone(&snapshot.policies);
         next
     }
 
@@ -200,6 +204,11 @@ impl Policies {
         self.sets.keep_only(&sets);
         self.programs.retain(|number, _| programs.contains(number));
         self.program_numbers.retain(|_, number| programs.contains(number));
+    }
+
+    /// True for an address of this node itself.
+    fn is_own(&self, address: &IpAddr) -> bool {
+        self.settings.own_addresses.contains(&bytes(address))
     }
 
     /// What the number of a drop means, in words.

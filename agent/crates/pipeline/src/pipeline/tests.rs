@@ -491,3 +491,33 @@ proptest! {
         prop_assert_eq!(back, build(service, client, is_tcp.then_some(SYN | ACK), &payload, false, 64));
     }
 }
+
+/// NP-113: both ends of the connection as it began, where it was sent to, and the pod's direction.
+#[test]
+fn what_a_plugin_drops_is_noted_with_both_ends() {
+    let mut node = node(vec![
+        TestPlugin::new("service", |d, _| {
+            if d.destination_port == SERVICE.port() { to_backend() } else { Verdict::Continue }
+        }),
+        TestPlugin::new("watch", |d, _| {
+            let egress = d.flags & flags::EGRESS != 0;
+            if egress { Verdict::Drop(7) } else { Verdict::Continue }
+        })
+        .at(HookPosition::Both),
+    ]);
+    for _ in 0..3 {
+        assert_eq!(tun(&mut node, &mut tcp(POD, SERVICE, SYN)), dropped(DropReason::Plugin));
+    }
+    // An answer that may not leave is the connection's that it answers.
+    assert_eq!(peer(&mut node, &mut tcp(REMOTE, POD2, SYN)), Action::ToTun);
+    assert_eq!(tun(&mut node, &mut tcp(POD2, REMOTE, SYN | ACK)), dropped(DropReason::Plugin));
+    let (_, mut noted) = node.stages.plugins.log().since(0);
+    noted.sort_by(|a, b| b.packets.cmp(&a.packets));
+    let [out, back] = noted.try_into().unwrap();
+    assert_eq!((out.key.source, out.key.destination), (POD.ip(), REMOTE.ip()));
+    assert_eq!((out.key.port, out.key.ingress, out.key.number), (REMOTE.port(), false, 7));
+    assert_eq!((&*out.key.plugin, out.sent_to, out.packets), ("watch", Some(SERVICE), 3));
+    assert_eq!((back.key.source, back.key.destination), (REMOTE.ip(), POD2.ip()));
+    assert_eq!((back.key.port, back.key.ingress), (POD2.port(), true));
+    assert_eq!(back.sent_to, None);
+}

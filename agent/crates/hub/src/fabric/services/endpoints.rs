@@ -67,7 +67,7 @@ impl<'a> Endpoints<'a> {
             let manifest = manifests.get(&pod.name).copied();
             // A pod without a document may be there still, and is nobody's endpoint.
             let addresses = addresses_of(pod, manifest, inputs);
-            if addresses.is_empty() || manifest.is_none_or(|m| m.ended) {
+            if addresses.is_empty() || manifest.is_none_or(|m| m.pod.finished) {
                 continue;
             }
             for (label, value) in &pod.labels {

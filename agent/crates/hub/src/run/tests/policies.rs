@@ -12,6 +12,31 @@ fn pod(labels: &str) -> String {
     )
 }
 
+/// NP-144: what is not enforced does not pass in silence.
+#[tokio::test]
+async fn policies_of_older_kinds_are_problems() {
+    let bench = Bench::new().await;
+    let a = bench.join("node-a").await;
+    let mut stream = watch_from(&mut bench.node(&a).await, vec![]).await;
+    let (mut snapshot, _) = first(&mut stream).await;
+    let old = |kind: &str| {
+        format!(
+            "apiVersion: policy.networking.k8s.io/v1alpha1\nkind: {kind}\nmetadata: {{name: default}}\nspec: {{subject: {{namespaces: {{}}}}}}\n---\n"
+        )
+    };
+    let all = [old("AdminNetworkPolicy"), old("BaselineAdminNetworkPolicy"), POLICY.to_owned()];
+    fs::write(bench.manifest("old.yaml"), all.concat()).unwrap();
+    until(&mut stream, &mut snapshot, |s| s.policies.len() == 1).await;
+    let status = bench.control().await.get_status(v1::GetStatusRequest {}).await.unwrap();
+    let problems = status.into_inner().problems;
+    let said = |line: u32, kind: &str| {
+        let at = problems.iter().filter(|p| p.line == line && p.file.ends_with("old.yaml"));
+        at.filter(|p| p.reason.starts_with(&format!("{kind} default: nothing of it is enforced")))
+            .count()
+    };
+    assert_eq!((said(1, "AdminNetworkPolicy"), said(6, "BaselineAdminNetworkPolicy")), (1, 1));
+}
+
 /// NP-090, NP-110: what changes is told and nothing else, and what is wrong with it is in the status.
 #[tokio::test]
 async fn policy_manifest_reaches_the_nodes_and_its_problem_the_status() {
@@ -98,4 +123,29 @@ async fn pod_keeps_its_labels_until_its_end() {
     assert_eq!(labels(&snapshot), Some(1));
     client.report(of(vec![])).await.unwrap();
     until(&mut stream, &mut snapshot, |s| s.pods.is_empty()).await;
+}
+
+/// NP-095: a pod that has finished is told as such, also while it is still attached.
+#[tokio::test]
+async fn finished_pod_is_told_though_it_is_attached() {
+    let bench = Bench::new().await;
+    let a = bench.join("node-a").await;
+    let mut client = bench.node(&a).await;
+    let mut stream = watch_from(&mut client, vec![]).await;
+    let (mut snapshot, _) = first(&mut stream).await;
+    let attached = v1::Pod {
+        name: Some(v1::PodName { namespace: "x".into(), name: "a".into() }),
+        addresses: vec!["10.42.0.9".into()],
+        ..v1::Pod::default()
+    };
+    let report = v1::ReportRequest { pods: vec![attached], ..v1::ReportRequest::default() };
+    client.report(report).await.unwrap();
+    fs::write(bench.manifest("pod.yaml"), pod("{app: a}")).unwrap();
+    let of = |s: &Snapshot| s.pods.values().next().cloned();
+    let labelled = |s: &Snapshot| of(s).is_some_and(|p| !p.labels.is_empty() && !p.finished);
+    until(&mut stream, &mut snapshot, labelled).await;
+    let done = pod("{app: a}").replace("status: {", "status: {phase: Succeeded, ");
+    fs::write(bench.manifest("pod.yaml"), done).unwrap();
+    until(&mut stream, &mut snapshot, |s| of(s).is_some_and(|p| p.finished)).await;
+    assert_eq!(of(&snapshot).unwrap().addresses.len(), 1);
 }

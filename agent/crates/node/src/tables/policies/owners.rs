@@ -169,7 +169,8 @@ impl Owners {
 
     fn elsewhere(&self, pod: &Pod) -> Vec<IpAddr> {
         let here = |address: &&IpAddr| self.subnets.iter().any(|subnet| subnet.contains(*address));
-        pod.addresses.iter().filter(|address| !here(address)).copied().collect()
+        let addresses = pod.addresses.iter().filter(|address| !here(address));
+        addresses.filter(|_| !pod.finished).copied().collect()
     }
 
     fn take_local(&mut self, snapshot: &Snapshot, local: &Local<'_>) {
@@ -218,11 +219,12 @@ impl Owners {
     }
 }
 
-/// `None` for a pod that the hub has not told of: any policy may turn out to be for it, so it is closed until
+/// `None` for a pod of which nothing runs any more: its addresses are nobody's, and closed. And for one that
+/// the hub has not told of: any policy may turn out to be for it, so it is closed until
 /// then. Of a container that no pod stands behind nobody ever tells.
 fn identity_of(name: &PodName, known: Option<&Arc<Pod>>) -> Option<Identity> {
     match known {
-        Some(pod) => Some(Identity::of(pod)),
+        Some(pod) => (!pod.finished).then(|| Identity::of(pod)),
         None => name.namespace.is_empty().then(Identity::default),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use weft_model::{
@@ -24,6 +25,9 @@ pub(super) const UNKNOWN_POD: u32 = 1;
 /// As [`UNKNOWN_POD`].
 pub(super) const UNKNOWN_SUBJECT: u32 = 2;
 
+/// Numbers of what is gone that are kept in any case.
+const SPARE_NUMBERS: usize = 1024;
+
 /// Seen from the pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Direction {
@@ -35,6 +39,8 @@ pub(super) enum Direction {
 #[derive(Clone, Debug, Default)]
 pub(super) struct RuleNumbers {
     given: u32,
+    /// How many were left when those of what is gone were forgotten last.
+    left: usize,
     numbers: SharedMap<(PolicyName, Direction, Option<String>), u32>,
 }
 
@@ -69,6 +75,37 @@ impl RuleNumbers {
             Some(rule) => format!("{policy}, {way}: rule {rule}"),
             None => format!("{policy}, {way}: no rule allows it"),
         })
+    }
+
+    /// Forgets numbers of policies and rules that are gone, once these may be the larger part: what is
+    /// kept is bounded by what there is, and a change costs no look at everything.
+    pub(super) fn forget_gone(&mut self, policies: &SharedMap<PolicyName, Arc<Policy>>) {
+        if self.numbers.len() <= 2 * self.left + SPARE_NUMBERS {
+            return;
+        }
+        self.numbers.retain(|(name, direction, rule), _| {
+            let Some(policy) = policies.get(name) else { return false };
+            let rules = rules_of(policy, *direction).unwrap_or_default();
+            rule.as_ref().is_none_or(|rule| rules.iter().any(|r| r.name == *rule))
+        });
+        self.left = self.numbers.len();
+    }
+
+    /// All numbers; without a rule it is that of what no rule of the policy allows.
+    pub(super) fn all(
+        &self,
+    ) -> impl Iterator<Item = (u32, (&PolicyName, Direction, Option<&str>))> {
+        self.numbers.iter().map(|((policy, direction, rule), number)| {
+            (*number, (policy, *direction, rule.as_deref()))
+        })
+    }
+}
+
+/// `None` if the policy does not speak of the direction.
+pub(super) fn rules_of(policy: &Policy, direction: Direction) -> Option<&[PolicyRule]> {
+    match direction {
+        Direction::Ingress => policy.ingress.as_deref(),
+        Direction::Egress => policy.egress.as_deref(),
     }
 }
 
@@ -105,11 +142,7 @@ pub(super) fn program(
     let mut by_tier: Vec<_> = selecting.to_vec();
     by_tier.sort_by_key(|policy| (policy.tier, &policy.name));
     for policy in by_tier {
-        let rules = match direction {
-            Direction::Ingress => &policy.ingress,
-            Direction::Egress => &policy.egress,
-        };
-        let Some(rules) = rules else { continue };
+        let Some(rules) = rules_of(policy, direction) else { continue };
         let list = match policy.tier {
             PolicyTier::Admin(_) => &mut program.admin,
             PolicyTier::Baseline(_) => &mut program.baseline,

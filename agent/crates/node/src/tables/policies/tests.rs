@@ -21,6 +21,8 @@ use weft_wasm_host::{ConfigureKind, Engine, Module, PluginInstance, Settings, Sh
 
 use super::*;
 
+mod explain;
+
 const NODES: [&str; 2] = ["node-1", "node-2"];
 
 fn snapshot(cluster: &plain::Cluster) -> Snapshot {
@@ -54,13 +56,14 @@ fn snapshot(cluster: &plain::Cluster) -> Snapshot {
     }
     for ((namespace, name), pod) in &cluster.pods {
         let name = PodName { namespace: namespace.clone(), name: name.clone() };
-        let addresses = if pod.is_selectable() { pod.addresses.clone() } else { vec![] };
+        let addresses = if pod.host_network { vec![] } else { pod.addresses.clone() };
         let pod = Pod {
             name: name.clone(),
             node: Some(pod.node.parse().unwrap()),
             addresses,
             labels: pod.labels.clone(),
             ports: pod.ports.iter().map(named_port).collect(),
+            finished: pod.finished,
         };
         snapshot.pods.insert(name, pod.into());
     }
@@ -163,7 +166,8 @@ fn ports(ports: &[plain::Port]) -> Option<Vec<PolicyPort>> {
 fn cluster_policy(name: PolicyName, policy: &plain::ClusterPolicy) -> Policy {
     let priority = u16::try_from(policy.priority).unwrap();
     let rules = |direction| {
-        let rules: Vec<_> = policy.rules(direction).iter().map(cluster_rule).collect();
+        let rules = policy.rules(direction).iter().enumerate();
+        let rules: Vec<_> = rules.map(|(index, rule)| cluster_rule(index, rule)).collect();
         (!rules.is_empty()).then_some(rules)
     };
     Policy {
@@ -188,7 +192,7 @@ fn subject_of(subject: &plain::Subject) -> PodSelector {
 }
 
 /// NP-139: what is not known makes an acceptance match nothing, and all else a denial of everything.
-fn cluster_rule(rule: &plain::ClusterRule) -> PolicyRule {
+fn cluster_rule(index: usize, rule: &plain::ClusterRule) -> PolicyRule {
     let unknown = rule.peers.contains(&plain::ClusterPeer::Unknown);
     let (action, everything) = match (rule.action, unknown) {
         (plain::Action::Accept, _) => (PolicyAction::Accept, false),
@@ -217,7 +221,7 @@ fn cluster_rule(rule: &plain::ClusterRule) -> PolicyRule {
     });
     let nothing_known = unknown && action == PolicyAction::Accept;
     PolicyRule {
-        name: String::new(),
+        name: format!("rule[{index}]"),
         action,
         peers: (!everything).then(|| if nothing_known { vec![] } else { peers.collect() }),
         ports: (!rule.ports.is_empty() && !everything).then(|| ports.collect()),
@@ -241,7 +245,8 @@ fn compile(cluster: &plain::Cluster, name: &NodeName, before: Option<&Policies>)
 /// Pods of a node, with their addresses.
 fn policed(cluster: &plain::Cluster, name: &NodeName) -> Vec<(PodName, Vec<IpAddr>)> {
     let pods = cluster.pods.iter().filter(|(_, pod)| pod.node == name.as_str());
-    pods.filter(|(_, pod)| pod.is_selectable())
+    // One that has finished is attached until the runtime takes it away.
+    pods.filter(|(_, pod)| !pod.host_network)
         .map(|((namespace, name), pod)| {
             let name = PodName { namespace: namespace.clone(), name: name.clone() };
             (name, pod.addresses.clone())
@@ -417,4 +422,32 @@ fn numbers_of_drops_are_told_in_words() {
     assert_eq!(policies.describe(9_999), None);
     let own = [weft_policy::UNKNOWN_POD, weft_policy::UNKNOWN_SUBJECT];
     assert_eq!(own, [program::UNKNOWN_POD, program::UNKNOWN_SUBJECT]);
+}
+
+/// Policies that come and go under ever new names leave nothing behind for good.
+#[test]
+fn numbers_of_what_is_gone_are_forgotten() {
+    let mut cluster = plain::Cluster::default();
+    let addresses = vec!["192.0.2.1".parse().unwrap()];
+    cluster.nodes.insert("node-1".into(), plain::Node { addresses, ..plain::Node::default() });
+    let pod = plain::Pod {
+        namespace: "x".into(),
+        addresses: vec!["10.0.1.1".parse().unwrap()],
+        node: "node-1".into(),
+        ..plain::Pod::default()
+    };
+    cluster.pods.insert(("x".into(), "a".into()), pod);
+    cluster.policies.insert(("x".into(), "stays".into()), plain::NetworkPolicy::default());
+    let mut before: Option<Policies> = None;
+    let mut stays = None;
+    for n in 0..5000 {
+        cluster.policies.retain(|(_, name), _| name == "stays");
+        cluster.policies.insert(("x".into(), format!("p{n}")), plain::NetworkPolicy::default());
+        let policies = compile(&cluster, &"node-1".parse().unwrap(), before.as_ref());
+        let number =
+            policies.rules.all().find(|(_, (policy, ..))| policy.name == "stays").unwrap().0;
+        assert_eq!(*stays.get_or_insert(number), number);
+        assert!(policies.rules.all().count() <= 1100, "{n}");
+        before = Some(policies);
+    }
 }

@@ -12,6 +12,7 @@ fn pod(namespace: &str) -> (PodName, Arc<Pod>) {
         addresses: vec![],
         labels: BTreeMap::new(),
         ports: vec![],
+        finished: false,
     };
     (name, pod.into())
 }

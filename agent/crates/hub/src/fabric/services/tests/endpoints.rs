@@ -186,6 +186,7 @@ fn reported_pods_are_joined_by_name() {
         addresses: vec!["10.42.1.5".parse().unwrap()],
         labels: BTreeMap::new(),
         ports: vec![],
+        finished: false,
     };
     bench.node("node-b", &["192.0.2.2"]).reported.pods = vec![reported];
     let endpoints = bench.service("web").endpoints;

@@ -100,6 +100,7 @@ fn reported(node: usize, bits: u8) -> Vec<Pod> {
         addresses: vec![format!("10.42.{}.{}", node + 1, i + 1).parse().unwrap()],
         labels: BTreeMap::new(),
         ports: vec![],
+        finished: false,
     };
     pods.map(pod).collect()
 }
