@@ -25,6 +25,7 @@ mod policies;
 mod refusals;
 mod services;
 mod settings;
+mod sources;
 mod spoof;
 mod transfer;
 mod wiring;
