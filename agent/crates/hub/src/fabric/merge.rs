@@ -35,6 +35,8 @@ pub(crate) struct Merged {
     /// What does not fit, but for Services and their endpoints.
     pub(crate) misfits: Vec<Problem>,
     pub(crate) service_problems: BTreeMap<ServiceName, Vec<Problem>>,
+    /// Why Services that ask for an address of a pool have none.
+    pub(crate) pending: BTreeMap<ServiceName, String>,
     pub(crate) static_peers: BTreeSet<NodeName>,
 }
 
@@ -109,6 +111,7 @@ pub(crate) fn merge_endpoints(
             own_addresses: &state.own_addresses,
             before: &state.allocations,
             alive: &state.alive,
+            lost: &state.lost(),
             allow_external_ips,
         },
         &affected,
@@ -320,10 +323,12 @@ impl Merged {
             own_addresses: &state.own_addresses,
             before: &state.allocations,
             alive: &state.alive,
+            lost: &state.lost(),
             allow_external_ips,
         });
         self.take_services(outcome.made);
         self.allocations = outcome.allocations;
+        self.pending = outcome.pending;
         self.misfits.extend(outcome.problems);
     }
 
