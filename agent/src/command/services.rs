@@ -59,7 +59,7 @@ fn overview(services: &[Service]) -> String {
             &name.namespace,
             &name.name,
             &list(&service.cluster_ips),
-            &list(&[service.load_balancer_ips.clone(), service.external_ips.clone()].concat()),
+            &external(service),
             &short_list(&service.ports.iter().map(port).collect::<Vec<_>>()),
             &format!("{ready}/{}", service.endpoints.len()),
             &service.endpoints.iter().map(|e| e.flows).sum::<u64>().to_string(),
@@ -67,6 +67,15 @@ fn overview(services: &[Service]) -> String {
         ]));
     }
     table(&rows)
+}
+
+/// Addresses for clients outside, or why there are none.
+fn external(service: &Service) -> String {
+    let addresses = [service.load_balancer_ips.clone(), service.external_ips.clone()].concat();
+    if addresses.is_empty() && !service.pending.is_empty() {
+        return format!("pending: {}", service.pending);
+    }
+    list(&addresses)
 }
 
 fn endpoints(services: &[Service]) -> String {
@@ -184,6 +193,8 @@ mod tests {
         let expected =
             ["default", "web", "10.96.0.1", "-", "80:30080/TCP", "1/2", "6", "external Local"];
         assert_eq!(cells, expected);
+        let waits = Service { pending: "no AddressPool".into(), ..service.clone() };
+        assert!(overview(&[waits]).contains("  pending: no AddressPool  "));
         let text = endpoints(std::slice::from_ref(&service));
         assert!(text.contains("10.1.0.2  8080     -     not ready  3"), "{text}");
         let port = |number| ServicePort { protocol: 6, port: number, ..ServicePort::default() };

@@ -42,7 +42,8 @@ impl Way {
 
     fn forget_mtu(&self) -> Result<()> {
         self.tool("ip route flush cache")?;
-        self.tool("ip -6 route flush cache")?;
+        // Of table `main` only, unless another is named.
+        self.tool("ip -6 route flush cached table all")?;
         ensure!(self.mtu_is(NARROW).is_err(), "it is not forgotten");
         Ok(())
     }
@@ -109,6 +110,16 @@ fn narrow(lab: &TestLab, node: &str, mtu: u32) -> Result<()> {
     Ok(())
 }
 
+/// The host of the backend itself, and who comes to it from outside.
+fn ways_past_the_mesh(lab: &TestLab, outsider: &Outsider, family: usize) -> Result<[Way; 2]> {
+    let far = host(lab, &lab.nodes()[1], family)?;
+    let to = SocketAddr::new(far.address, NODE_PORT);
+    Ok([
+        Way { namespace: far.namespace, to: cluster_ip(family) },
+        Way { namespace: outsider.namespace.clone(), to },
+    ])
+}
+
 /// Pods, hosts and machines outside.
 fn ways(lab: &TestLab, outsider: &Outsider, family: usize) -> Result<Vec<Way>> {
     let near = host(lab, &lab.nodes()[0], family)?.namespace;
@@ -137,11 +148,10 @@ async fn errors_about_a_flow_name_the_service() -> Result<()> {
     narrow(&lab, &lab.nodes()[1], NARROW)?;
     for family in [0, 1] {
         let b1 = lab.party("b1", family)?;
-        for way in ways(&lab, &outsider, family)? {
+        let past_the_mesh = ways_past_the_mesh(&lab, &outsider, family)?;
+        for way in ways(&lab, &outsider, family)?.into_iter().chain(past_the_mesh) {
             let told = format!("{} to {}", way.namespace, way.to);
-            if way.namespace == lab.namespace_of("a1")? {
-                learn_of_the_link(&way, &b1).await.with_context(|| told.clone())?;
-            }
+            learn_of_the_link(&way, &b1).await.with_context(|| told.clone())?;
             let heard = way.hears(b"?").await?;
             way.check(&heard, NO_PORT)?;
             ensure!(heard.from == Some(way.to.ip()), "{told}: {heard:?}");
@@ -168,7 +178,7 @@ async fn errors_about_a_flow_name_the_service() -> Result<()> {
     Ok(())
 }
 
-/// What a pod sends; an error to a host about what it sent comes past the fabric, to nobody.
+/// What is sent over a link that only the backend's node knows, whose kernel sends the errors.
 async fn learn_of_the_link(way: &Way, backend: &Party) -> Result<()> {
     let at = SocketAddr::new(backend.address, 8080);
     // The cache is the namespace's, so that it may know from another way.

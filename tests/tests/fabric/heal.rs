@@ -139,6 +139,7 @@ async fn uninstall_leaves_a_node_as_it_was() -> Result<()> {
             "the picture does not show {changed}: {during:#?}"
         );
     }
+    ensure!(during.iter().any(|d| d.contains("fwmark 0x1000")), "no way for answers: {during:#?}");
     node.stop()?;
     let output = node.weft("uninstall")?.output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -28,6 +28,7 @@ mod policies_race;
 mod refusals;
 mod services;
 mod settings;
+mod sources;
 mod spoof;
 mod transfer;
 mod wiring;

@@ -305,7 +305,8 @@ impl Asked<'_> {
         match backend.place() {
             // Before the rule for a client that reaches itself: the node's own address is of no
             // use to a process of the node.
-            HOST | ELSEWHERE if client != Client::Pod => Some(Masquerade::Host),
+            HOST if client == Client::Host => Some(Masquerade::Host),
+            ELSEWHERE if client != Client::Pod => Some(Masquerade::Host),
             _ if backend.address == self.packet.source => Some(Masquerade::Node),
             REMOTE_POD if client == Client::Outside => Some(Masquerade::Node),
             _ => None,

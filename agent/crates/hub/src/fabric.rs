@@ -211,6 +211,7 @@ impl Fabric {
         state.service_problems = merged.service_problems;
         state.static_peers = merged.static_peers;
         state.keep_policies(&self.store, &mut merged.policies, &merged.unread_policies)?;
+        state.pending = merged.pending;
         // On disk before anybody hears of it: after a kill nobody else gets the same.
         state.save_allocations(&self.store, merged.allocations)?;
         Ok(Snapshot {

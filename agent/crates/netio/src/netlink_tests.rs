@@ -47,10 +47,12 @@ fn everything_is_set_once_and_removed_to_what_was_before() {
             let mut wanted = Route::new(net(to));
             (wanted.table, wanted.output) = (5100, Some(index));
             wanted.source = Some(source.parse().unwrap());
+            wanted.mtu = Some(9000);
             let rule = Rule {
                 family: Family::of(&net(to)),
                 priority: 101,
                 input: Some("a".to_owned()),
+                mark: Some(0x1000),
                 from: None,
                 to: Some(net(to)),
                 table: 5100,

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
+    RouteScope, RouteType,
 };
 
 use crate::netlink::{Ensured, Family, Mode, Netlink, NetlinkError};
@@ -27,6 +28,8 @@ pub struct Route {
     pub gateway: Option<IpAddr>,
     /// Source address of packets that this host sends by this route.
     pub source: Option<IpAddr>,
+    /// The largest packet in bytes, whatever the interface says and hears; `None`: the interface's.
+    pub mtu: Option<u32>,
     /// Metric. None given means the kernel's choice: 0 for IPv4, 1024 for IPv6.
     pub metric: Option<u32>,
     /// `rtm_protocol`: who made it.
@@ -41,6 +44,8 @@ pub const BLACKHOLE: u8 = 6;
 pub const UNREACHABLE: u8 = 7;
 /// `rtm_type` of an ordinary route.
 pub const UNICAST: u8 = 1;
+/// In `RTAX_LOCK`, a bit for each metric: the kernel leaves `RTAX_MTU`, number 2, as it is.
+const LOCKED_MTU: u32 = 1 << 2;
 /// The table `main`.
 pub const MAIN: u32 = 254;
 
@@ -54,6 +59,7 @@ impl Route {
             output: None,
             gateway: None,
             source: None,
+            mtu: None,
             metric: None,
             protocol: PROTOCOL,
             kind: UNICAST,
@@ -66,6 +72,7 @@ impl Route {
             && self.output == other.output
             && self.gateway == other.gateway
             && self.source == other.source
+            && (self.mtu.is_none() || self.mtu == other.mtu)
             && self.kind == other.kind
     }
 
@@ -156,6 +163,9 @@ fn message(route: &Route) -> RouteMessage {
     attributes.extend(route.gateway.map(|ip| RouteAttribute::Gateway(address(ip))));
     attributes.extend(route.source.map(|ip| RouteAttribute::PrefSource(address(ip))));
     attributes.extend(route.metric.map(RouteAttribute::Priority));
+    attributes.extend(route.mtu.map(|mtu| {
+        RouteAttribute::Metrics(vec![RouteMetric::Lock(LOCKED_MTU), RouteMetric::Mtu(mtu)])
+    }));
     message
 }
 
@@ -177,6 +187,13 @@ fn plain(address: &RouteAddress) -> Option<IpAddr> {
 fn from_message(message: &RouteNetlinkMessage) -> Option<Route> {
     match message {
         RouteNetlinkMessage::NewRoute(message) => describe(message),
+        _ => None,
+    }
+}
+
+fn mtu(metric: &RouteMetric) -> Option<u32> {
+    match metric {
+        RouteMetric::Mtu(mtu) => Some(*mtu),
         _ => None,
     }
 }
@@ -203,6 +220,7 @@ pub(crate) fn describe(message: &RouteMessage) -> Option<Route> {
             RouteAttribute::Gateway(ip) => route.gateway = plain(ip),
             RouteAttribute::PrefSource(ip) => route.source = plain(ip),
             RouteAttribute::Priority(metric) => route.metric = Some(*metric),
+            RouteAttribute::Metrics(metrics) => route.mtu = metrics.iter().find_map(mtu),
             RouteAttribute::MultiPath(_) => return None,
             _ => {}
         }

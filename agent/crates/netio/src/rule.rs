@@ -17,6 +17,8 @@ pub struct Rule {
     pub priority: u32,
     /// Came in by this interface.
     pub input: Option<String>,
+    /// Has every bit of this mark.
+    pub mark: Option<u32>,
     /// From this prefix.
     pub from: Option<IpNet>,
     /// To this prefix.
@@ -87,6 +89,9 @@ fn message(rule: &Rule) -> RuleMessage {
     attributes.push(RuleAttribute::Table(rule.table));
     attributes.push(RuleAttribute::Protocol(RouteProtocol::from(PROTOCOL)));
     attributes.extend(rule.input.clone().map(RuleAttribute::Iifname));
+    if let Some(mark) = rule.mark {
+        attributes.extend([RuleAttribute::FwMark(mark), RuleAttribute::FwMask(mark)]);
+    }
     if let Some(from) = rule.from {
         message.header.src_len = from.prefix_len();
         attributes.push(RuleAttribute::Source(from.network()));
@@ -113,6 +118,7 @@ pub(crate) fn describe(message: &RuleMessage) -> Option<Rule> {
         family: Family::from_raw(message.header.family)?,
         priority: 0,
         input: None,
+        mark: None,
         from: None,
         to: None,
         table: message.header.table.into(),
@@ -122,6 +128,7 @@ pub(crate) fn describe(message: &RuleMessage) -> Option<Rule> {
             RuleAttribute::Priority(priority) => rule.priority = *priority,
             RuleAttribute::Table(table) => rule.table = *table,
             RuleAttribute::Iifname(name) => rule.input = Some(name.clone()),
+            RuleAttribute::FwMark(mark) => rule.mark = Some(*mark),
             RuleAttribute::Source(ip) => rule.from = IpNet::new(*ip, message.header.src_len).ok(),
             RuleAttribute::Destination(ip) => {
                 rule.to = IpNet::new(*ip, message.header.dst_len).ok()

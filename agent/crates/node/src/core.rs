@@ -310,6 +310,7 @@ impl Core {
             generation: applied.generation,
             plugins: applied.plugins.into_iter().map(short).collect(),
             translated: applied.translated,
+            problems: state.problems.get(LISTENERS).cloned().unwrap_or_default(),
         })
     }
 
@@ -330,6 +331,10 @@ impl Core {
 fn short(plugin: PluginStatus) -> PluginStatus {
     PluginStatus { drops_by_number: HashMap::new(), ..plugin }
 }
+
+/// Who finds what is told to whoever looks at the fabric, since it concerns Services, beside to those who
+/// look at the node.
+pub(crate) const LISTENERS: &str = "listeners";
 
 const PEER_IDS: &str = "peers.json";
 

@@ -1,5 +1,7 @@
 //! One packet on its way, with what is known of it so far.
 
+use std::net::IpAddr;
+
 use weft_abi::{Descriptor, flags};
 use weft_model::{DropReason, Timestamp};
 use weft_packet::{
@@ -53,6 +55,8 @@ pub(crate) struct Passage<'p> {
     pub(crate) opens: bool,
     /// For an ICMP error: the way it goes in the flow that it is about.
     pub(crate) error_direction: Option<Direction>,
+    /// For an ICMP error: whom the packet that it is about was sent to.
+    pub(crate) about: Option<IpAddr>,
     pub(crate) now: Timestamp,
 }
 
@@ -89,6 +93,7 @@ impl<'p> Passage<'p> {
             changed: 0,
             opens: opens(headers.protocol, headers.tcp_flags),
             error_direction: None,
+            about: None,
             headers,
             now,
         }
@@ -284,19 +289,24 @@ impl<'p> Passage<'p> {
     /// For an ICMP error: the packet it quotes, and the tuple that goes the error's way. `None` if
     /// the error does not go to the sender of the quoted packet.
     #[inline]
-    pub(crate) fn quoted(&mut self) -> Option<(Inner, FlowKey)> {
+    pub(crate) fn quoted(&mut self, routes: &Routes) -> Result<Option<(Inner, FlowKey)>, Stop> {
         if !matches!(self.headers.protocol, protocol::ICMP | protocol::ICMPV6) {
-            return None;
+            return Ok(None);
         }
-        self.quoted_by_icmp()
+        self.quoted_by_icmp(routes)
     }
 
     #[inline(never)]
-    fn quoted_by_icmp(&mut self) -> Option<(Inner, FlowKey)> {
-        let inner = icmp_error_inner(self.packet, self.headers)?;
+    fn quoted_by_icmp(&mut self, routes: &Routes) -> Result<Option<(Inner, FlowKey)>, Stop> {
+        let Some(inner) = icmp_error_inner(self.packet, self.headers) else { return Ok(None) };
         self.flow = Flow::Untracked;
         let key = FlowKey::from(inner.five_tuple.reversed());
-        (key.destination().ip() == self.headers.destination).then_some((inner, key))
+        let sender = key.destination().ip();
+        // The host leads its errors here under that address, whoever they are for.
+        if self.source == Target::Host && routes.is_host_source(self.headers.destination) {
+            self.apply(&Rewrite { destination: Some(sender), ..Rewrite::default() })?;
+        }
+        Ok((sender == self.headers.destination).then_some((inner, key)))
     }
 
     /// Translates an ICMP error about a flow as the flow's packets that go from `key` to `target`.
@@ -306,6 +316,7 @@ impl<'p> Passage<'p> {
         key: FlowKey,
         target: FlowKey,
     ) -> Result<(), Stop> {
+        self.about = Some(target.source().ip());
         if key == target {
             return Ok(());
         }

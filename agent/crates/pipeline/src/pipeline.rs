@@ -303,7 +303,7 @@ impl<P: Plugin> Stages<P> {
 
     /// An ICMP error about a packet of a known flow passes as that flow, unasked.
     fn related_error(&self, p: &mut Passage<'_>) -> Result<Option<Target>, Stop> {
-        let Some((inner, key)) = p.quoted() else { return Ok(None) };
+        let Some((inner, key)) = p.quoted(&self.routes)? else { return Ok(None) };
         p.flow = Flow::Untracked;
         let Some(found) = self.flows.find(&key, false, p.now, None) else { return Ok(None) };
         p.translate_error(&inner, key, found.target)?;
@@ -344,8 +344,10 @@ impl<P: Plugin> Stages<P> {
     fn deliver(&self, p: &Passage<'_>, target: Target) -> Result<Action, Stop> {
         let reply = p.direction() == Direction::Reply;
         match (p.origin, target) {
-            // No peer knows such a source: the host sends it, under an address of its own.
-            (_, Target::Peer(_)) if self.routes.is_host_source(p.headers.source) => {
+            // No peer knows such an address: the host sends it, with an address of its own in its place.
+            (_, Target::Peer(_))
+                if self.routes.is_host_source(p.about.unwrap_or(p.headers.source)) =>
+            {
                 return Ok(Action::ToTun);
             }
             (_, Target::None) => return Err(DropReason::NoRoute.into()),
@@ -363,6 +365,8 @@ impl<P: Plugin> Stages<P> {
         match target {
             Target::Peer(peer) if ours => self.to_peer(p, peer),
             Target::Host | Target::World if ours || reply => Ok(Action::ToTun),
+            // Somebody outside, to a Service that the host itself serves.
+            Target::Host if !p.key.same_destination(&p.wire_key) => Ok(Action::ToTun),
             Target::Host | Target::World | Target::Peer(_) => Err(DropReason::SpoofedSource.into()),
             Target::LocalPod | Target::None => Err(DropReason::Internal.into()),
         }

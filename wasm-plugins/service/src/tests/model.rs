@@ -145,9 +145,8 @@ fn translated(
     };
     let answers: Vec<_> = set
         .map(|record| match record.bits & backend::PLACE {
-            backend::HOST | backend::ELSEWHERE if client != POD => {
-                source(&settings.host_sources, record.at)
-            }
+            backend::HOST if client == HOST => source(&settings.host_sources, record.at),
+            backend::ELSEWHERE if client != POD => source(&settings.host_sources, record.at),
             _ if record.at.ip() == from.ip() => source(&settings.node_sources, record.at),
             backend::REMOTE_POD if client == OUTSIDE => source(&settings.node_sources, record.at),
             _ => format!("to {}", record.at),

@@ -354,7 +354,8 @@ fn backend_of_no_set_is_no_fallback() {
     assert_eq!(node.ask(POD, TCP, "10.0.1.5:1", CLUSTER_IP), drops());
 }
 
-/// SVC-160, SVC-161, SVC-023: sources of what goes to addresses of nodes.
+/// SVC-160, SVC-161, SVC-023, SVC-067: sources of what goes to addresses of nodes. A client outside keeps
+/// its own towards the host itself.
 #[test]
 fn backends_that_are_no_pods_are_reached_with_a_source_that_comes_back() {
     for (backend, own) in [("192.0.2.1:6443", true), ("192.0.2.2:6443", false)] {
@@ -364,7 +365,8 @@ fn backends_that_are_no_pods_are_reached_with_a_source_that_comes_back() {
             let masqueraded = format!("to {backend} from 10.0.1.1:0");
             assert_eq!(node.ask(POD, TCP, "10.0.1.5:1", to), kept, "{own}");
             assert_eq!(node.ask(HOST, TCP, "192.0.2.1:1", to), masqueraded, "{own}");
-            assert_eq!(node.ask(OUTSIDE, TCP, "203.0.113.9:1", to), masqueraded, "{own}");
+            let outside = if own { &kept } else { &masqueraded };
+            assert_eq!(node.ask(OUTSIDE, TCP, "203.0.113.9:1", to), *outside, "{own}");
         }
     }
 }
@@ -411,8 +413,9 @@ fn packet_is_dropped_if_its_source_is_not_configured() {
     let tables = ServiceTables { settings: Some(settings), ..tables(&[everywhere(&backends)]) };
     let mut node = Node::with(&tables, NativeMap::default());
     let dropped = format!("drop {NO_SOURCE}");
-    let local = "to 10.0.1.7:8080";
-    assert_eq!(node.spread(OUTSIDE, "203.0.113.9", CLUSTER_IP), [dropped.as_str(), local]);
+    let (local, remote, own) = ("to 10.0.1.7:8080", "to 10.0.2.8:8080", "to 192.0.2.1:80");
+    assert_eq!(node.spread(OUTSIDE, "203.0.113.9", CLUSTER_IP), [dropped.as_str(), local, own]);
+    assert_eq!(node.spread(HOST, "192.0.2.1", CLUSTER_IP), [dropped.as_str(), local, remote]);
     assert_eq!(node.spread(POD, "10.0.1.7", CLUSTER_IP)[0], dropped);
 }
 
@@ -498,7 +501,7 @@ fn all_of_it_holds_without_ipv4() {
     let own_from = "to [2001:db8::1]:80 from [fd00:1::1]:0";
     assert_eq!(node.spread(POD, "fd00:1::5", "[fd00:96::1]:80"), [own, local, remote]);
     for to in ["[2001:db8:9::1]:80", "[2001:db8::1]:30080"] {
-        assert_eq!(node.spread(OUTSIDE, "2001:db8:6::1", to), [own_from, local]);
+        assert_eq!(node.spread(OUTSIDE, "2001:db8:6::1", to), [own, local]);
         assert_eq!(node.spread(HOST, "fd00:1::1", to), [own_from, local, remote]);
     }
     let hairpin = "to [fd00:1::7]:80 from [2001:db8::1]:0";

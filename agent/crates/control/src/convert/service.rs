@@ -121,6 +121,7 @@ impl ToProto for Service {
             health_check_node_port: self.health_check_node_port.unwrap_or_default().into(),
             ports: self.ports.iter().map(ToProto::to_proto).collect(),
             endpoints: self.endpoints.iter().map(ToProto::to_proto).collect(),
+            pending: String::new(),
         }
     }
 }

@@ -13,14 +13,18 @@ impl Fabric {
     /// Services of a namespace, or of all if it is empty, by name, with the flows that nodes told of.
     pub(crate) fn services(&self, namespace: &str) -> Vec<v1::Service> {
         let snapshot = self.history.newest().snapshot;
-        let flows = {
+        let (flows, pending) = {
             let state = self.state();
             let there = state.nodes.values().filter(|node| node.streams > 0);
-            flows(&snapshot, there.flat_map(|node| &node.translated))
+            (flows(&snapshot, there.flat_map(|node| &node.translated)), state.pending.clone())
         };
         let wanted = |s: &&Service| namespace.is_empty() || s.name.namespace == namespace;
         let services = snapshot.services.values().map(|s| &**s);
-        services.filter(wanted).map(|service| listed(service, &flows)).collect()
+        let with_pending = |service: &Service| v1::Service {
+            pending: pending.get(&service.name).cloned().unwrap_or_default(),
+            ..listed(service, &flows)
+        };
+        services.filter(wanted).map(with_pending).collect()
     }
 }
 

@@ -34,6 +34,7 @@ impl Fabric {
             incarnation: new_incarnation(),
             key_epoch: 0,
             joined_unix: now.unix_timestamp(),
+            lost: false,
         });
         // Before anything is written: a bad request leaves no trace.
         let subject = Subject::Node(&name, &record.incarnation);
@@ -93,15 +94,34 @@ impl Fabric {
         self.heard.notify_one();
     }
 
-    /// Has other nodes answer for the addresses of those that are gone. To be called now and then.
+    /// Has other nodes answer for the addresses of those that are gone, and pods of others serve for
+    /// those of nodes that are gone for long. To be called now and then.
     pub(crate) fn follow_the_living(&self) {
         let mut state = self.state();
-        if !state.look_who_is_alive(Instant::now()) {
+        let now = Instant::now();
+        let lost = state.look_who_is_lost(now);
+        if !(state.look_who_is_alive(now) | !lost.is_empty()) {
             return;
         }
-        if let Err(error) = self.publish(&mut state, &Extent::Everything) {
-            tracing::error!(%error, "addresses of nodes that are gone cannot be given to others");
+        let noted = self.note_lost(&mut state, lost);
+        if let Err(error) = noted.and_then(|()| self.publish(&mut state, &Extent::Everything)) {
+            tracing::error!(%error, "others cannot take over from nodes that are gone");
         }
+    }
+
+    fn note_lost(&self, state: &mut State, lost: Vec<(NodeName, bool)>) -> Result<(), StoreError> {
+        for (name, lost) in lost {
+            let Some(joined) = state.nodes.get_mut(&name) else { continue };
+            let record = Record { lost, ..joined.record.clone() };
+            State::save_record(&self.store, &name, &record)?;
+            joined.record = record;
+            if lost {
+                tracing::warn!(node = %name, "its agent stays away: its pods are no ready endpoints");
+            } else {
+                tracing::info!(node = %name, "its agent is back: its pods are endpoints again");
+            }
+        }
+        Ok(())
     }
 
     /// Takes a node out for good.

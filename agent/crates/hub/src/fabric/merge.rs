@@ -37,6 +37,8 @@ pub(crate) struct Merged {
     /// What does not fit, but for Services and their endpoints.
     pub(crate) misfits: Vec<Problem>,
     pub(crate) service_problems: BTreeMap<ServiceName, Vec<Problem>>,
+    /// Why Services that ask for an address of a pool have none.
+    pub(crate) pending: BTreeMap<ServiceName, String>,
     pub(crate) static_peers: BTreeSet<NodeName>,
 }
 
@@ -111,6 +113,7 @@ pub(crate) fn merge_endpoints(
             own_addresses: &state.own_addresses,
             before: &state.allocations,
             alive: &state.alive,
+            lost: &state.lost(),
             allow_external_ips,
         },
         &affected,
@@ -328,10 +331,12 @@ impl Merged {
             own_addresses: &state.own_addresses,
             before: &state.allocations,
             alive: &state.alive,
+            lost: &state.lost(),
             allow_external_ips,
         });
         self.take_services(outcome.made);
         self.allocations = outcome.allocations;
+        self.pending = outcome.pending;
         self.misfits.extend(outcome.problems);
     }
 

@@ -72,6 +72,7 @@ impl Fabric {
             node.last_report_unix = Self::now();
             node.plugins = message.plugins;
             node.translated = message.translated;
+            node.problems = message.problems;
         }
         if !unchanged {
             self.publish(&mut state, &extent)?;

@@ -28,6 +28,7 @@ use weft_model::{
 pub(crate) use allocate::Allocation;
 pub(super) use endpoints::service_of;
 
+use self::allocate::Allocated;
 use self::draft::{Draft, draft};
 use self::endpoints::Endpoints;
 use self::pools::Pools;
@@ -58,6 +59,8 @@ pub(super) struct Inputs<'a> {
     pub(super) allow_external_ips: bool,
     /// Nodes whose agents can be reached.
     pub(super) alive: &'a BTreeSet<NodeName>,
+    /// Nodes that nothing has been heard of for long.
+    pub(super) lost: &'a BTreeSet<NodeName>,
 }
 
 /// What comes of them.
@@ -67,6 +70,8 @@ pub(super) struct Outcome {
     pub(super) made: BTreeMap<ServiceName, Made>,
     /// What Services have from now on; to be written down before anybody hears of it.
     pub(super) allocations: BTreeMap<ServiceName, Allocation>,
+    /// Why Services that ask for an address of a pool have none.
+    pub(super) pending: BTreeMap<ServiceName, String>,
     /// Of manifests and pools.
     pub(super) problems: Vec<Problem>,
 }
@@ -98,10 +103,12 @@ pub(super) fn build(inputs: &Inputs<'_>) -> Outcome {
         outcome.problems.extend(notes.iter().map(|note| problem(defined, &name, note)));
     }
     let pools = Pools::new(inputs, &mut outcome.problems);
-    let (allocations, refused) = allocate::allocate(inputs, &pools, &drafts, &unreadable);
+    let Allocated { allocations, refused, pending } =
+        allocate::allocate(inputs, &pools, &drafts, &unreadable);
     let refusal = |(draft, note): &(&Draft<'_>, String)| problem(draft.defined, &draft.name, note);
     outcome.problems.extend(refused.iter().map(refusal));
     outcome.allocations = allocations;
+    outcome.pending = pending;
     let endpoints = Endpoints::new(inputs, None);
     let finish = Finish::new(inputs, &outcome.allocations, &endpoints);
     let ours = drafts.iter().filter(|d| is_ours(d.manifest));
@@ -146,13 +153,13 @@ fn families_of(cluster: &Cluster) -> Vec<Family> {
     cluster.service_cidrs.iter().map(|c| Family::of(c.addr())).collect()
 }
 
-/// Who has which address of a pool.
+/// Who has which address of a pool, of one that is gone too.
 type Given = BTreeMap<IpAddr, ServiceName>;
 
 fn balancers(
     (name, allocation): (&ServiceName, &Allocation),
 ) -> impl Iterator<Item = (IpAddr, ServiceName)> {
-    allocation.load_balancer_ips.iter().map(|a| (*a, name.clone()))
+    allocation.balancers().map(|address| (address, name.clone()))
 }
 
 fn name_of(key: &Key) -> ServiceName {

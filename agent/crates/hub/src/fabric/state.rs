@@ -29,6 +29,10 @@ pub(crate) struct Record {
     pub(crate) incarnation: Incarnation,
     pub(crate) key_epoch: u64,
     pub(crate) joined_unix: i64,
+    /// Its agent has been away for so long that its pods serve nobody; on disk, so that a hub that is
+    /// started again does not take them for ready.
+    #[serde(default)]
+    pub(crate) lost: bool,
 }
 
 /// The part of a report that goes into the snapshot.
@@ -58,6 +62,8 @@ pub(crate) struct Joined {
     pub(crate) pods_from: u64,
     pub(crate) plugins: Vec<v1::PluginStatus>,
     pub(crate) translated: Vec<v1::TranslatedFlows>,
+    /// What it has noticed that whoever runs Services should know.
+    pub(crate) problems: Vec<String>,
     /// Why its last report was refused.
     pub(crate) complaint: Option<String>,
 }
@@ -68,7 +74,20 @@ const AWAY_MAX: Duration = Duration::from_millis(500);
 /// How much longer agents may take to find a hub that was started again.
 const RETURN_MAX: Duration = Duration::from_secs(5);
 
+/// How long an agent may be away before the pods of its node count as not ready, as long as Kubernetes
+/// waits for a node (`node-monitor-grace-period`, 40 s up to 1.31).
+const LOST_AFTER: Duration = Duration::from_secs(40);
+
 impl Joined {
+    /// Its agent is away for long, while others are there: else it may be the hub that is cut off.
+    fn is_lost(&self, now: Instant, others_since: Option<Instant>) -> bool {
+        if self.streams > 0 {
+            return false;
+        }
+        let away_since = self.left.zip(others_since).map(|(left, since)| left.max(since));
+        self.record.lost || away_since.is_some_and(|s| now.duration_since(s) >= LOST_AFTER)
+    }
+
     /// Its agent is there, or was a moment ago.
     fn is_alive(&self, now: Instant) -> bool {
         self.streams > 0 || self.left.is_some_and(|left| now.duration_since(left) < AWAY_MAX)
@@ -104,6 +123,8 @@ pub(crate) struct State {
     pub(crate) saved_policies: SharedMap<PolicyName, Arc<Policy>>,
     /// Those that were in force before the hub's start and that no document has had since.
     pub(crate) unseen_policies: BTreeSet<PolicyName>,
+    /// Why Services that ask for an address of a pool have none.
+    pub(crate) pending: BTreeMap<ServiceName, String>,
     /// Objects that are good in themselves and do not fit the others.
     pub(crate) misfits: Vec<Problem>,
     /// Of Services and their endpoints.
@@ -111,6 +132,8 @@ pub(crate) struct State {
     pub(crate) static_peers: BTreeSet<NodeName>,
     /// Nodes that were there when the announcers of addresses were chosen last.
     pub(crate) alive: BTreeSet<NodeName>,
+    /// Since when there have been agents without a break; `None` while there is none.
+    others_since: Option<Instant>,
     /// The highest [`Joined::pods_from`].
     pub(crate) pods_changes: u64,
     /// Addresses of the hub's own machine, as far as they are known.
@@ -132,6 +155,7 @@ impl Joined {
             pods_from: 0,
             plugins: Vec::new(),
             translated: Vec::new(),
+            problems: Vec::new(),
             complaint: None,
         }
     }
@@ -164,6 +188,7 @@ impl Reported {
             generation: 0,
             plugins: Vec::new(),
             translated: Vec::new(),
+            problems: Vec::new(),
         };
         message.encode_to_vec()
     }
@@ -177,6 +202,21 @@ impl State {
         let changed = there != self.alive;
         self.alive = there;
         changed
+    }
+
+    /// Nodes that have become lost, or have come back, since this was asked last; not noted yet.
+    pub(crate) fn look_who_is_lost(&mut self, now: Instant) -> Vec<(NodeName, bool)> {
+        let any = self.nodes.values().any(|joined| joined.streams > 0);
+        self.others_since = if any { self.others_since.or(Some(now)) } else { None };
+        let since = self.others_since;
+        let now = self.nodes.iter().map(|(name, j)| (name, j.record.lost, j.is_lost(now, since)));
+        now.filter(|(_, was, is)| was != is).map(|(name, _, is)| (name.clone(), is)).collect()
+    }
+
+    /// Nodes whose pods serve nobody.
+    pub(crate) fn lost(&self) -> BTreeSet<NodeName> {
+        let lost = self.nodes.iter().filter(|(_, joined)| joined.record.lost);
+        lost.map(|(name, _)| name.clone()).collect()
     }
 
     /// Reads what the last run left.
@@ -319,5 +359,66 @@ impl State {
         // Text, numbers and bytes: cannot fail.
         let bytes = serde_json::to_vec(record).unwrap_or_default();
         store.write(&[Change::Put(Table::Nodes, name.as_str(), &bytes)])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(names: &[&str]) -> State {
+        let mut state = State::default();
+        for name in names {
+            let text = r#"{"uid":"u","incarnation":[],"key_epoch":0,"joined_unix":0}"#;
+            let incarnation = serde_json::to_string(&Incarnation::default()).unwrap();
+            // As an older hub wrote it.
+            let record = serde_json::from_str(&text.replace("[]", &incarnation)).unwrap();
+            state.nodes.insert(name.parse().unwrap(), Joined::new(record, vec![]));
+        }
+        state
+    }
+
+    fn note(state: &mut State, now: Instant) -> Vec<String> {
+        for (name, lost) in state.look_who_is_lost(now) {
+            state.nodes.get_mut(&name).unwrap().record.lost = lost;
+        }
+        state.lost().iter().map(ToString::to_string).collect()
+    }
+
+    /// SVC-045: a node is lost after its time, not before, and back at once.
+    #[test]
+    fn node_that_stays_away_is_lost_until_it_is_back() {
+        let (start, mut state) = (Instant::now(), state(&["a", "b"]));
+        let set = |state: &mut State, name: &str, streams, left| {
+            let joined = state.nodes.get_mut(&name.parse::<NodeName>().unwrap()).unwrap();
+            (joined.streams, joined.left) = (streams, left);
+        };
+        set(&mut state, "a", 1, None);
+        set(&mut state, "b", 1, None);
+        assert_eq!(note(&mut state, start), [""; 0]);
+        let left = start + Duration::from_secs(100);
+        set(&mut state, "b", 0, Some(left));
+        let almost = left + LOST_AFTER - Duration::from_millis(1);
+        assert_eq!(note(&mut state, almost), [""; 0]);
+        assert_eq!(note(&mut state, left + LOST_AFTER), ["b"]);
+        set(&mut state, "b", 1, Some(left));
+        assert_eq!(note(&mut state, left + LOST_AFTER), [""; 0]);
+    }
+
+    /// While nobody is there it is most likely the hub that is cut off; time begins when it is back. Who
+    /// was lost before the hub was started again stays so.
+    #[test]
+    fn hub_that_was_away_itself_loses_nobody() {
+        let (start, mut state) = (Instant::now(), state(&["a", "b", "dead"]));
+        for joined in state.nodes.values_mut() {
+            joined.left = Some(start);
+        }
+        state.nodes.get_mut(&"dead".parse::<NodeName>().unwrap()).unwrap().record.lost = true;
+        let later = start + 10 * LOST_AFTER;
+        assert_eq!(note(&mut state, later), ["dead"]);
+        state.nodes.get_mut(&"a".parse::<NodeName>().unwrap()).unwrap().streams = 1;
+        assert_eq!(note(&mut state, later), ["dead"]);
+        assert_eq!(note(&mut state, later + LOST_AFTER / 2), ["dead"]);
+        assert_eq!(note(&mut state, later + LOST_AFTER), ["b", "dead"]);
     }
 }

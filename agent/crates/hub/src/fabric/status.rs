@@ -21,9 +21,11 @@ impl Fabric {
         let nodes = snapshot.nodes.values().map(|n| node_status(&state, n, pods_on(n)));
         let of_services = state.service_problems.values().flatten();
         let problems = state.source.problems.iter().chain(&state.misfits).chain(of_services);
-        let complaints = state.nodes.iter().filter_map(|(name, node)| {
-            let reason = node.complaint.clone()?;
-            Some(v1::SourceProblem { file: format!("node {name}"), line: 0, reason })
+        let of_nodes = state.nodes.iter().flat_map(|(name, node)| {
+            let told = if node.streams > 0 { node.problems.as_slice() } else { &[] };
+            let reasons = node.complaint.iter().chain(told).cloned();
+            let file = format!("node {name}");
+            reasons.map(move |reason| v1::SourceProblem { file: file.clone(), line: 0, reason })
         });
         let plugins = snapshot.plugins.keys().map(String::as_str).chain(BUILT_IN_PLUGINS);
         let plugins = plugins.flat_map(|name| plugin_problems(&state, name));
@@ -31,7 +33,7 @@ impl Fabric {
             generation: snapshot.generation.0,
             cluster: Some(snapshot.cluster.to_proto()),
             nodes: nodes.collect(),
-            problems: problems.map(problem).chain(complaints).chain(plugins).collect(),
+            problems: problems.map(problem).chain(of_nodes).chain(plugins).collect(),
             pods: count(snapshot.pods.len()),
         }
     }

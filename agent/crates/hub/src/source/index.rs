@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod tests;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,9 +20,17 @@ pub(crate) struct Defined {
     pub(crate) line: usize,
 }
 
+/// A definition, which counts if there is no older one of that name.
+struct Definition {
+    key: Key,
+    defined: Arc<Defined>,
+    /// The reading that it was first seen in.
+    since: u64,
+}
+
 #[derive(Default)]
 struct File {
-    objects: Vec<(Key, Arc<Defined>)>,
+    objects: Vec<Definition>,
     problems: Vec<Problem>,
     /// For documents that are bad and that nothing good is known of.
     stand_ins: Vec<(Key, Arc<Defined>)>,
@@ -32,6 +41,8 @@ struct File {
 #[derive(Default)]
 pub(crate) struct Index {
     files: BTreeMap<PathBuf, File>,
+    /// Number of this reading: files that are set between two calls of [`Self::objects`] are of one.
+    reading: u64,
 }
 
 impl Index {
@@ -45,11 +56,12 @@ impl Index {
         for document in split(text.trim_start_matches('\u{feff}')) {
             file.take(path, document);
         }
+        file.objects.iter_mut().for_each(|d| d.since = self.reading);
         let before = self.files.remove(path).unwrap_or_default();
-        file.keep_what_is_as_before(&before);
+        file.inherit(&before);
         if !file.problems.is_empty() {
-            let present: BTreeSet<_> = file.objects.iter().map(|(k, _)| k.clone()).collect();
-            let kept = before.objects.into_iter().filter(|(k, _)| !present.contains(k));
+            let present: BTreeSet<_> = file.objects.iter().map(|d| d.key.clone()).collect();
+            let kept = before.objects.into_iter().filter(|d| !present.contains(&d.key));
             file.objects.extend(kept);
             let known: BTreeSet<_> = file.objects.iter().map(|(k, _)| k.clone()).collect();
             let stand_ins = std::mem::take(&mut file.stand_ins).into_iter();
@@ -79,10 +91,29 @@ impl Index {
         self.files.values().all(|f| f.problems.is_empty())
     }
 
-    /// Every good object, once: of two of one name the first by path and line counts.
-    pub(crate) fn objects(&self) -> (BTreeMap<Key, Arc<Defined>>, Vec<Problem>) {
-        let mut objects: BTreeMap<Key, Arc<Defined>> = BTreeMap::new();
+    /// Every good object, once: of two of one name the one that was there first counts, and of those
+    /// that came at once the first by path and line.
+    pub(crate) fn objects(&mut self) -> (BTreeMap<Key, Arc<Defined>>, Vec<Problem>) {
+        self.reading += 1;
+        let mut oldest: BTreeMap<&Key, &Definition> = BTreeMap::new();
+        let mut duplicates = Vec::new();
+        for definition in self.files.values().flat_map(|file| &file.objects) {
+            match oldest.entry(&definition.key) {
+                Entry::Vacant(entry) => drop(entry.insert(definition)),
+                Entry::Occupied(mut entry) if definition.since < entry.get().since => {
+                    duplicates.push(entry.insert(definition));
+                }
+                Entry::Occupied(_) => duplicates.push(definition),
+            }
+        }
         let mut problems: Vec<_> = self.files.values().flat_map(|f| f.problems.clone()).collect();
+        for Definition { key, defined, .. } in duplicates {
+            let Some(Definition { defined: first, .. }) = oldest.get(key) else { continue };
+            let place = format!("{}:{}", first.file.display(), first.line);
+            let reason = format!("{key} is defined in {place} already; that one counts");
+            let (file, line) = (defined.file.clone(), defined.line);
+            problems.push(Problem { file, line, reason });
+        }
         let mut unknown = BTreeSet::new();
         for (path, file) in &self.files {
             for (kind, line) in &file.unknown {
@@ -92,28 +123,35 @@ impl Index {
                     problems.push(Problem { file: path.clone(), line: *line, reason });
                 }
             }
-            for (key, defined) in &file.objects {
-                if let Some(first) = objects.get(key) {
-                    let place = format!("{}:{}", first.file.display(), first.line);
-                    let reason = format!("{key} is defined in {place} already; that one counts");
-                    problems.push(Problem { file: path.clone(), line: defined.line, reason });
-                } else {
-                    objects.insert(key.clone(), Arc::clone(defined));
-                }
-            }
         }
         problems.sort();
-        (objects, problems)
+        let objects = oldest.into_iter().map(|(k, d)| (k.clone(), Arc::clone(&d.defined)));
+        (objects.collect(), problems)
     }
 }
 
 impl File {
-    /// Whoever asks what has changed compares pointers.
-    fn keep_what_is_as_before(&mut self, before: &Self) {
-        let known: BTreeMap<_, _> = before.objects.iter().map(|(k, d)| (k, d)).collect();
-        for (key, defined) in &mut self.objects {
-            if let Some(old) = known.get(key).filter(|old| ***old == *defined) {
-                *defined = Arc::clone(old);
+    /// What was there before is as old as it was, and the same where nothing changed: whoever asks what
+    /// has changed compares pointers. If a name is there twice now, it is whichever says what was said
+    /// before, or else the first.
+    fn inherit(&mut self, before: &Self) {
+        let mut heirs: BTreeMap<&Key, Vec<&mut Definition>> = BTreeMap::new();
+        // A key for the map, since the definitions themselves are changed.
+        let keys: Vec<_> = self.objects.iter().map(|d| d.key.clone()).collect();
+        for (key, definition) in keys.iter().zip(&mut self.objects) {
+            heirs.entry(key).or_default().push(definition);
+        }
+        let mut oldest_first: Vec<_> = before.objects.iter().collect();
+        oldest_first.sort_by_key(|d| d.since);
+        for old in oldest_first {
+            let Some(left) = heirs.get_mut(&old.key).filter(|left| !left.is_empty()) else {
+                continue;
+            };
+            let same = left.iter().position(|d| d.defined.object == old.defined.object);
+            let heir = left.remove(same.unwrap_or(0));
+            heir.since = old.since;
+            if heir.defined == old.defined {
+                heir.defined = Arc::clone(&old.defined);
             }
         }
     }
@@ -163,7 +201,7 @@ impl File {
         match read {
             Read::Object(key, object) => {
                 let defined = Defined { object: *object, file: path.to_owned(), line };
-                self.objects.push((key, Arc::new(defined)));
+                self.objects.push(Definition { key, defined: Arc::new(defined), since: 0 });
             }
             Read::Unknown(kind) => self.unknown.push((kind, line)),
             Read::List(_) => {}

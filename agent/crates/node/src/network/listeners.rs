@@ -11,9 +11,8 @@ use procfs::{ProcError, ProcResult};
 use tokio::time::{MissedTickBehavior, interval};
 use weft_model::{ServiceName, ServiceProtocol, Snapshot};
 
-use crate::core::Core;
+use crate::core::{Core, LISTENERS};
 
-const WHO: &str = "listeners";
 /// How often sockets are looked at while there are node ports.
 const INTERVAL: Duration = Duration::from_secs(10);
 
@@ -22,6 +21,7 @@ type NodePort = (ServiceProtocol, u16);
 /// Says which node ports are taken twice; never ends.
 pub(crate) async fn run(core: Arc<Core>) {
     let mut ticks = interval(INTERVAL);
+    let mut told_before = Vec::new();
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
@@ -33,7 +33,13 @@ pub(crate) async fn run(core: Arc<Core>) {
                 Err(error) => tracing::debug!(%error, "sockets of the host not listed"),
             }
         }
-        core.set_problems(WHO, problems);
+        let news = problems != told_before;
+        told_before.clone_from(&problems);
+        core.set_problems(LISTENERS, problems);
+        if news {
+            // The hub is told as well.
+            core.poke();
+        }
     }
 }
 

@@ -11,17 +11,24 @@ use weft_netio::route::{MAIN, PROTOCOL, Route};
 use weft_netio::rule::Rule;
 
 use super::announce;
-use super::ruleset::{Services, ruleset};
+use super::ruleset::{ANSWER, Services, ruleset};
 use crate::cni::Record;
 use crate::config::AgentConfig;
 use crate::core::State;
 
 /// Routing table of the fabric.
 pub(crate) const TABLE: u32 = 5100;
+/// Where answers of the host go that have to pass the fabric: into it, whoever they are for.
+pub(crate) const ANSWERS: u32 = 5101;
 /// What comes out of the fabric's interface is routed as anything else.
 pub(crate) const PRIORITY_OUT: u32 = 100;
 /// What goes to a pod goes into it.
 pub(crate) const PRIORITY_IN: u32 = 101;
+/// Answers of the host that are marked.
+pub(crate) const PRIORITY_ANSWERS: u32 = 102;
+/// Larger than any interface's: an answer was cut for the route to its client, before it was marked.
+/// The largest that the kernel takes.
+const ANSWERS_MTU: u32 = 65_520;
 /// Name of the nftables table, family `inet`.
 pub(crate) const NFT_TABLE: &str = "weft";
 
@@ -34,6 +41,8 @@ pub(crate) struct Desired {
     pub addresses: Vec<IpNet>,
     /// Destinations that go into it, each with the address the host sends from.
     pub routes: Vec<(IpNet, Option<IpAddr>)>,
+    /// The same of answers that are led into it: everything, of the families that have Services.
+    pub answers: Vec<IpNet>,
     /// Policy rules.
     pub rules: Vec<Rule>,
     /// Settings of the interface, which vanish with it.
@@ -80,7 +89,8 @@ impl Desired {
         let destinations = cidrs.iter().map(IpNet::trunc).chain(of_services);
         Some(Self {
             routes: destinations.map(|d| (d, source(Family::of(&d)))).collect(),
-            rules: rules(&interface, cidrs),
+            answers: services.answered(cidrs).collect(),
+            rules: rules(&interface, cidrs, &services),
             interface_sysctls: interface_sysctls(&interface, ipv6),
             node_sysctls: if overlap { Vec::new() } else { node_sysctls(ipv6, announces) },
             ruleset: ruleset(&interface, cidrs, config.masquerade, cluster.port, &services),
@@ -95,15 +105,23 @@ impl Desired {
     }
 }
 
-fn rules(interface: &str, cidrs: &[IpNet]) -> Vec<Rule> {
+fn rules(interface: &str, cidrs: &[IpNet], services: &Services) -> Vec<Rule> {
+    let rule = |net: &IpNet, priority, input: Option<&str>, mark: Option<u32>, table| Rule {
+        family: Family::of(net),
+        priority,
+        input: input.map(str::to_owned),
+        mark,
+        from: None,
+        to: None,
+        table,
+    };
     let mut rules = Vec::new();
     for cidr in cidrs {
-        let family = Family::of(cidr);
-        let rule =
-            |priority, input, to, table| Rule { family, priority, input, from: None, to, table };
-        rules.push(rule(PRIORITY_OUT, Some(interface.to_owned()), None, MAIN));
-        rules.push(rule(PRIORITY_IN, None, None, TABLE));
+        rules.push(rule(cidr, PRIORITY_OUT, Some(interface), None, MAIN));
+        rules.push(rule(cidr, PRIORITY_IN, None, None, TABLE));
     }
+    let answers = services.answered(cidrs);
+    rules.extend(answers.map(|n| rule(&n, PRIORITY_ANSWERS, None, Some(ANSWER), ANSWERS)));
     rules
 }
 
@@ -191,9 +209,12 @@ pub(crate) fn plan(desired: &Desired, actual: &Actual) -> Vec<Action> {
     actions.extend(missing.cloned().map(Action::AddRule));
     let stale = actual.rules.iter().filter(|r| is_ours(r, &desired.interface));
     actions.extend(stale.filter(|r| !desired.rules.contains(r)).cloned().map(Action::RemoveRule));
-    let wanted = |r: &Route| desired.routes.iter().any(|(d, _)| *d == r.destination);
-    let stale = actual.routes.iter().filter(|r| r.table == TABLE && r.protocol == PROTOCOL);
-    actions.extend(stale.filter(|r| !wanted(r)).cloned().map(Action::RemoveRoute));
+    let wanted = |r: &Route| match r.table {
+        ANSWERS => desired.answers.contains(&r.destination),
+        _ => desired.routes.iter().any(|(d, _)| *d == r.destination),
+    };
+    let stale = actual.routes.iter().filter(|r| is_our_route(r) && !wanted(r));
+    actions.extend(stale.cloned().map(Action::RemoveRoute));
     let stale = there.into_iter().filter(|a| !is_link_local(a) && !desired.addresses.contains(a));
     actions.extend(stale.map(Action::RemoveAddress));
     actions
@@ -248,17 +269,23 @@ pub(crate) fn unbridged(desired: &Desired, actual: &Actual) -> Vec<String> {
 /// What has to go when the fabric leaves the node; the interface's addresses and routes go with it.
 pub(crate) fn plan_removal(interface: &str, actual: &Actual) -> Vec<Action> {
     let rules = actual.rules.iter().filter(|r| is_ours(r, interface)).cloned();
-    let routes = actual.routes.iter().filter(|r| r.table == TABLE && r.protocol == PROTOCOL);
+    let routes = actual.routes.iter().filter(|r| is_our_route(r));
     rules.map(Action::RemoveRule).chain(routes.cloned().map(Action::RemoveRoute)).collect()
 }
 
 fn routes(desired: &Desired, index: u32) -> impl Iterator<Item = Route> + '_ {
-    desired.routes.iter().map(move |(destination, source)| Route {
+    let into = desired.routes.iter().map(move |(destination, source)| Route {
         table: TABLE,
         output: Some(index),
         source: *source,
         ..Route::new(*destination)
-    })
+    });
+    into.chain(desired.answers.iter().map(move |everything| Route {
+        table: ANSWERS,
+        output: Some(index),
+        mtu: Some(ANSWERS_MTU),
+        ..Route::new(*everything)
+    }))
 }
 
 fn same_route(wanted: &Route, there: &Route) -> bool {
@@ -266,11 +293,17 @@ fn same_route(wanted: &Route, there: &Route) -> bool {
         && wanted.table == there.table
         && wanted.output == there.output
         && wanted.source == there.source
+        && (wanted.mtu.is_none() || wanted.mtu == there.mtu)
 }
 
 fn is_ours(rule: &Rule, interface: &str) -> bool {
     let out = rule.priority == PRIORITY_OUT && rule.input.as_deref() == Some(interface);
-    out || (rule.priority == PRIORITY_IN && rule.table == TABLE)
+    out || [(PRIORITY_IN, TABLE), (PRIORITY_ANSWERS, ANSWERS)]
+        .contains(&(rule.priority, rule.table))
+}
+
+fn is_our_route(route: &Route) -> bool {
+    matches!(route.table, TABLE | ANSWERS) && route.protocol == PROTOCOL
 }
 
 fn is_link_local(net: &IpNet) -> bool {

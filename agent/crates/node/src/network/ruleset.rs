@@ -4,10 +4,14 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use weft_model::{HOST_SOURCES, ServiceProtocol, Snapshot};
 
 use super::plan::NFT_TABLE;
+
+/// Bit of the mark of connections that came from the fabric to the host under their client's address,
+/// and of what the host answers. Not among those of kube-proxy, kubelet, Calico, Cilium or Tailscale.
+pub(super) const ANSWER: u32 = 0x1000;
 
 /// What of the Services is outside of the datapath.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,9 +46,21 @@ impl Services {
         &'a self,
         pod_cidrs: &'a [IpNet],
     ) -> impl Iterator<Item = IpNet> + 'a {
-        let host = (!self.addresses.is_empty()).then_some(HOST_SOURCES.map(IpNet::from));
+        let host = self.any().then_some(HOST_SOURCES.map(IpNet::from));
         let all = self.addresses.iter().copied().chain(host.into_iter().flatten());
         all.filter(|d| pod_cidrs.iter().any(|c| is_ipv6(c) == is_ipv6(d)))
+    }
+
+    /// Everything, of each family in which the host may have to answer a client through the fabric.
+    pub(super) fn answered(&self, pod_cidrs: &[IpNet]) -> impl Iterator<Item = IpNet> {
+        let everything = [IpNet::from(Ipv4Net::default()), IpNet::from(Ipv6Net::default())];
+        let families = pod_cidrs.iter().map(is_ipv6).collect::<BTreeSet<_>>();
+        let any = self.any();
+        everything.into_iter().filter(move |e| any && families.contains(&is_ipv6(e)))
+    }
+
+    fn any(&self) -> bool {
+        !self.addresses.is_empty()
     }
 }
 
@@ -60,8 +76,8 @@ pub(crate) fn ruleset(
     port: u16,
     services: &Services,
 ) -> String {
-    let (mut sets, mut raw, mut nat) = (String::new(), String::new(), String::new());
-    let mut forward = String::new();
+    let [mut sets, mut raw, mut nat, mut forward, mut answers_in, mut answers_out] =
+        [const { String::new() }; 6];
     for cidr in cidrs {
         let Words { word, kind, host_source, .. } = words(is_ipv6(cidr));
         let cidr = cidr.trunc();
@@ -87,7 +103,9 @@ pub(crate) fn ruleset(
                 ),
             );
         }
-        if !services.addresses.is_empty() {
+        if services.any() {
+            answers_in += &marked_answers(interface, cidr);
+            answers_out += &errors_about_pods(cidr);
             line(
                 &mut nat,
                 &format!("    oifname != \"{interface}\" {word} saddr {host_source} masquerade"),
@@ -110,6 +128,19 @@ pub(crate) fn ruleset(
     if !nat.is_empty() {
         chain("postrouting", "nat hook postrouting priority srcnat", &nat);
     }
+    if !answers_in.is_empty() {
+        let marked =
+            format!("ct mark & {ANSWER:#x} == {ANSWER:#x} meta mark set meta mark | {ANSWER:#x}\n");
+        // Answers of containers that the host forwards to, and what comes in as well: a firewall that
+        // asks for the way back to a sender finds it by the mark.
+        let rules = format!("{answers_in}    {marked}");
+        chain("answers_in", "filter hook prerouting priority mangle", &rules);
+        chain(
+            "answers_out",
+            "route hook output priority mangle",
+            &format!("    {marked}{answers_out}"),
+        );
+    }
     if !services.node_ports.is_empty() {
         let ports = services.node_ports.iter().map(|(protocol, port)| {
             format!("{} . {port}", protocol.to_string().to_ascii_lowercase())
@@ -129,6 +160,30 @@ pub(crate) fn ruleset(
     }
     format!(
         "table inet {NFT_TABLE}\ndelete table inet {NFT_TABLE}\ntable inet {NFT_TABLE} {{\n{sets}{chains}}}\n"
+    )
+}
+
+/// What comes out of the fabric for the host, from a client outside of it that keeps its address: a
+/// connection whose answers have to go back in, past the route to the client.
+fn marked_answers(interface: &str, pod_cidr: IpNet) -> String {
+    let Words { word, host_source, .. } = words(is_ipv6(&pod_cidr));
+    format!(
+        "    iifname \"{interface}\" ct state new fib daddr type local {word} saddr != @pod_cidrs_{word} {word} saddr != {host_source} ct mark set ct mark | {ANSWER:#x}\n"
+    )
+}
+
+/// Errors of the host's kernel about what it could not bring to a pod: to whoever is not a pod they go
+/// into the fabric, which knows what the sender had sent. They are sent to who stands for the host, as
+/// the sender may be the host itself; whom they are for stands in what they quote.
+fn errors_about_pods(pod_cidr: IpNet) -> String {
+    let Words { word, host_source, errors, quoted_destination, .. } = words(is_ipv6(&pod_cidr));
+    let length = pod_cidr.prefix_len();
+    let network = match pod_cidr.network() {
+        IpAddr::V4(v4) => u128::from(v4.to_bits().checked_shr(32 - u32::from(length)).unwrap_or(0)),
+        IpAddr::V6(v6) => v6.to_bits().checked_shr(128 - u32::from(length)).unwrap_or(0),
+    };
+    format!(
+        "    {errors} @th,{quoted_destination},{length} {network:#x} {word} daddr != @pod_cidrs_{word} {word} daddr set {host_source}\n"
     )
 }
 
@@ -161,14 +216,32 @@ struct Words {
     kind: &'static str,
     loopback: &'static str,
     host_source: IpAddr,
+    /// ICMP errors, as a condition.
+    errors: &'static str,
+    /// Where in them the destination stands of the packet that they quote, in bits.
+    quoted_destination: u16,
 }
 
 fn words(ipv6: bool) -> Words {
     let [v4, v6] = HOST_SOURCES;
     if ipv6 {
-        Words { word: "ip6", kind: "ipv6_addr", loopback: "::1", host_source: v6 }
+        Words {
+            word: "ip6",
+            kind: "ipv6_addr",
+            loopback: "::1",
+            host_source: v6,
+            errors: "meta nfproto ipv6 icmpv6 type 1-4",
+            quoted_destination: 256,
+        }
     } else {
-        Words { word: "ip", kind: "ipv4_addr", loopback: "127.0.0.0/8", host_source: v4 }
+        Words {
+            word: "ip",
+            kind: "ipv4_addr",
+            loopback: "127.0.0.0/8",
+            host_source: v4,
+            errors: "meta nfproto ipv4 icmp type { 3, 11, 12 }",
+            quoted_destination: 192,
+        }
     }
 }
 
@@ -235,10 +308,29 @@ mod tests {
         assert!(!text.contains("dnat ip6"), "no address of that family is named");
     }
 
+    /// SVC-132, SVC-194: in both families.
+    #[test]
+    fn answers_and_errors_of_the_host_are_led_into_the_fabric() {
+        let services = Services {
+            addresses: BTreeSet::from(["10.96.0.0/16".parse().unwrap()]),
+            ..Services::default()
+        };
+        let text = ruleset("weft0", &cidrs(), false, 4789, &services);
+        assert!(text.contains("type route hook output"), "{text}");
+        assert_eq!(text.matches("ct mark set ct mark | 0x1000").count(), 2, "{text}");
+        for quoted in ["@th,192,16 0xa2a ip daddr", "@th,256,48 0xfd4200000000 ip6 daddr"] {
+            assert!(text.contains(quoted), "{quoted}: {text}");
+        }
+        assert_eq!(services.answered(&cidrs()).count(), 2);
+        assert_eq!(services.answered(&cidrs()[1..]).count(), 1);
+    }
+
     #[test]
     fn nothing_of_services_is_there_where_the_fabric_is_not_in_force() {
         let text = ruleset("weft0", &cidrs(), true, 4789, &Services::default());
         assert!(!text.contains("node_ports") && !text.contains("169.254.88.1"));
+        assert!(!text.contains("mark"));
+        assert_eq!(Services::default().answered(&cidrs()).count(), 0);
         assert_eq!(Services::default().destinations(&cidrs()).count(), 0);
     }
 }

@@ -33,6 +33,13 @@ pub(crate) struct Allocation {
     /// Out of a pool.
     #[serde(default)]
     pub(crate) load_balancer_ips: Vec<IpAddr>,
+    /// Out of a pool that is gone: nobody answers for it, and it is the Service's again when the pool is
+    /// back.
+    #[serde(default)]
+    withheld: Vec<IpAddr>,
+    /// The pool that each address is from.
+    #[serde(default)]
+    pools: BTreeMap<IpAddr, String>,
 }
 
 impl Allocation {
@@ -45,13 +52,28 @@ impl Allocation {
         self.cluster_ips.iter().copied().find(|a| Family::of(*a) == family)
     }
 
-    fn load_balancer_ip(&self, family: Family) -> Option<IpAddr> {
-        self.load_balancer_ips.iter().copied().find(|a| Family::of(*a) == family)
+    /// Addresses out of pools, those too that are withheld.
+    pub(super) fn balancers(&self) -> impl Iterator<Item = IpAddr> {
+        self.load_balancer_ips.iter().chain(&self.withheld).copied()
+    }
+
+    fn balancer(&self, family: Family) -> Option<IpAddr> {
+        self.balancers().find(|a| Family::of(*a) == family)
+    }
+
+    fn pool_of(&self, address: IpAddr) -> Option<&str> {
+        self.pools.get(&address).map(String::as_str)
     }
 }
 
-/// What each Service has now, and why one did not get what it wants.
-pub(super) type Allocated<'d> = (BTreeMap<ServiceName, Allocation>, Refused<'d>);
+/// What each Service has now.
+pub(super) struct Allocated<'d> {
+    pub(super) allocations: BTreeMap<ServiceName, Allocation>,
+    /// Why one did not get what it wants.
+    pub(super) refused: Refused<'d>,
+    /// The same in short, of those that ask for an address of a pool.
+    pub(super) pending: BTreeMap<ServiceName, String>,
+}
 
 /// Gives each Service what it needs. Those that are `unreadable` now keep what they had, and so does
 /// everybody that is gone while a document cannot be read: it may be theirs.
@@ -64,7 +86,13 @@ pub(super) fn allocate<'d>(
     let present: BTreeSet<_> = drafts.iter().map(|d| &d.name).collect();
     let may_return = |name| !inputs.source.complete || unreadable.contains(name);
     let resting = inputs.before.iter().filter(|(n, _)| !present.contains(n) && may_return(n));
-    let mut allocator = Allocator { inputs, drafts, resting: resting.collect(), refused: vec![] };
+    let mut allocator = Allocator {
+        inputs,
+        drafts,
+        resting: resting.collect(),
+        refused: vec![],
+        pending: BTreeMap::new(),
+    };
     let mut allocations: BTreeMap<ServiceName, Allocation> =
         allocator.resting.iter().map(|(n, a)| ((*n).clone(), (*a).clone())).collect();
     // What is kept for those that may come back, others get who ask for it.
@@ -88,17 +116,34 @@ pub(super) fn allocate<'d>(
         let allocation = allocations.entry(slot.draft.name.clone()).or_default();
         allocation.node_ports.extend(slot.given.map(|g| (slot.kind.0, g.number)));
     }
-    let slots = allocator.load_balancer_ips(pools);
+    let Balancers { slots, withheld } = allocator.load_balancer_ips(pools);
     let given = all_given(&slots);
     take_from(&resting, &mut allocations, |kept| {
         kept.load_balancer_ips.retain(|address| !given.contains(address));
+        kept.withheld.retain(|address| !given.contains(address));
+        kept.pools.retain(|address, _| !given.contains(address));
     });
     for slot in slots {
+        let Some(address) = slot.given else { continue };
         let allocation = allocations.entry(slot.draft.name.clone()).or_default();
-        allocation.load_balancer_ips.extend(slot.given);
+        allocation.load_balancer_ips.push(address);
+        allocation.pools.extend(pools.pool_of(address).map(|pool| (address, pool.to_owned())));
+    }
+    for (name, address, pool) in withheld {
+        let allocation = allocations.entry(name.clone()).or_default();
+        allocation.withheld.push(address);
+        allocation.pools.extend(pool.map(|pool| (address, pool.to_owned())));
     }
     allocations.retain(|_, a| *a != Allocation::default());
-    (allocations, allocator.refused)
+    let Allocator { refused, pending, .. } = allocator;
+    Allocated { allocations, refused, pending }
+}
+
+/// Addresses out of pools.
+struct Balancers<'d> {
+    slots: Vec<Slot<'d, Family, IpAddr>>,
+    /// What is kept for a Service until its pool is back, and which that was.
+    withheld: Vec<(&'d ServiceName, IpAddr, Option<&'d str>)>,
 }
 
 fn all_given<K, V: Copy + Ord>(slots: &[Slot<'_, K, V>]) -> BTreeSet<V> {
@@ -138,6 +183,7 @@ struct Allocator<'d> {
     drafts: &'d [Draft<'d>],
     resting: Vec<(&'d ServiceName, &'d Allocation)>,
     refused: Refused<'d>,
+    pending: BTreeMap<ServiceName, String>,
 }
 
 impl<'d> Allocator<'d> {
@@ -221,12 +267,13 @@ impl<'d> Allocator<'d> {
         settle(slots, &taken, legal, fresh, &mut self.refused)
     }
 
-    fn load_balancer_ips(&mut self, pools: &Pools<'_>) -> Vec<Slot<'d, Family, IpAddr>> {
-        let mut slots = Vec::new();
+    fn load_balancer_ips(&mut self, pools: &Pools<'_>) -> Balancers<'d> {
+        let (mut slots, mut withheld) = (Vec::new(), Vec::new());
         let mut taken: Taken<'d, IpAddr> = Taken::new();
         for (name, allocation) in &self.resting {
-            taken.extend(allocation.load_balancer_ips.iter().map(|a| (*a, *name)));
+            taken.extend(allocation.balancers().map(|a| (a, *name)));
         }
+        let refused_before = self.refused.len();
         // Addresses that did not come from here. They take nothing away from who has an address.
         let mut elsewhere: Taken<'d, IpAddr> = Taken::new();
         for draft in self.drafts {
@@ -236,9 +283,29 @@ impl<'d> Allocator<'d> {
                 given.extend(draft.external_ips(&mut Vec::new()));
             }
             elsewhere.extend(given.into_iter().map(|a| (a, &draft.name)));
+            if !draft.wants_pool() {
+                continue;
+            }
+            let held = self.held(draft).filter(|held| held.balancers().next().is_some());
             // Without a pool, a class that is not said is somebody else's.
-            if draft.wants_pool() && (draft.names_our_class() || !pools.is_empty()) {
-                slots.extend(self.pool_slots(draft));
+            if pools.is_empty() && held.is_none() && !draft.names_our_class() {
+                self.pending.insert(draft.name.clone(), "no AddressPool".to_owned());
+                continue;
+            }
+            for slot in self.pool_slots(draft) {
+                let address = slot.held.filter(|held| slot.asked.is_none_or(|a| a == *held));
+                let pool = address.zip(held).and_then(|(address, held)| held.pool_of(address));
+                match address.filter(|address| pools.is_away(*address, pool)) {
+                    Some(address) => {
+                        let which = pool.map(|pool| format!(" {pool}")).unwrap_or_default();
+                        let reason = format!(
+                            "{address} is kept for it and not served: its AddressPool{which} is gone"
+                        );
+                        self.refused.push((draft, reason));
+                        withheld.push((&draft.name, address, pool));
+                    }
+                    None => slots.push(slot),
+                }
             }
         }
         let mut free = pools.free();
@@ -252,7 +319,11 @@ impl<'d> Allocator<'d> {
         let fresh = |slot: &Slot<'d, Family, IpAddr>, taken: &Taken<'d, IpAddr>| {
             free.next(slot.kind, |a| taken.contains_key(&a) || elsewhere.contains_key(&a))
         };
-        settle(slots, &taken, legal, fresh, &mut self.refused)
+        let slots = settle(slots, &taken, legal, fresh, &mut self.refused);
+        for (draft, reason) in self.refused.iter().skip(refused_before) {
+            self.pending.entry(draft.name.clone()).or_insert_with(|| reason.clone());
+        }
+        Balancers { slots, withheld }
     }
 
     fn pool_slots(&mut self, draft: &'d Draft<'d>) -> Vec<Slot<'d, Family, IpAddr>> {
@@ -267,7 +338,7 @@ impl<'d> Allocator<'d> {
         let slot = |(family, _): &(Family, Option<IpAddr>)| Slot {
             draft,
             kind: *family,
-            held: held.and_then(|h| h.load_balancer_ip(*family)),
+            held: held.and_then(|h| h.balancer(*family)),
             asked: asked.iter().copied().find(|a| Family::of(*a) == *family),
             given: None,
         };

@@ -36,6 +36,8 @@ struct Candidate<'a> {
     /// If it has one.
     manifest: Option<&'a PodManifest>,
     addresses: Vec<IpAddr>,
+    /// Nothing is heard of its node.
+    lost: bool,
 }
 
 impl<'a> Endpoints<'a> {
@@ -74,7 +76,8 @@ impl<'a> Endpoints<'a> {
                 let key = (pod.name.namespace.as_str(), label.as_str(), value.as_str());
                 endpoints.by_label.entry(key).or_default().push(endpoints.pods.len());
             }
-            endpoints.pods.push(Candidate { pod, manifest, addresses });
+            let lost = pod.node.as_ref().is_some_and(|node| inputs.lost.contains(node));
+            endpoints.pods.push(Candidate { pod, manifest, addresses, lost });
         }
         endpoints
     }
@@ -185,7 +188,7 @@ fn of_pod<'e>(
     candidate: &'e Candidate<'_>,
     draft: &'e Draft<'_>,
 ) -> impl Iterator<Item = Endpoint> + 'e {
-    let serving = candidate.manifest.is_none_or(|m| m.ready);
+    let serving = !candidate.lost && candidate.manifest.is_none_or(|m| m.ready);
     let terminating = candidate.manifest.is_some_and(|m| m.terminating);
     let in_any_case = draft.spec.publish_not_ready_addresses == Some(true);
     let targets: Vec<_> = draft.ports.iter().map(|p| target(p, candidate.manifest)).collect();

@@ -58,6 +58,7 @@ impl Bench {
             incarnation: Default::default(),
             key_epoch: 0,
             joined_unix: 0,
+            lost: false,
         };
         let mut joined = Joined::new(record, vec![]);
         joined.reported.addresses = addresses.iter().map(|a| a.parse().unwrap()).collect();

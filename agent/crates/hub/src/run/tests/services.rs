@@ -75,6 +75,28 @@ async fn services_have_the_same_addresses_and_ports_after_a_kill() {
     assert_eq!(texts(&get(&snapshot, "late").unwrap().cluster_ips), ["10.96.1.0"]);
 }
 
+/// SVC-071: what a node has noticed of a node port stands in the fabric's status, as long as it is there.
+#[tokio::test]
+async fn what_a_node_notices_of_services_is_shown_to_the_operator() {
+    let bench = Bench::new().await;
+    let a = bench.join("node-a").await;
+    let mut client = bench.node(&a).await;
+    let problems = async || {
+        let status = bench.control().await.get_status(v1::GetStatusRequest {}).await.unwrap();
+        let problems = status.into_inner().problems.into_iter();
+        problems.map(|p| format!("{}: {}", p.file, p.reason)).collect::<Vec<_>>()
+    };
+    let noticed =
+        v1::ReportRequest { problems: vec!["30080 is taken".into()], ..Default::default() };
+    client.report(noticed).await.unwrap();
+    assert_eq!(problems().await, [""; 0], "of one that is away nobody knows");
+    let mut stream = watch_from(&mut client, vec![]).await;
+    first(&mut stream).await;
+    assert_eq!(problems().await, ["node node-a: 30080 is taken"]);
+    client.report(v1::ReportRequest::default()).await.unwrap();
+    assert_eq!(problems().await, [""; 0]);
+}
+
 #[tokio::test]
 async fn node_whose_address_is_a_cluster_ip_is_told() {
     let bench = Bench::new().await;

@@ -44,7 +44,7 @@ fn done(mut actual: Actual, index: u32, actions: &[Action]) -> Actual {
             Action::AddAddress(net) => actual.addresses.push(Address { index, net }),
             Action::RemoveAddress(net) => actual.addresses.retain(|a| a.net != net),
             Action::AddRoute(route) => {
-                actual.routes.retain(|r| r.destination != route.destination);
+                actual.routes.retain(|r| !same_place(r, &route));
                 actual.routes.push(route);
             }
             Action::RemoveRoute(route) => actual.routes.retain(|r| *r != route),
@@ -54,6 +54,10 @@ fn done(mut actual: Actual, index: u32, actions: &[Action]) -> Actual {
         }
     }
     actual
+}
+
+fn same_place(a: &Route, b: &Route) -> bool {
+    (a.table, a.destination) == (b.table, b.destination)
 }
 
 fn settled(index: u32) -> Actual {
@@ -81,6 +85,31 @@ fn host_sends_from_its_own_address_or_else_from_the_gateway() {
     let sources: Vec<String> =
         desired().routes.iter().map(|(_, source)| source.unwrap().to_string()).collect();
     assert_eq!(sources, ["192.0.2.1", "fd42:0:0:1::1"]);
+}
+
+/// SVC-132: answers of the host that are marked have a way into the fabric, as long as there are Services.
+#[test]
+fn marked_answers_go_into_the_fabric() {
+    let mut state = state();
+    assert!(Desired::new(&config(), &state).unwrap().answers.is_empty());
+    let service = service(Vec::new());
+    let services = &mut state.snapshot.as_mut().unwrap().services;
+    services.insert(service.name.clone(), service.into());
+    let desired = Desired::new(&config(), &state).unwrap();
+    let actual = Actual { links: vec![link(7)], ..Actual::default() };
+    let actual = done(actual.clone(), 7, &plan(&desired, &actual));
+    assert_eq!(plan(&desired, &actual), []);
+    let everything: Vec<_> = actual.routes.iter().filter(|r| r.table == ANSWERS).collect();
+    assert_eq!(everything.len(), 2, "of both families: {everything:?}");
+    assert!(everything.iter().all(|r| r.destination.prefix_len() == 0 && r.output == Some(7)));
+    let rules: Vec<_> = actual.rules.iter().filter(|r| r.table == ANSWERS).collect();
+    assert_eq!(rules.len(), 2);
+    assert!(rules.iter().all(|r| r.mark == Some(ANSWER)));
+    let removed = done(actual.clone(), 7, &plan_removal("weft0", &actual));
+    assert!(removed.routes.is_empty() && removed.rules.is_empty());
+    let without = done(actual.clone(), 7, &plan(&self::desired(), &actual));
+    assert!(without.rules.iter().all(|r| r.table != ANSWERS));
+    assert!(without.routes.iter().all(|r| r.table != ANSWERS));
 }
 
 /// Its way to the world would end in the fabric.

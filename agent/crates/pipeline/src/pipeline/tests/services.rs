@@ -1,7 +1,7 @@
 //! What is sent to a Service, by whom, and how it comes back.
 
 use weft_model::{DropReason, PluginMode};
-use weft_packet::{Headers, Meta};
+use weft_packet::{Headers, Meta, Rewrite, rewrite};
 
 use super::support::*;
 use super::{dropped, peer, tun};
@@ -78,6 +78,71 @@ fn outsider_keeps_his_address_towards_a_pod_of_this_node() {
     let mut answer = tcp(POD2, WORLD, SYN | ACK);
     assert_eq!(tun(&mut node, &mut answer), Action::ToTun);
     assert_eq!((key(&answer).source(), key(&answer).destination()), (node_port(), WORLD));
+}
+
+/// SVC-067, SVC-132: a process of the host itself sees who the client is; its answers are led here.
+#[test]
+fn outsider_keeps_his_address_towards_the_host() {
+    for client in [WORLD, PEER_HOST] {
+        let mut node = node(vec![translating(HOST, None)]);
+        let mut packet = tcp(client, node_port(), SYN);
+        assert_eq!(tun(&mut node, &mut packet), Action::ToTun);
+        assert_eq!((key(&packet).source(), key(&packet).destination()), (client, HOST));
+        let mut answer = tcp(HOST, client, SYN | ACK);
+        assert_eq!(tun(&mut node, &mut answer), Action::ToTun, "by the way it came");
+        assert_eq!((key(&answer).source(), key(&answer).destination()), (node_port(), client));
+    }
+}
+
+/// Who speaks to the host, and to no Service, has no business in the fabric.
+#[test]
+fn outsider_does_not_reach_the_host_through_the_fabric() {
+    let mut node = node(vec![translating(POD2, None)]);
+    for to in [HOST, (HOST_SOURCE.ip(), 30_081).into()] {
+        let spoofed = tun(&mut node, &mut tcp(WORLD, to, SYN));
+        assert_eq!(spoofed, dropped(DropReason::SpoofedSource), "{to}");
+    }
+}
+
+/// SVC-194: what the host's kernel says of a packet that it could not bring to a pod comes here under
+/// the host's stand-in, and goes to who sent it, about what he sent.
+#[test]
+fn error_of_the_host_reaches_who_sent_to_a_service() {
+    for (client, service) in [(WORLD, node_port()), (PEER_HOST, node_port()), (HOST, SERVICE)] {
+        let mut node = node(vec![translating(POD2, None)]);
+        assert_eq!(tun(&mut node, &mut udp(client, service)), Action::ToTun);
+        let about = udp(client, POD2);
+        let mut error = port_unreachable(HOST, client, &about);
+        readdress(&mut error, HOST_SOURCE.ip());
+        assert_eq!(tun(&mut node, &mut error), Action::ToTun);
+        assert_eq!(error, port_unreachable(HOST, client, &udp(client, service)), "{client}");
+    }
+    // Of a peer's, by the mesh.
+    let mut node = node(vec![]);
+    assert_eq!(peer(&mut node, &mut udp(REMOTE, POD2)), Action::ToTun);
+    let mut error = port_unreachable(HOST, REMOTE, &udp(REMOTE, POD2));
+    let expected = error.clone();
+    readdress(&mut error, HOST_SOURCE.ip());
+    assert_eq!(tun(&mut node, &mut error), Action::ToPeer(PEER));
+    assert_eq!(error, expected);
+}
+
+/// And what is about no flow that is known is brought to its sender as it is.
+#[test]
+fn error_of_the_host_about_nothing_known_reaches_its_receiver() {
+    let mut node = node(vec![]);
+    let mut error = port_unreachable(HOST, WORLD, &udp(WORLD, POD2));
+    let expected = error.clone();
+    readdress(&mut error, HOST_SOURCE.ip());
+    assert_eq!(tun(&mut node, &mut error), Action::ToTun);
+    assert_eq!(error, expected);
+}
+
+/// Sends a packet to another address.
+fn readdress(packet: &mut [u8], to: std::net::IpAddr) {
+    let mut headers = Headers::parse(packet, &Meta::default()).unwrap();
+    let change = Rewrite { destination: Some(to), ..Rewrite::default() };
+    rewrite(packet, &Meta::default(), &mut headers, &change).unwrap();
 }
 
 /// SVC-023, SVC-161: a backend on another host is reached by the host's own way, not the mesh.

@@ -78,9 +78,66 @@ fn exhausted_pool_is_said_and_tried_again() {
     assert_eq!(ips(&mut bench, "a"), ["192.0.2.16"]);
     assert_eq!(ips(&mut bench, "b"), [] as [String; 0]);
     assert!(bench.problems()[0].contains("default/b: no IPv4 address is left"));
+    let pending = bench.merge().pending;
+    assert_eq!(pending.keys().collect::<Vec<_>>(), [&named("b")]);
     bench.set(1, &service("a", ""));
     assert_eq!(ips(&mut bench, "b"), ["192.0.2.16"]);
     assert_eq!(ips(&mut bench, "a"), [] as [String; 0]);
+}
+
+/// SVC-082: while a pool is gone, its addresses are nobody's, and they are whose they were when it is back.
+#[test]
+fn pool_that_comes_back_has_its_addresses_where_they_were() {
+    let both = "ipFamilyPolicy: RequireDualStack";
+    let lan = pool("lan", "addresses: [192.0.2.16/31, \"2001:db8::10-2001:db8::1f\"]");
+    let mut bench = Bench::new(&[&lan, &balancer("b", both), &balancer("c", "")]);
+    let given = ["192.0.2.16", "2001:db8::10"];
+    assert_eq!(ips(&mut bench, "b"), given);
+    assert_eq!(ips(&mut bench, "c"), ["192.0.2.17"]);
+    for another in ["", &pool("other", "addresses: [198.51.100.0/28]")] {
+        bench.set(3, another);
+        bench.remove(0);
+        assert_eq!(ips(&mut bench, "b"), [] as [String; 0]);
+        let said =
+            "default/b: 192.0.2.16 is kept for it and not served: its AddressPool lan is gone";
+        assert!(bench.problems().iter().any(|p| p.contains(said)), "{:?}", bench.problems());
+        assert!(bench.merge().pending[&named("b")].contains("192.0.2.16 is kept"));
+        // Who comes meanwhile, who asks for it, and who was refused before.
+        bench.set(4, &balancer("a", "loadBalancerIP: 192.0.2.17"));
+        bench.set(5, &balancer("a0", ""));
+        assert_eq!(ips(&mut bench, "a"), [] as [String; 0]);
+        bench.set(0, &lan);
+        assert_eq!(ips(&mut bench, "b"), given);
+        assert_eq!(ips(&mut bench, "c"), ["192.0.2.17"]);
+        assert_eq!(ips(&mut bench, "a"), [] as [String; 0]);
+        bench.remove(4);
+        bench.remove(5);
+    }
+    // What is asked for now counts, and what is not asked for any more is given up.
+    bench.remove(0);
+    bench.set(2, &balancer("c", "loadBalancerIP: 198.51.100.7"));
+    bench.set(1, &service("b", both));
+    assert_eq!(ips(&mut bench, "c"), ["198.51.100.7"]);
+    assert_eq!(bench.problems(), [] as [String; 0]);
+    bench.set(0, &lan);
+    bench.set(4, &balancer("late", ""));
+    assert_eq!(ips(&mut bench, "late"), ["192.0.2.16"]);
+}
+
+/// A pool with other addresses is meant so.
+#[test]
+fn pool_that_was_changed_gives_other_addresses() {
+    let mut bench = Bench::new(&[&pool("lan", "addresses: [192.0.2.16/31]"), &balancer("a", "")]);
+    assert_eq!(ips(&mut bench, "a"), ["192.0.2.16"]);
+    bench.set(0, &pool("lan", "addresses: [192.0.2.32/31]"));
+    assert_eq!(ips(&mut bench, "a"), ["192.0.2.32"]);
+    assert_eq!(bench.problems(), [] as [String; 0]);
+    // Renamed, with the same: nothing changes.
+    bench.set(0, &pool("net", "addresses: [192.0.2.32/31]"));
+    assert_eq!(ips(&mut bench, "a"), ["192.0.2.32"]);
+    bench.remove(0);
+    let said = "its AddressPool net is gone";
+    assert!(bench.problems()[0].contains(said), "{:?}", bench.problems());
 }
 
 /// SVC-085: that address or none, and why.
@@ -165,6 +222,9 @@ fn fabric_without_a_pool() {
         problems.len() == 1 && problems[0].contains("default/b: no AddressPool"),
         "{problems:?}"
     );
+    let pending = bench.merge().pending;
+    assert_eq!(pending[&named("a")], "no AddressPool");
+    assert!(pending[&named("b")].starts_with("no AddressPool"));
 }
 
 #[test]

@@ -251,3 +251,33 @@ fn slices_and_pods_are_united() {
     let endpoints = Bench::new(&[&text]).service("web").endpoints;
     assert_eq!(addresses(&endpoints), ["10.42.0.1", "198.51.100.1"]);
 }
+
+/// SVC-045, SVC-183: of a node that nothing is heard of for long, pods are neither ready nor serving, those
+/// in its own network too; what slices say is left to who writes them.
+#[test]
+fn pods_of_a_lost_node_are_not_ready() {
+    let at = |name: &str, ip: &str, more: &str| {
+        pod(name, &format!("spec: {{nodeName: a{more}}}\nstatus: {{podIPs: [{{ip: {ip}}}]}}"))
+    };
+    let text = service("web", "selector: {app: web}")
+        + &at("one", "10.42.0.1", "")
+        + &at("two", "192.0.2.1", ", hostNetwork: true")
+        + &at("far", "10.42.1.1", "").replace("nodeName: a", "nodeName: b")
+        + &plain("web-1", "web", "198.51.100.1");
+    let mut bench = Bench::new(&[&text]);
+    bench.node("a", &["192.0.2.1"]);
+    bench.node("b", &["192.0.2.2"]);
+    let ready = |bench: &mut Bench| {
+        let endpoints = bench.service("web").endpoints;
+        let served = endpoints.into_iter().filter(|e| e.ready && e.serving);
+        texts(&served.map(|e| e.address).collect::<Vec<_>>())
+    };
+    assert_eq!(ready(&mut bench), ["10.42.0.1", "10.42.1.1", "192.0.2.1", "198.51.100.1"]);
+    bench.node("a", &[]).record.lost = true;
+    assert_eq!(ready(&mut bench), ["10.42.1.1", "198.51.100.1"]);
+    bench.node("a", &[]).record.lost = false;
+    assert_eq!(ready(&mut bench).len(), 4);
+    bench.node("a", &[]).record.lost = true;
+    bench.set(0, &text.replace("selector", "publishNotReadyAddresses: true, selector"));
+    assert!(bench.service("web").endpoints.iter().all(|e| e.ready));
+}
