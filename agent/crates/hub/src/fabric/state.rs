@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use weft_control::{ConvertError, FromProto as _, ToProto as _, convert};
 use weft_model::{
     MacAddr, NodeName, PluginSpec, Pod, PodName, Policy, PolicyName, PublicKey, ServiceName,
+    SharedMap,
 };
 use weft_proto::v1;
 

@@ -26,6 +26,8 @@ struct Definition {
     defined: Arc<Defined>,
     /// The reading that it was first seen in.
     since: u64,
+    /// Instead of a document that is bad, see [`object::stand_in`].
+    stands_in: bool,
 }
 
 #[derive(Default)]
@@ -33,7 +35,7 @@ struct File {
     objects: Vec<Definition>,
     problems: Vec<Problem>,
     /// For documents that are bad and that nothing good is known of.
-    stand_ins: Vec<(Key, Arc<Defined>)>,
+    stand_ins: Vec<Definition>,
     unknown: Vec<(String, usize)>,
 }
 
@@ -56,16 +58,19 @@ impl Index {
         for document in split(text.trim_start_matches('\u{feff}')) {
             file.take(path, document);
         }
-        file.objects.iter_mut().for_each(|d| d.since = self.reading);
+        let all = file.objects.iter_mut().chain(&mut file.stand_ins);
+        all.for_each(|d| d.since = self.reading);
         let before = self.files.remove(path).unwrap_or_default();
         file.inherit(&before);
         if !file.problems.is_empty() {
             let present: BTreeSet<_> = file.objects.iter().map(|d| d.key.clone()).collect();
-            let kept = before.objects.into_iter().filter(|d| !present.contains(&d.key));
-            file.objects.extend(kept);
-            let known: BTreeSet<_> = file.objects.iter().map(|(k, _)| k.clone()).collect();
-            let stand_ins = std::mem::take(&mut file.stand_ins).into_iter();
-            file.objects.extend(stand_ins.filter(|(k, _)| !known.contains(k)));
+            let stand_ins = std::mem::take(&mut file.stand_ins);
+            let replaced = |d: &Definition| d.stands_in && stand_ins.iter().any(|s| s.key == d.key);
+            let kept = before.objects.into_iter();
+            let kept = kept.filter(|d| !present.contains(&d.key) && !replaced(d));
+            file.objects.extend(kept.collect::<Vec<_>>());
+            let known: BTreeSet<_> = file.objects.iter().map(|d| d.key.clone()).collect();
+            file.objects.extend(stand_ins.into_iter().filter(|d| !known.contains(&d.key)));
         }
         self.files.insert(path.to_owned(), file);
     }
@@ -193,7 +198,8 @@ impl File {
     fn stand_in(&mut self, path: &Path, line: usize, document: &(impl Parse + ?Sized)) {
         if let Some((key, object)) = object::stand_in(document) {
             let defined = Defined { object, file: path.to_owned(), line };
-            self.stand_ins.push((key, Arc::new(defined)));
+            let defined = Arc::new(defined);
+            self.stand_ins.push(Definition { key, defined, since: 0, stands_in: true });
         }
     }
 
@@ -201,7 +207,8 @@ impl File {
         match read {
             Read::Object(key, object) => {
                 let defined = Defined { object: *object, file: path.to_owned(), line };
-                self.objects.push(Definition { key, defined: Arc::new(defined), since: 0 });
+                let defined = Arc::new(defined);
+                self.objects.push(Definition { key, defined, since: 0, stands_in: false });
             }
             Read::Unknown(kind) => self.unknown.push((kind, line)),
             Read::List(_) => {}
