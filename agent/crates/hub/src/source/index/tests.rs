@@ -208,14 +208,14 @@ fn byte_order_mark_is_no_part_of_the_text() {
 fn pod_that_was_never_good_has_its_labels() {
     let bad = POD.to_owned() + "spec: {containers: [{ports: [{containerPort: eighty}]}]}\n";
     let mut index = index(&[("a.yaml", &bad)]);
-    assert_eq!((names(&index), problems(&index).len()), (vec!["Pod default/web".to_owned()], 1));
-    let labels = |index: &Index| match &index.objects().0.values().next().unwrap().object {
+    assert_eq!((names(&mut index), problems(&mut index).len()), (vec!["Pod default/web".to_owned()], 1));
+    let labels = |index: &mut Index| match &index.objects().0.values().next().unwrap().object {
         Object::Pod(pod) => pod.pod.labels.clone(),
         _ => panic!("no pod"),
     };
-    assert_eq!(labels(&index)["app"], "web");
+    assert_eq!(labels(&mut index)["app"], "web");
     // What was good is better.
     index.set(Path::new("a.yaml"), POD);
     index.set(Path::new("a.yaml"), &bad.replace("app: web", "app: other"));
-    assert_eq!(labels(&index)["app"], "web");
+    assert_eq!(labels(&mut index)["app"], "web");
 }
