@@ -66,11 +66,11 @@ impl Plan {
             notes: Vec::new(),
         };
         match &to {
-            Target::Party(party) => plan.to_party(snapshot, &from, party, &wanted)?,
+            Target::Party(party) => plan.add_party(snapshot, &from, party, &wanted)?,
             Target::Service { service, address } => {
                 let reached =
                     Reached { snapshot, service, from: &from, address: *address, at_node: None };
-                plan.to_service(&reached, &wanted)?;
+                plan.add_service(&reached, &wanted)?;
             }
         }
         if plan.connections.is_empty() && plan.notes.is_empty() {
@@ -110,7 +110,7 @@ impl Plan {
         ExplainResponse { from: self.from, to: self.to, connections: connections.collect(), notes }
     }
 
-    fn to_party(
+    fn add_party(
         &mut self,
         snapshot: &Snapshot,
         from: &Party,
@@ -143,7 +143,7 @@ impl Plan {
         Ok(())
     }
 
-    fn to_service(&mut self, reached: &Reached<'_>, wanted: &Wanted) -> Result<(), AskError> {
+    fn add_service(&mut self, reached: &Reached<'_>, wanted: &Wanted) -> Result<(), AskError> {
         for port in reached.ports(wanted)? {
             for source in &reached.from.addresses {
                 if reached.has_family(source) {
