@@ -154,7 +154,7 @@ impl fmt::Display for Outcome {
         let Self { pods, sent, heard, tried_again } = self;
         write!(
             f,
-            "{pods} pods sent {sent} packets, {heard} of which were allowed and arrived; nothing that is forbidden got out or in. {tried_again} calls of the CNI binary were made again while the agent was away"
+            "{pods} pods sent {sent} packets, {heard} of which were allowed and arrived; nothing that is forbidden got out or in. Agent, hub and datapath were killed meanwhile, and {tried_again} calls of the CNI binary made again"
         )
     }
 }
@@ -277,7 +277,7 @@ async fn come_and_go(
     // In this order, each once.
     let deaths = [(pods / 3, "node-1-agent"), (pods / 2, "hub"), (pods * 2 / 3, "node-1-datapath")];
     let mut deaths = deaths.into_iter().peekable();
-    let (mut sent, mut tried_again, mut round) = (0, 0, 0);
+    let (mut sent, mut tried_again, mut round, mut killed) = (0, 0, 0, Vec::new());
     loop {
         tokio::select! {
             ended = workers.join_next() => match ended {
@@ -286,18 +286,25 @@ async fn come_and_go(
                     sent += packets;
                     tried_again += tries;
                 }
-                None => return Ok((sent, tried_again)),
+                None => break,
             },
             () = tokio::time::sleep(UNREST) => {
                 round += 1;
                 lab.put("policies.yaml", &policies(round))?;
                 let begun = next.load(Ordering::Relaxed);
                 if let Some((_, process)) = deaths.next_if(|(at, _)| *at <= begun) {
-                    kill(Pid::from_raw(lab.pid(process)?), Signal::SIGKILL)?;
+                    let pid = lab.pid(process)?;
+                    kill(Pid::from_raw(pid), Signal::SIGKILL)?;
+                    killed.push((process, pid));
                 }
             }
         }
     }
+    ensure!(deaths.next().is_none(), "too few pods for a process to be killed meanwhile");
+    for (process, pid) in killed {
+        ensure!(lab.pid(process)? != pid, "{process} was killed and is not back");
+    }
+    Ok((sent, tried_again))
 }
 
 /// Pods, one after the other.

@@ -221,6 +221,7 @@ fn what_is_not_understood_is_a_line_that_says_what_to_write() {
     says("client", "web1", "0", "`0` is no port");
     says("client", "web1", "80/ICMP", "is no port");
     says("client", "web1", "70000", "is no port");
+    says("client", "web1", "-1", "is no port");
     says("client", "web1", "grpc", "calls none of its ports `grpc`");
     says("client", "svc/web", "81", "has no port 81/TCP: it has 80/TCP");
     says("client", "svc/web", "icmp", "answers at its ports only");

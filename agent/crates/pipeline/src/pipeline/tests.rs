@@ -512,7 +512,7 @@ fn what_a_plugin_drops_is_noted_with_both_ends() {
     assert_eq!(peer(&mut node, &mut tcp(REMOTE, POD2, SYN)), Action::ToTun);
     assert_eq!(tun(&mut node, &mut tcp(POD2, REMOTE, SYN | ACK)), dropped(DropReason::Plugin));
     let (_, mut noted) = node.stages.plugins.log().since(0);
-    noted.sort_by(|a, b| b.packets.cmp(&a.packets));
+    noted.sort_by_key(|entry| std::cmp::Reverse(entry.packets));
     let [out, back] = noted.try_into().unwrap();
     assert_eq!((out.key.source, out.key.destination), (POD.ip(), REMOTE.ip()));
     assert_eq!((out.key.port, out.key.ingress, out.key.number), (REMOTE.port(), false, 7));
