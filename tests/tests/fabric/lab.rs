@@ -47,6 +47,9 @@ async fn pods_added_at_once_are_all_known_and_a_name_is_given_once() -> Result<(
     ensure!(known.pods().len() == 4, "{:?}", known.pods());
     let refused = Lab::open(lab.name())?.pod_add("node-1", "node-1").await;
     ensure!(refused.is_err_and(|e| e.to_string().contains("name of a node")));
+    // One name for each pod.
+    let refused = Lab::open(lab.name())?.pod_add("node-1", "default/p9").await;
+    ensure!(refused.is_err_and(|e| e.to_string().contains("goes by its name alone")));
     Ok(())
 }
 

@@ -149,13 +149,13 @@ impl Policies {
         let mut changed = self.subjects.len() != before;
         for number in own {
             let Some(identity) = self.owners.identities.get(number).cloned() else { continue };
-            let holds = |subject: &Subject| {
-                !news.cluster
-                    && !news.namespaces.contains(&identity.namespace)
-                    && !(news.names && subject.needs.names)
-                    && !subject.needs.nodes
+            let concerned = |subject: &Subject| {
+                news.cluster
+                    || news.namespaces.contains(&identity.namespace)
+                    || news.names && subject.needs.names
+                    || subject.needs.nodes
             };
-            if !self.subjects.get(&number).is_some_and(holds) {
+            if self.subjects.get(&number).is_none_or(concerned) {
                 let subject = self.subject(snapshot, &identity);
                 self.subjects.insert(number, subject);
                 changed = true;
