@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=weft");
-    let tables = ["service", "policy"].map(|f| format!("weft/tables/v1/{f}.proto"));
+    let tables = ["service", "policy", "dns"].map(|f| format!("weft/tables/v1/{f}.proto"));
     if std::env::var_os("CARGO_FEATURE_GRPC").is_none() {
         prost_build::Config::new().compile_fds(protox::compile(tables, ["."])?)?;
         return Ok(());

@@ -11,6 +11,7 @@ pub struct Flow {
     slot: [u8; 16],
     flags: u32,
     written: bool,
+    again: bool,
 }
 
 impl Flow {
@@ -18,7 +19,7 @@ impl Flow {
     #[must_use]
     #[inline]
     pub fn new(descriptor: &Descriptor) -> Self {
-        Self { slot: descriptor.slot, flags: descriptor.flags, written: false }
+        Self { slot: descriptor.slot, flags: descriptor.flags, written: false, again: false }
     }
 
     /// The slot.
@@ -43,6 +44,20 @@ impl Flow {
     #[must_use]
     pub fn is_reply(&self) -> bool {
         self.flags & flags::REPLY != 0
+    }
+
+    /// Asks about the next packet of the flow as well, although the manifest says `per_flow`: for a
+    /// plugin that looks into each packet of a few flows and into no others.
+    pub fn ask_again(&mut self) {
+        self.again = true;
+    }
+
+    /// The bit of the packet call's return value that says so.
+    #[doc(hidden)]
+    #[must_use]
+    #[inline]
+    pub fn asks_again(&self) -> bool {
+        self.again
     }
 
     /// The slot if it was written.

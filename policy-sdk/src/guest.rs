@@ -5,7 +5,9 @@
 
 use std::cell::UnsafeCell;
 
-use weft_abi::{ANSWERED, Answer, CONFIGURE_DELTA, CONFIGURE_FULL, Descriptor, VerdictCode};
+use weft_abi::{
+    ANSWERED, ASK_AGAIN, Answer, CONFIGURE_DELTA, CONFIGURE_FULL, Descriptor, VerdictCode,
+};
 
 use crate::{Config, Filter, Flow, Host, Packet, Verdict};
 
@@ -69,10 +71,15 @@ impl<F: Filter> Plugin<F> {
         let packet = Packet::new(&descriptor, &area.window[..shown]);
         let mut flow = Flow::new(&descriptor);
         let verdict = filter.on_packet(&packet, &mut flow, &Host::imported());
+        let again = if flow.asks_again() { ASK_AGAIN } else { 0 };
         // Most packets.
         match verdict {
-            Verdict::Continue if flow.written().is_none() => return VerdictCode::Continue as i32,
-            Verdict::Accept if flow.written().is_none() => return VerdictCode::Accept as i32,
+            Verdict::Continue if flow.written().is_none() => {
+                return VerdictCode::Continue as i32 | again;
+            }
+            Verdict::Accept if flow.written().is_none() => {
+                return VerdictCode::Accept as i32 | again;
+            }
             _ => {}
         }
         let (code, answer) = verdict.to_abi(&flow);
@@ -83,7 +90,7 @@ impl<F: Filter> Plugin<F> {
             }
         }
         area.answer = answer.to_bytes();
-        code as i32 | ANSWERED
+        code as i32 | again | ANSWERED
     }
 
     pub fn allocate(&self, len: i32) -> i32 {

@@ -39,6 +39,7 @@ pub mod guest;
 mod host;
 mod macros;
 mod packet;
+mod udp;
 mod verdict;
 
 pub use bucket::TokenBucket;

@@ -4,6 +4,8 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use weft_abi::{Descriptor, flags};
 
+use crate::udp;
+
 /// What comes after the IP header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
@@ -123,6 +125,21 @@ impl<'a> Packet<'a> {
         let offset = usize::from(self.descriptor.transport_offset) + 4;
         let bytes = self.window.get(offset..offset + 4)?;
         Some(u32::from_be_bytes(bytes.try_into().ok()?))
+    }
+
+    /// A packet that answers this one, a UDP datagram, with `payload`: from where it was sent, to where
+    /// it came from. For [`crate::Verdict::Reply`]. `None` if it is no datagram, or if the answer
+    /// would be longer than a packet can be.
+    #[must_use]
+    pub fn udp_reply(&self, payload: &[u8]) -> Option<Vec<u8>> {
+        if self.protocol() != Protocol::Udp || self.is(flags::LATER_FRAGMENT) {
+            return None;
+        }
+        udp::datagram(
+            (self.destination(), self.destination_port()),
+            (self.source(), self.source_port()),
+            payload,
+        )
     }
 
     /// The TCP flags byte; zero for other protocols.

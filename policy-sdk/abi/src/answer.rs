@@ -4,7 +4,11 @@
 /// verdict, and the host reads no answer then.
 pub const ANSWERED: i32 = 1 << 8;
 
-/// Return value of the packet call, without [`ANSWERED`]. Any other number is a fault.
+/// Bit of the packet call's return value: the plugin is to be asked about the next packet of the flow
+/// as well, although its manifest says [`crate::Manifest::per_flow`].
+pub const ASK_AGAIN: i32 = 1 << 9;
+
+/// Return value of the packet call, without [`ANSWERED`] and [`ASK_AGAIN`]. Any other number is a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
 pub enum VerdictCode {
@@ -24,7 +28,7 @@ pub enum VerdictCode {
 }
 
 impl VerdictCode {
-    /// The code of a return value without [`ANSWERED`].
+    /// The code of a return value without its bits.
     #[must_use]
     #[inline]
     pub fn from_i32(code: i32) -> Option<Self> {

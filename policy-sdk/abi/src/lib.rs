@@ -18,7 +18,7 @@ mod descriptor;
 mod draw;
 mod manifest;
 
-pub use answer::{ANSWERED, Answer, AnswerError, RewriteFields, VerdictCode};
+pub use answer::{ANSWERED, ASK_AGAIN, Answer, AnswerError, RewriteFields, VerdictCode};
 pub use descriptor::{Descriptor, flags};
 pub use draw::Draw;
 pub use manifest::{MANIFEST_LEN, Manifest, ManifestError, capability, hooks, protocols};
@@ -34,7 +34,7 @@ pub const MANIFEST_SECTION: &str = "weft.manifest";
 /// during the life of an instance; the host asks once.
 pub const EXPORT_EXCHANGE: &str = "weft_exchange";
 /// `() -> i32`: looks at the packet in the exchange area, returns a [`VerdictCode`], plus
-/// [`ANSWERED`] if it wrote an [`Answer`].
+/// [`ANSWERED`] if it wrote an [`Answer`] and [`ASK_AGAIN`] if it wants to see the next packet too.
 pub const EXPORT_ON_PACKET: &str = "weft_on_packet";
 /// `(len: i32) -> i32`: address of a buffer of `len` bytes for [`EXPORT_CONFIGURE`]; 0 if there is
 /// no memory for it.

@@ -118,6 +118,7 @@ impl<F: Export> Plugin for NativePlugin<F> {
                 Verdict::Reply(&self.reply)
             }
         };
-        Ok(Outcome { verdict, slot: self.answer.slot.as_ref() })
+        let again = flow.asks_again();
+        Ok(Outcome { verdict, slot: self.answer.slot.as_ref(), again })
     }
 }

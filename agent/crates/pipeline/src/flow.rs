@@ -21,7 +21,7 @@ pub use state::{
 pub use table::{FlowInfo, FlowTable};
 
 pub(crate) use fragments::FragmentId;
-pub(crate) use memory::{Memory, Slots};
+pub(crate) use memory::{Judged, Memory, Slots};
 pub(crate) use sequence::Numbers;
 pub(crate) use shard::{Seen, Translator};
 pub(crate) use state::opens;

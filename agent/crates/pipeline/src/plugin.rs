@@ -47,6 +47,8 @@ pub struct Outcome<'a> {
     pub verdict: Verdict<'a>,
     /// New value of the plugin's slot of the flow.
     pub slot: Option<&'a [u8; 16]>,
+    /// Ask about the next packet of the flow as well, in [`PluginMode::Flow`] too.
+    pub again: bool,
 }
 
 /// The call failed; the implementation has counted it and made itself usable again.

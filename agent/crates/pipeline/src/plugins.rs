@@ -9,7 +9,7 @@ use weft_packet::{Rewrite, protocol};
 
 use crate::counters::PluginCounters;
 use crate::dropped::DropLog;
-use crate::flow::{Direction, FlowKey, FlowTable, PLUGINS_MAX, Slots, Translator};
+use crate::flow::{Direction, FlowKey, FlowTable, Judged, PLUGINS_MAX, Slots, Translator};
 use crate::passage::{Flow, Passage};
 use crate::plugin::{Interest, Outcome, Plugin, Verdict};
 use crate::routes::Routes;
@@ -225,10 +225,15 @@ impl<P: Plugin> Slotted<P> {
         if let Verdict::Drop(number) = outcome.verdict {
             self.log.note(p, &self.name, number, position);
         }
-        let place = (slot, position);
+        let (place, again) = ((slot, position), outcome.again);
         let done = carry_out(p, outcome, place, flows, &mut self.counters, answer)?;
         let Some(next) = done else { return fault(&self.interest, &mut self.counters) };
-        if p.memory.judge(slot, way, revision, next == Next::SkipRest) {
+        let judged = match next {
+            _ if again => Judged::Packet,
+            Next::Ask => Judged::Flow,
+            Next::SkipRest => Judged::FlowAccepted,
+        };
+        if p.memory.judge(slot, way, revision, judged) {
             p.changed |= 1 << slot;
         }
         Ok(next)

@@ -222,7 +222,7 @@ impl Plugin for PluginInstance {
             Decision::Reply(len) => Verdict::Reply(live.reply(len)),
         };
         let slot = if decided.answered { live.answer().slot.as_ref() } else { None };
-        Ok(Outcome { verdict, slot })
+        Ok(Outcome { verdict, slot, again: decided.again })
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use wasmtime::{Memory, Store, TypedFunc};
 use weft_abi::{
-    ANSWERED, Answer, Descriptor, EXPORT_ALLOCATE, EXPORT_CONFIGURE, EXPORT_EXCHANGE,
+    ANSWERED, ASK_AGAIN, Answer, Descriptor, EXPORT_ALLOCATE, EXPORT_CONFIGURE, EXPORT_EXCHANGE,
     EXPORT_ON_PACKET, VerdictCode, capability,
 };
 use weft_model::Timestamp;
@@ -62,6 +62,8 @@ pub(crate) struct Decided {
     pub(crate) decision: Decision,
     /// [`Live::answer`] is of this packet.
     pub(crate) answered: bool,
+    /// See [`ASK_AGAIN`].
+    pub(crate) again: bool,
 }
 
 /// A call that failed. The instance must not be called again.
@@ -165,7 +167,8 @@ impl Live {
 
     #[inline]
     fn decide(&mut self, code: i32, ip_version: u8) -> Result<Decided, CallError> {
-        let verdict = VerdictCode::from_i32(code & !ANSWERED)
+        let again = code & ASK_AGAIN != 0;
+        let verdict = VerdictCode::from_i32(code & !(ANSWERED | ASK_AGAIN))
             .ok_or(CallError::Nonsense("it returned a number that is no verdict"))?;
         // Most packets: a bare verdict.
         let decision = match verdict {
@@ -177,7 +180,7 @@ impl Live {
         if answered {
             self.read_answer()?;
         }
-        Ok(Decided { decision, answered })
+        Ok(Decided { decision, answered, again })
     }
 
     fn decide_with_answer(
@@ -199,7 +202,7 @@ impl Live {
             VerdictCode::Rewrite => self.rewrite(ip_version)?,
             VerdictCode::Reply => Decision::Reply(self.reply_len()?),
         };
-        Ok(Decided { decision, answered: true })
+        Ok(Decided { decision, answered: true, again: code & ASK_AGAIN != 0 })
     }
 
     fn read_answer(&mut self) -> Result<(), CallError> {

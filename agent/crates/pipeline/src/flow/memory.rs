@@ -28,6 +28,17 @@ struct Entry {
     seen: u16,
 }
 
+/// What a plugin has judged by the packet that it was shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Judged {
+    /// That packet alone.
+    Packet,
+    /// Its flow: the next plugin is asked.
+    Flow,
+    /// Its flow: no further plugin is asked.
+    FlowAccepted,
+}
+
 const JUDGED: u16 = 0x001;
 const SHOWN: u16 = 0x010;
 const ACCEPTED: u16 = 0x100;
@@ -87,19 +98,20 @@ impl Memory {
         self.0[usize::from(plugin)].seen & (ACCEPTED << way) != 0
     }
 
-    /// Notes that `revision` has judged `way`; true if that is news.
+    /// Notes that `revision` was shown a packet of `way`; true if that is news.
     #[inline]
-    pub(crate) fn judge(&mut self, plugin: u8, way: u8, revision: u64, accepted: bool) -> bool {
+    pub(crate) fn judge(&mut self, plugin: u8, way: u8, revision: u64, judged: Judged) -> bool {
         let entry = &mut self.0[usize::from(plugin)];
         let mut seen = entry.seen;
         if entry.revision != revision {
             seen &= SHOWN_MASK;
         }
-        seen &= !(ACCEPTED << way);
-        seen |= (JUDGED | SHOWN) << way;
-        if accepted {
-            seen |= ACCEPTED << way;
-        }
+        seen &= !((ACCEPTED | JUDGED) << way);
+        seen |= match judged {
+            Judged::Packet => SHOWN,
+            Judged::Flow => SHOWN | JUDGED,
+            Judged::FlowAccepted => SHOWN | JUDGED | ACCEPTED,
+        } << way;
         let news = entry.revision != revision || entry.seen != seen;
         entry.revision = revision;
         entry.seen = seen;
@@ -246,10 +258,10 @@ mod tests {
     #[test]
     fn new_revision_forgets_what_was_judged_but_not_what_was_shown() {
         let mut memory = Memory::EMPTY;
-        memory.judge(2, 1, 7, false);
+        memory.judge(2, 1, 7, Judged::Flow);
         assert!(memory.judged(2, 1, 7) && memory.shown(2, 1));
         assert!(!memory.judged(2, 0, 7) && !memory.judged(2, 1, 8) && !memory.judged(1, 1, 7));
-        memory.judge(2, 0, 8, true);
+        memory.judge(2, 0, 8, Judged::FlowAccepted);
         assert!(!memory.judged(2, 1, 8) && memory.judged(2, 0, 8) && memory.shown(2, 1));
         assert!(memory.accepted(2, 0) && !memory.accepted(2, 1));
     }

@@ -362,6 +362,21 @@ fn flow_mode_asks_once_for_each_direction_and_after_a_change() {
 }
 
 #[test]
+fn plugin_that_asks_again_sees_the_next_packet_of_the_flow() {
+    let log = Log::default();
+    let noted = log.clone();
+    let plugin = TestPlugin::new("look", move |d, _| {
+        noted.note(0, u16::from(d.flags & flags::FIRST != 0));
+        Verdict::Continue
+    });
+    let mut node = node(vec![plugin.mode(PluginMode::Flow).asking_again()]);
+    for _ in 0..3 {
+        assert!(matches!(tun(&mut node, &mut udp(POD, REMOTE)), Action::ToPeer(_)));
+    }
+    assert_eq!(log.take(), [(0, 1), (0, 0), (0, 0)]);
+}
+
+#[test]
 fn slot_survives_a_replace_by_name() {
     let counting = |revision| {
         TestPlugin::new("count", |_, _| Verdict::Continue).counting_slot().revision(revision)

@@ -275,7 +275,7 @@ fn record_keeps_slots_by_plugin_name() {
     let mut memory = Memory::EMPTY;
     memory.set_slot(a, [1; 16]);
     memory.set_slot(b, [2; 16]);
-    memory.judge(b, 3, 7, true);
+    memory.judge(b, 3, 7, Judged::FlowAccepted);
     let original = key(TCP, 1, 0);
     let translator = Some(Translator { slot: b, ingress: true });
     let new = NewFlow { original, target: original, translator, memory: &memory, seen: seen(2) };

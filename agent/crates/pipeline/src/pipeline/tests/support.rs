@@ -199,6 +199,7 @@ pub(super) struct TestPlugin {
     rule: Rc<Rule>,
     slot: Option<[u8; 16]>,
     counts: bool,
+    again: bool,
     pub(super) last_slot: [u8; 16],
     reply: Vec<u8>,
     rewrite: RewriteFields,
@@ -221,6 +222,7 @@ impl TestPlugin {
             rule: Rc::new(rule),
             slot: None,
             counts: false,
+            again: false,
             last_slot: [0; 16],
             reply: Vec::new(),
             rewrite: RewriteFields::default(),
@@ -263,6 +265,12 @@ impl TestPlugin {
         self
     }
 
+    /// Wants to see the next packet too.
+    pub(super) fn asking_again(mut self) -> Self {
+        self.again = true;
+        self
+    }
+
     /// Adds one to the first byte of its slot with each answer.
     pub(super) fn counting_slot(mut self) -> Self {
         self.counts = true;
@@ -302,6 +310,6 @@ impl Plugin for TestPlugin {
             }
             Verdict::Fault => return Err(PluginFault::Trap),
         };
-        Ok(Outcome { verdict, slot: self.slot.as_ref() })
+        Ok(Outcome { verdict, slot: self.slot.as_ref(), again: self.again })
     }
 }

@@ -1,0 +1,147 @@
+//! The DNS server of a node.
+//!
+//! It answers names of the cluster by the code that the plugin `dns` answers them with in the packets'
+//! way, so both say the same; it gets what the plugin passes: queries over TCP, in fragments, and about
+//! everything else, which it asks other servers ([`Upstreams`]), with a cache.
+//!
+//! Bounded: so many queries wait for other servers at once, so many connections are open, and one that is
+//! silent is closed. Whoever asks the same at the same time waits for one answer.
+
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod ask;
+mod reply;
+mod serve;
+#[cfg(test)]
+mod tests;
+mod upstreams;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use parking_lot::RwLock;
+use tokio::sync::Semaphore;
+use weft_dns::{Outcome, Transport, Zones};
+use weft_policy_sdk::Config;
+
+pub use serve::{serve_tcp, serve_udp};
+pub use upstreams::{StubDomains, UpstreamError, Upstreams, servers_of};
+
+use ask::Asking;
+
+/// Queries that wait for other servers at once, over all clients.
+const WAITING_MAX: usize = 1000;
+
+/// Says which addresses may ask.
+type Clients = dyn Fn(IpAddr) -> bool + Send + Sync;
+
+/// See the crate.
+pub struct Resolver {
+    zones: RwLock<Zones>,
+    upstreams: ArcSwap<Upstreams>,
+    asking: Asking,
+    waiting: Semaphore,
+    clients: Box<Clients>,
+    counters: Counters,
+    loops: AtomicBool,
+}
+
+/// What became of queries, since the start.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Answered from what the cluster has.
+    pub cluster: AtomicU64,
+    /// Answered by other servers, or from the cache of their answers.
+    pub outside: AtomicU64,
+    /// Other servers did not answer.
+    pub failed: AtomicU64,
+    /// Too many were waiting.
+    pub refused: AtomicU64,
+    /// Whoever asked may not.
+    pub strangers: AtomicU64,
+}
+
+impl Resolver {
+    /// Knows nothing of the cluster yet and has nobody to ask. `clients` says which addresses may ask it.
+    pub fn new(clients: impl Fn(IpAddr) -> bool + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(Self {
+            zones: RwLock::default(),
+            upstreams: ArcSwap::from_pointee(Upstreams::none()),
+            asking: Asking::default(),
+            waiting: Semaphore::new(WAITING_MAX),
+            clients: Box::new(clients),
+            counters: Counters::default(),
+            loops: AtomicBool::new(false),
+        })
+    }
+
+    /// Takes what the plugin is configured with: everything, or a change.
+    ///
+    /// # Errors
+    /// As [`Zones::configure`].
+    pub fn configure(&self, config: Config<'_>) -> Result<(), String> {
+        self.zones.write().configure(config)
+    }
+
+    /// Asks these from now on; what the former ones answered is forgotten.
+    pub fn set_upstreams(&self, upstreams: Upstreams) {
+        self.loops.store(false, Ordering::Relaxed);
+        self.asking.clear();
+        self.upstreams.store(Arc::new(upstreams));
+    }
+
+    /// Asks the servers something that they should not ask back; true if they did. Whoever does so must not
+    /// be asked: each query would go round until it is given up.
+    pub async fn loops(&self) -> bool {
+        let upstreams = self.upstreams.load_full();
+        upstreams.probe().await;
+        self.loops.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn note_loop(&self) {
+        self.loops.store(true, Ordering::Relaxed);
+    }
+
+    /// Counts of queries.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Answers a message; `None`: it gets no answer.
+    pub async fn answer(&self, message: &[u8], transport: Transport) -> Option<Vec<u8>> {
+        // The lock ends before anything is waited for.
+        let (outcome, aliases) = {
+            let zones = self.zones.read();
+            match zones.answer(message, transport, rand::random()) {
+                Outcome::Elsewhere => (Outcome::Elsewhere, zones.aliases(message)),
+                other => (other, Vec::new()),
+            }
+        };
+        match outcome {
+            Outcome::Nothing => None,
+            Outcome::Reply(reply) => {
+                self.counters.cluster.fetch_add(1, Ordering::Relaxed);
+                Some(reply)
+            }
+            Outcome::Elsewhere => self.ask(message, &aliases, transport).await,
+        }
+    }
+
+    fn may_ask(&self, client: IpAddr) -> bool {
+        let may = (self.clients)(client);
+        if !may {
+            self.counters.strangers.fetch_add(1, Ordering::Relaxed);
+        }
+        may
+    }
+}
+
+impl std::fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Resolver").field("counters", &self.counters).finish_non_exhaustive()
+    }
+}

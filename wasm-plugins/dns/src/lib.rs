@@ -1,0 +1,162 @@
+//! The built-in plugin that answers queries for names of the cluster.
+//!
+//! It is configured with the messages of `weft/tables/v1/dns.proto`: all of them as `DnsTables`, and
+//! later what changed. It stands after `service` and `policy`: a query to the cluster's DNS Service has
+//! been sent on to the node's resolver by then, and is one that its sender's policies let pass. What is
+//! of the cluster is answered here; everything else, and what is not whole, goes on to the resolver,
+//! which answers by the same [`Zones`] and asks others.
+//!
+//! Names are those of Kubernetes DNS-Based Service Discovery, schema 1.1.0.
+
+#![deny(unsafe_code)]
+#![warn(missing_docs)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod address;
+mod answer;
+mod config;
+mod message;
+mod name;
+mod service;
+mod tables;
+#[cfg(test)]
+mod tests;
+
+use weft_policy_sdk::flags;
+use weft_policy_sdk::prelude::*;
+
+pub use message::Transport;
+
+use answer::{Resolution, resolve};
+use message::{Received, ZoneData};
+use name::LowerName;
+use tables::Tables;
+
+/// Where queries are sent to.
+const PORT: u16 = 53;
+
+/// What the cluster's names have.
+#[derive(Debug, Default)]
+pub struct Zones {
+    tables: Tables,
+}
+
+/// What becomes of a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is answered with this one.
+    Reply(Vec<u8>),
+    /// It is a query about what is not of the cluster.
+    Elsewhere,
+    /// It is no query, and gets no answer.
+    Nothing,
+}
+
+impl Zones {
+    /// Takes a configuration. A full one replaces what is there.
+    ///
+    /// # Errors
+    /// A line that names the field; nothing is changed then.
+    pub fn configure(&mut self, config: Config<'_>) -> Result<(), String> {
+        match config {
+            Config::Full(bytes) => {
+                let mut tables = Tables::default();
+                tables.change(config::read(bytes)?);
+                self.tables = tables;
+            }
+            Config::Delta(bytes) => self.tables.change(config::read(bytes)?),
+        }
+        Ok(())
+    }
+
+    /// Answers a message. `seed` chooses which of several addresses comes first.
+    #[must_use]
+    pub fn answer(&self, message: &[u8], transport: Transport, seed: u64) -> Outcome {
+        let query = match Received::read(message) {
+            Received::Nothing => return Outcome::Nothing,
+            Received::Refused(reply) => return Outcome::Reply(reply),
+            Received::Query(query) => query,
+        };
+        let name = LowerName::new(query.question.qname());
+        match resolve(&self.tables, &name, query.question.qtype()) {
+            Resolution::Answer(mut answer) => {
+                answer.rotate(seed);
+                let ttl = self.tables.settings().ttl;
+                let zone = ZoneData { ttl, serial: self.tables.changes() };
+                Outcome::Reply(query.reply(&answer, transport, zone))
+            }
+            Resolution::Follow(_) | Resolution::Elsewhere => Outcome::Elsewhere,
+        }
+    }
+
+    /// Where the answer to a query is [`Outcome::Elsewhere`] and the name asked for is one of the cluster's
+    /// that stands for another: that other name in wire form, preceded by all that lie in between. Else
+    /// nothing.
+    #[must_use]
+    pub fn aliases(&self, message: &[u8]) -> Vec<Vec<u8>> {
+        let Received::Query(query) = Received::read(message) else { return Vec::new() };
+        let name = LowerName::new(query.question.qname());
+        match resolve(&self.tables, &name, query.question.qtype()) {
+            Resolution::Follow(names) => names.into_iter().map(|n| n.into_octets()).collect(),
+            Resolution::Answer(_) | Resolution::Elsewhere => Vec::new(),
+        }
+    }
+}
+
+/// The plugin.
+#[derive(Debug, Default)]
+pub struct Dns {
+    zones: Zones,
+}
+
+impl Filter for Dns {
+    fn configure(&mut self, config: Config<'_>) -> Result<(), String> {
+        self.zones.configure(config)
+    }
+
+    fn on_packet(&mut self, packet: &Packet, flow: &mut Flow, _host: &Host) -> Verdict {
+        if !self.is_asked(packet) || flow.is_reply() {
+            return Verdict::Continue;
+        }
+        // The next packet of the flow may be about another name.
+        flow.ask_again();
+        if packet.is_cut() || packet.is(flags::FRAGMENT) || packet.segments() > 1 {
+            return Verdict::Continue;
+        }
+        let seed = packet.now() ^ u64::from(packet.source_port()) << 32;
+        match self.zones.answer(packet.payload(), Transport::Udp, mix(seed)) {
+            Outcome::Reply(reply) => {
+                packet.udp_reply(&reply).map_or(Verdict::Continue, Verdict::Reply)
+            }
+            Outcome::Elsewhere => Verdict::Continue,
+            Outcome::Nothing => Verdict::Drop(NO_QUERY),
+        }
+    }
+}
+
+/// Number of a drop: what was sent to the resolver is no query.
+pub const NO_QUERY: u32 = 1;
+
+impl Dns {
+    fn is_asked(&self, packet: &Packet) -> bool {
+        packet.protocol() == Protocol::Udp
+            && packet.destination_port() == PORT
+            && self.zones.tables.settings().resolvers.contains(&packet.destination())
+    }
+}
+
+/// Every bit of the number changes half of the result's.
+fn mix(number: u64) -> u64 {
+    let z = (number ^ number >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb) >> 1
+}
+
+export_plugin!(
+    Dns,
+    name: "dns",
+    hooks: hooks::EGRESS,
+    protocols: protocols::UDP,
+    per_flow: true,
+    capabilities: capability::REPLY,
+    window: 1536,
+);

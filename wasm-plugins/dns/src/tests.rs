@@ -1,0 +1,7 @@
+mod aliases;
+mod config;
+mod messages;
+mod negative;
+mod packets;
+mod records;
+mod support;
