@@ -208,7 +208,10 @@ fn byte_order_mark_is_no_part_of_the_text() {
 fn pod_that_was_never_good_has_its_labels() {
     let bad = POD.to_owned() + "spec: {containers: [{ports: [{containerPort: eighty}]}]}\n";
     let mut index = index(&[("a.yaml", &bad)]);
-    assert_eq!((names(&mut index), problems(&mut index).len()), (vec!["Pod default/web".to_owned()], 1));
+    assert_eq!(
+        (names(&mut index), problems(&mut index).len()),
+        (vec!["Pod default/web".to_owned()], 1)
+    );
     let labels = |index: &mut Index| match &index.objects().0.values().next().unwrap().object {
         Object::Pod(pod) => pod.pod.labels.clone(),
         _ => panic!("no pod"),
