@@ -184,6 +184,8 @@ pub(crate) fn read<D: Parse + ?Sized>(document: &D) -> Result<Read, ObjectError>
 /// What stands in for a document that [`read`] refuses, where to leave it out would open something: a policy
 /// keeps its pods closed, and a pod has the labels that policies select it by.
 pub(crate) fn stand_in<D: Parse + ?Sized>(document: &D) -> Option<(Key, Object)> {
+    // Nothing is known of what has a key twice.
+    let _whole: Value = document.parse().ok()?;
     let header: Header = document.parse().ok()?;
     match (header.api_version.as_str(), header.kind.as_str()) {
         ("v1", "Pod") => {
