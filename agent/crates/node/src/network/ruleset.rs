@@ -91,6 +91,14 @@ pub(crate) fn ruleset(
             &mut raw,
             &format!("    iifname \"{interface}\" {word} daddr @pod_cidrs_{word} notrack"),
         );
+        if is_ipv6(&cidr) {
+            // What pods on a bridge ask each other passes here too, where the host has bridges call
+            // netfilter. Routers forward nothing of it.
+            line(
+                &mut forward,
+                "    icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept",
+            );
+        }
         line(
             &mut forward,
             &format!("    iifname != \"{interface}\" {word} saddr @pod_cidrs_{word} drop"),
