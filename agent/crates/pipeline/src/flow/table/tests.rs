@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use weft_packet::protocol::{ICMP, TCP, UDP, tcp_flag};
 
 use super::*;
+use crate::flow::Judged;
 use crate::flow::state::opens;
 
 /// Every slot.
