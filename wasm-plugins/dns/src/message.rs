@@ -82,8 +82,11 @@ impl<'a> Received<'a> {
     }
 }
 
-/// The one question, and what the client says of EDNS. `None` if the message is not well formed.
-fn parts(message: &Message<[u8]>) -> Option<(Question<ParsedName<&[u8]>>, Option<Edns>)> {
+/// The one question, and what the client says of EDNS.
+type Parts<'a> = (Question<ParsedName<&'a [u8]>>, Option<Edns>);
+
+/// `None` if the message is not well formed.
+fn parts(message: &Message<[u8]>) -> Option<Parts<'_>> {
     let mut questions = message.question();
     if message.header_counts().qdcount() != 1 {
         return None;
