@@ -302,7 +302,7 @@ impl Plugin for Listener {
 
     fn on_packet(&mut self, told: &Descriptor, _: &[u8]) -> Result<Outcome<'_>, PluginFault> {
         self.heard = Some(*told);
-        Ok(Outcome { verdict: Verdict::Continue, slot: None })
+        Ok(Outcome { verdict: Verdict::Continue, slot: None, again: false })
     }
 }
 
