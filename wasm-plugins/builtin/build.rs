@@ -4,9 +4,10 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const SOURCES: [&str; 7] = [
+const SOURCES: [&str; 8] = [
     "wasm-plugins/service",
     "wasm-plugins/policy",
+    "wasm-plugins/dns",
     "policy-sdk/src",
     "policy-sdk/abi/src",
     "proto",
@@ -21,7 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     let mut build = Command::new(root.join("scripts/build-plugins"));
-    build.arg("--only").arg("service policy").arg(&out);
+    build.arg("--only").arg("service policy dns").arg(&out);
     // What cargo says to build scripts is about the other build.
     for (name, _) in std::env::vars_os().filter(|(n, _)| is_of_cargo(&n.to_string_lossy())) {
         build.env_remove(name);

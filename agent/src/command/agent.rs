@@ -50,6 +50,10 @@ pub(crate) struct Arguments {
     /// MTU for pods in bytes; derived from the underlay unless set.
     #[arg(long, env = "WEFT_MTU")]
     mtu: Option<u16>,
+    /// File that names the DNS servers to ask for names that are not the cluster's, unless the hub names
+    /// some.
+    #[arg(long, env = "WEFT_RESOLV_CONF", default_value = "/etc/resolv.conf")]
+    resolv_conf: PathBuf,
     /// Seconds that a rotated WireGuard key is still answered to.
     #[arg(long, env = "WEFT_KEY_OVERLAP", default_value_t = 180)]
     key_overlap: u64,
@@ -138,6 +142,7 @@ impl Arguments {
             direct_delivery: !self.no_direct_delivery,
             masquerade: !self.no_masquerade,
             mtu: self.mtu,
+            resolv_conf: self.resolv_conf,
             key_overlap: Duration::from_secs(self.key_overlap),
             ..self.node.config(node_name, self.hub)
         };

@@ -1,13 +1,14 @@
 //! `weft hub`.
 
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 use ipnet::IpNet;
 use weft_hub::HubConfig;
-use weft_model::Vni;
+use weft_model::{Dns, PodNames, ServiceName, Vni};
 
 use super::lab::EncapsulationArgument;
 
@@ -48,6 +49,36 @@ pub(crate) struct Arguments {
     /// to it (CVE-2020-8554).
     #[arg(long, env = "WEFT_ALLOW_EXTERNAL_IPS")]
     allow_external_ips: bool,
+    /// Nodes answer DNS queries to the cluster's DNS Service: names of the cluster themselves, others by
+    /// asking. A first version, and off unless it is asked for.
+    #[arg(long, env = "WEFT_DNS")]
+    dns: bool,
+    /// Domain of the cluster's names; may be given several times. The first is in answers to PTR.
+    #[arg(
+        long,
+        env = "WEFT_CLUSTER_DOMAIN",
+        value_delimiter = ',',
+        default_value = "cluster.local"
+    )]
+    cluster_domain: Vec<String>,
+    /// Time to live of the cluster's records in seconds, up to 3600.
+    #[arg(long, env = "WEFT_DNS_TTL", default_value_t = weft_hub::DNS_TTL_S)]
+    dns_ttl: u32,
+    /// NAMESPACE/NAME of the Service whose addresses pods ask. Without a manifest it is there with number
+    /// 10 of each service CIDR.
+    #[arg(long, env = "WEFT_DNS_SERVICE", default_value = "kube-system/kube-dns", value_parser = service_name)]
+    dns_service: ServiceName,
+    /// Pods that have a name by their address.
+    #[arg(long, env = "WEFT_DNS_POD_NAMES", default_value = "verified")]
+    dns_pod_names: PodNamesArgument,
+    /// Server for names that are not the cluster's, ADDRESS or ADDRESS:PORT; may be given several times.
+    /// Unless set, each node asks those of its own /etc/resolv.conf.
+    #[arg(long, env = "WEFT_DNS_UPSTREAM", value_delimiter = ',', value_parser = server)]
+    dns_upstream: Vec<SocketAddr>,
+    /// DOMAIN=ADDRESS or DOMAIN=ADDRESS:PORT: server for names of this domain; may be given several
+    /// times, for one domain too.
+    #[arg(long, env = "WEFT_DNS_STUB_DOMAIN", value_delimiter = ',', value_parser = stub_domain)]
+    dns_stub_domain: Vec<(String, SocketAddr)>,
     /// How nodes talk to each other.
     #[arg(long, env = "WEFT_ENCAPSULATION", default_value = "wireguard")]
     encapsulation: EncapsulationArgument,
@@ -68,9 +99,66 @@ pub(crate) struct Arguments {
     quarantine: u64,
 }
 
+/// Which pods have a name by their address.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum PodNamesArgument {
+    /// Those that are there.
+    Verified,
+    /// Any address, whether a pod has it or not.
+    Insecure,
+    /// None.
+    Disabled,
+}
+
+impl From<PodNamesArgument> for PodNames {
+    fn from(argument: PodNamesArgument) -> Self {
+        match argument {
+            PodNamesArgument::Verified => Self::Verified,
+            PodNamesArgument::Insecure => Self::Insecure,
+            PodNamesArgument::Disabled => Self::Disabled,
+        }
+    }
+}
+
+fn service_name(text: &str) -> Result<ServiceName, String> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() => {
+            Ok(ServiceName { namespace: namespace.to_owned(), name: name.to_owned() })
+        }
+        _ => Err("give NAMESPACE/NAME".to_owned()),
+    }
+}
+
+/// Where a DNS server listens unless it is told.
+const DNS_PORT: u16 = 53;
+
+fn server(text: &str) -> Result<SocketAddr, String> {
+    let address = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, DNS_PORT));
+    address.or_else(|_| text.parse()).map_err(|_| "give ADDRESS or ADDRESS:PORT".to_owned())
+}
+
+fn stub_domain(text: &str) -> Result<(String, SocketAddr), String> {
+    let (domain, address) = text.split_once('=').ok_or("give DOMAIN=ADDRESS")?;
+    Ok((domain.to_owned(), server(address)?))
+}
+
 impl Arguments {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
+        let mut stub_domains = BTreeMap::<String, Vec<SocketAddr>>::new();
+        for (domain, server) in self.dns_stub_domain {
+            stub_domains.entry(domain).or_default().push(server);
+        }
+        let dns = Dns {
+            zones: self.cluster_domain,
+            ttl_s: self.dns_ttl,
+            service: self.dns_service,
+            labels: BTreeMap::new(),
+            pod_names: self.dns_pod_names.into(),
+            upstreams: self.dns_upstream,
+            stub_domains,
+        };
         weft_hub::run(HubConfig {
+            dns: self.dns.then_some(dns),
             manifests: self.manifests,
             state: self.state_dir,
             run_dir: self.run_dir,

@@ -6,6 +6,7 @@
 mod cni;
 mod contained;
 mod crafted;
+mod dns;
 mod encryption;
 mod errors;
 mod explained;

@@ -35,9 +35,15 @@ pub static POLICY: BuiltIn = BuiltIn {
     digest: LazyLock::new(|| Sha256::digest(POLICY.module).into()),
 };
 
+/// Answers queries for names of the cluster.
+pub static DNS: BuiltIn = BuiltIn {
+    module: include_bytes!(concat!(env!("OUT_DIR"), "/dns.wasm")),
+    digest: LazyLock::new(|| Sha256::digest(DNS.module).into()),
+};
+
 /// The module with that digest, if it is one of these.
 #[must_use]
 pub fn by_digest(digest: &[u8]) -> Option<&'static [u8]> {
-    let mut all = [&SERVICE, &POLICY].into_iter();
+    let mut all = [&SERVICE, &POLICY, &DNS].into_iter();
     all.find(|b| b.digest().as_slice() == digest).map(|b| b.module)
 }

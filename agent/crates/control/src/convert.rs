@@ -1,6 +1,7 @@
 //! Between the messages of `proto/` and the types of `model`. What comes in is checked here once;
 //! inside, types are valid.
 
+mod dns;
 mod fabric;
 mod policy;
 mod service;

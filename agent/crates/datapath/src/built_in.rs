@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use prost::Message;
-use weft_model::{BUILT_IN_PLUGINS, POLICY_PLUGIN, SERVICE_PLUGIN};
+use weft_model::{BUILT_IN_PLUGINS, DNS_PLUGIN, POLICY_PLUGIN, SERVICE_PLUGIN};
 use weft_proto::tables::v1::{
-    IdentitySet, PolicyProgram, PolicySettings, PolicySubject, PolicyTables, ServiceSettings,
-    ServiceTable, ServiceTables,
+    DnsNamespace, DnsService, DnsSettings, DnsTables, IdentitySet, PolicyProgram, PolicySettings,
+    PolicySubject, PolicyTables, ServiceSettings, ServiceTable, ServiceTables,
 };
 
 /// Changes of one request.
@@ -14,6 +14,7 @@ use weft_proto::tables::v1::{
 pub(crate) struct BuiltInChange {
     pub(crate) services: Option<ServiceTables>,
     pub(crate) policies: Option<PolicyTables>,
+    pub(crate) names: Option<DnsTables>,
 }
 
 impl BuiltInChange {
@@ -22,6 +23,7 @@ impl BuiltInChange {
         match plugin {
             SERVICE_PLUGIN => self.services.as_ref().map(Message::encode_to_vec),
             POLICY_PLUGIN => self.policies.as_ref().map(Message::encode_to_vec),
+            DNS_PLUGIN => self.names.as_ref().map(Message::encode_to_vec),
             _ => None,
         }
     }
@@ -56,7 +58,7 @@ impl Services {
     }
 }
 
-/// Bytes of an address in a record of [`PolicyTables`], before the number of its identity.
+/// Bytes of an address in a record, before the number that belongs to it.
 const V4: usize = 4;
 /// As [`V4`].
 const V6: usize = 16;
@@ -111,6 +113,43 @@ impl Policies {
     }
 }
 
+/// What the built-in plugin of DNS is configured with.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Names {
+    settings: Option<DnsSettings>,
+    by_name: BTreeMap<String, DnsService>,
+    /// Names by number.
+    namespaces: BTreeMap<u32, String>,
+    v4: BTreeMap<[u8; V4], [u8; NUMBER]>,
+    v6: BTreeMap<[u8; V6], [u8; NUMBER]>,
+}
+
+impl Names {
+    pub(crate) fn change(&mut self, change: DnsTables) {
+        self.settings = change.settings.or(self.settings.take());
+        change.removed_services.iter().for_each(|name| drop(self.by_name.remove(name)));
+        self.by_name.extend(change.services.into_iter().map(|s| (s.name.clone(), s)));
+        change.removed_namespaces.iter().for_each(|n| drop(self.namespaces.remove(n)));
+        self.namespaces.extend(change.namespaces.into_iter().map(|n| (n.number, n.name)));
+        set_addresses(&mut self.v4, &change.pods_v4);
+        set_addresses(&mut self.v6, &change.pods_v6);
+    }
+
+    /// Everything, as the plugin takes it.
+    pub(crate) fn complete(&self) -> DnsTables {
+        let namespace =
+            |(number, name): (&u32, &String)| DnsNamespace { number: *number, name: name.clone() };
+        DnsTables {
+            settings: self.settings.clone(),
+            services: self.by_name.values().cloned().collect(),
+            namespaces: self.namespaces.iter().map(namespace).collect(),
+            pods_v4: addresses(&self.v4),
+            pods_v6: addresses(&self.v6),
+            ..DnsTables::default()
+        }
+    }
+}
+
 /// Number 0 takes an address out. What is no whole record the plugin refuses.
 fn set_addresses<const N: usize>(all: &mut BTreeMap<[u8; N], [u8; NUMBER]>, mut records: &[u8]) {
     while let Some((address, rest)) = records.split_first_chunk::<N>() {
@@ -133,6 +172,35 @@ mod tests {
     use weft_proto::tables::v1::IdentitySetChange;
 
     use super::*;
+
+    #[test]
+    fn names_follow_changes() {
+        let mut names = Names::default();
+        let service = |name: &str| DnsService { name: name.into(), ..DnsService::default() };
+        let namespace = |number, name: &str| DnsNamespace { number, name: name.into() };
+        names.change(DnsTables {
+            settings: Some(DnsSettings::default()),
+            services: vec![service("a/b"), service("a/c")],
+            namespaces: vec![namespace(1, "a"), namespace(2, "b")],
+            pods_v4: vec![10, 0, 0, 1, 0, 0, 0, 1, 10, 0, 0, 2, 0, 0, 0, 2],
+            pods_v6: [vec![0; 15], vec![1, 0, 0, 0, 3]].concat(),
+            ..DnsTables::default()
+        });
+        names.change(DnsTables {
+            removed_services: vec!["a/b".into()],
+            removed_namespaces: vec![1],
+            namespaces: vec![namespace(3, "a")],
+            pods_v4: vec![10, 0, 0, 1, 0, 0, 0, 0],
+            ..DnsTables::default()
+        });
+        let whole = names.complete();
+        assert_eq!(whole.services, [service("a/c")]);
+        assert_eq!(whole.namespaces, [namespace(2, "b"), namespace(3, "a")]);
+        assert_eq!((whole.pods_v4, whole.pods_v6.len()), (vec![10, 0, 0, 2, 0, 0, 0, 2], 20));
+        let mut again = Names::default();
+        again.change(names.complete());
+        assert_eq!(again, names);
+    }
 
     #[test]
     fn policies_follow_changes() {

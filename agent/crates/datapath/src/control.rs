@@ -152,6 +152,7 @@ impl Control {
         let change = BuiltInChange {
             services: desired.services.clone(),
             policies: desired.policies.clone(),
+            names: desired.names.clone(),
         };
         self.plugins.set(&self.store, &running, &|name| change.of(name), clock::now());
         match self.apply(desired) {
@@ -190,7 +191,8 @@ impl Control {
             || self.device.is_none()
             || failed
             || desired.services != self.desired.services
-            || desired.policies != self.desired.policies;
+            || desired.policies != self.desired.policies
+            || desired.names != self.desired.names;
         let first = self.desired.generation == 0;
         self.desired = desired;
         self.hand_over(&tables, opened, plugins_changed)?;

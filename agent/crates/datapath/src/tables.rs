@@ -12,10 +12,12 @@ use prost::Message;
 use weft_control::convert::{addresses, endpoint, keys, mac, narrow, subnets};
 use weft_control::{ConvertError, FromProto, Reason};
 use weft_mesh::{MeshConfig, PeerConfig, SecretKey};
-use weft_model::{Encapsulation, Mtu, POLICY_PLUGIN, PeerId, PublicKey, SERVICE_PLUGIN, Vni};
+use weft_model::{
+    DNS_PLUGIN, Encapsulation, Mtu, POLICY_PLUGIN, PeerId, PublicKey, SERVICE_PLUGIN, Vni,
+};
 use weft_proto::v1::{ApplyRequest, LocalPod, NodeSettings, Peer, PluginSpec};
 
-use crate::built_in::{BuiltInChange, Policies, Services};
+use crate::built_in::{BuiltInChange, Names, Policies, Services};
 
 /// Why a request changes nothing.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +44,7 @@ pub(crate) struct Desired {
     pub(crate) plugins: BTreeMap<String, PluginSpec>,
     pub(crate) services: Services,
     pub(crate) policies: Policies,
+    pub(crate) names: Names,
 }
 
 impl Desired {
@@ -50,6 +53,7 @@ impl Desired {
         match plugin {
             SERVICE_PLUGIN => Some(self.services.complete().encode_to_vec()),
             POLICY_PLUGIN => Some(self.policies.complete().encode_to_vec()),
+            DNS_PLUGIN => Some(self.names.complete().encode_to_vec()),
             _ => None,
         }
     }
@@ -71,6 +75,7 @@ impl Desired {
         request.removed_plugins.iter().for_each(|name| drop(next.plugins.remove(name)));
         next.services.change(request.services.unwrap_or_default());
         next.policies.change(request.policies.unwrap_or_default());
+        next.names.change(request.names.unwrap_or_default());
         next.peers.extend(request.peers.into_iter().map(|p| (p.id, p)));
         next.pods.extend(request.pods.into_iter().map(|p| (p.attachment.clone(), p)));
         next.plugins.extend(request.plugins.into_iter().map(|p| (p.name.clone(), p)));
@@ -96,8 +101,11 @@ impl Desired {
         if request.from == 0 || !plugins_stay {
             return Ok(None);
         }
-        let change =
-            BuiltInChange { services: request.services.take(), policies: request.policies.take() };
+        let change = BuiltInChange {
+            services: request.services.take(),
+            policies: request.policies.take(),
+            names: request.names.take(),
+        };
         Ok((change != BuiltInChange::default()).then_some(change))
     }
 
@@ -105,6 +113,7 @@ impl Desired {
     pub(crate) fn change_built_in(&mut self, change: BuiltInChange) {
         self.services.change(change.services.unwrap_or_default());
         self.policies.change(change.policies.unwrap_or_default());
+        self.names.change(change.names.unwrap_or_default());
     }
 
     /// Moves on to another generation, if a request asks for nothing more.
@@ -128,6 +137,7 @@ impl Desired {
             plugins: self.plugins.values().cloned().collect(),
             services: Some(self.services.complete()),
             policies: Some(self.policies.complete()),
+            names: Some(self.names.complete()),
             ..ApplyRequest::default()
         }
     }

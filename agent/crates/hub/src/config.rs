@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use weft_model::{Cluster, Encapsulation, Mtu, Vni};
+use weft_model::{Cluster, Dns, Encapsulation, Mtu, Vni};
+
+use crate::dns;
 
 /// Settings of a hub.
 #[derive(Clone, Debug)]
@@ -31,6 +33,8 @@ pub struct HubConfig {
     pub node_port_cidrs: Vec<IpNet>,
     /// Serve `spec.externalIPs` of Services: who may write a Service can take any address with it.
     pub allow_external_ips: bool,
+    /// How names are answered, [`Dns::labels`] aside, which are the Service's; `None`: nodes answer none.
+    pub dns: Option<Dns>,
     /// How nodes talk to each other.
     pub encapsulation: Encapsulation,
     /// UDP port of the mesh; `None`: the one usual for the encapsulation.
@@ -166,6 +170,9 @@ pub enum ConfigError {
     /// Too long or short.
     #[error("certificate validity of {0:?} is out of range: choose one from 1 second to 365 days")]
     CertificateTtl(Duration),
+    /// Names cannot be answered so.
+    #[error("DNS: {0}")]
+    Dns(String),
     /// Port zero.
     #[error("mesh port 0 is not usable: every node needs to know it")]
     MeshPort,
@@ -203,6 +210,7 @@ impl HubConfig {
             service_cidrs: Vec::new(),
             node_port_cidrs: Vec::new(),
             allow_external_ips: false,
+            dns: None,
             encapsulation: Encapsulation::default(),
             mesh_port: None,
             vni: Vni::DEFAULT,
@@ -230,6 +238,7 @@ impl HubConfig {
             }
         }
         self.check_services()?;
+        self.dns.as_ref().map_or(Ok(()), dns::check).map_err(ConfigError::Dns)?;
         if !(Duration::from_secs(1)..=CERTIFICATE_TTL_MAX).contains(&self.certificate_ttl) {
             return Err(ConfigError::CertificateTtl(self.certificate_ttl));
         }
@@ -264,6 +273,7 @@ impl HubConfig {
             mtu: self.mtu,
             service_cidrs: self.all_service_cidrs(),
             node_port_cidrs: self.node_port_cidrs.clone(),
+            dns: self.dns.clone(),
         }
     }
 

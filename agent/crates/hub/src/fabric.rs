@@ -33,6 +33,7 @@ use self::state::State;
 use crate::asking::Asking;
 use crate::ca::{Ca, CaError};
 use crate::config::HubConfig;
+use crate::dns;
 use crate::history::{History, Member};
 use crate::lease::Allocator;
 use crate::source::Problem;
@@ -47,6 +48,8 @@ const GENERATION_BOUND: &str = "generation";
 pub(crate) struct Fabric {
     cluster: Cluster,
     allow_external_ips: bool,
+    /// The Service that is asked for names, if nodes answer any.
+    names: Option<dns::Stand>,
     certificate_ttl: Duration,
     ca: Ca,
     store: Arc<Store>,
@@ -118,6 +121,10 @@ impl Fabric {
         let mut snapshot = Snapshot::empty(cluster.clone());
         snapshot.generation = Generation(reserved);
         let fabric = Self {
+            names: cluster
+                .dns
+                .as_ref()
+                .map(|d| dns::Stand::new(&d.service, &cluster.service_cidrs)),
             cluster,
             allow_external_ips: config.allow_external_ips,
             certificate_ttl: config.certificate_ttl,
@@ -159,7 +166,10 @@ impl Fabric {
     }
 
     /// Takes what the source says now.
-    pub(crate) fn set_source(&self, source: Objects) -> Result<(), StoreError> {
+    pub(crate) fn set_source(&self, mut source: Objects) -> Result<(), StoreError> {
+        if let Some(names) = &self.names {
+            names.stand_in(&mut source);
+        }
         let mut state = self.state();
         let news = source.problems.iter().filter(|p| !state.source.problems.contains(p));
         news.for_each(warn);
@@ -214,13 +224,21 @@ impl Fabric {
         state.pending = merged.pending;
         // On disk before anybody hears of it: after a kill nobody else gets the same.
         state.save_allocations(&self.store, merged.allocations)?;
+        let mut cluster = self.cluster.clone();
+        if let Some(dns) = &mut cluster.dns {
+            dns.labels = dns::labels(&state.source, &dns.service);
+        }
         Ok(Snapshot {
             generation: before.generation.next(),
-            cluster: self.cluster.clone(),
+            cluster,
             nodes: merged.nodes,
             pods: shared(&before.pods, &merged.pods),
             plugins: merged.plugins,
             services: shared(&before.services, &merged.services.into_iter().map(arc).collect()),
+            named_services: shared(
+                &before.named_services,
+                &merged.named_services.into_iter().map(arc).collect(),
+            ),
             namespaces: shared(&before.namespaces, &merged.namespaces),
             policies: shared(&before.policies, &merged.policies),
         })
@@ -246,6 +264,9 @@ impl Fabric {
         }
         for (name, service) in merged.services {
             replace(&mut next.services, name, service.map(Arc::new));
+        }
+        for (name, service) in merged.named_services {
+            replace(&mut next.named_services, name, service.map(Arc::new));
         }
         for (name, namespace) in merged.namespaces {
             replace(&mut next.namespaces, name, namespace);

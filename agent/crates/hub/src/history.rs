@@ -146,6 +146,7 @@ mod tests {
             mtu: Some(1000 + u16::try_from(generation).unwrap()),
             service_cidrs: vec![],
             node_port_cidrs: vec![],
+            dns: None,
         });
         snapshot.generation = Generation(generation);
         snapshot

@@ -11,6 +11,7 @@
 mod asking;
 mod ca;
 mod config;
+mod dns;
 mod fabric;
 mod history;
 mod lease;
@@ -26,6 +27,7 @@ pub use config::{
     CERTIFICATE_TTL, ConfigError, HubConfig, NODE_PREFIX_V4, NODE_PREFIX_V6, QUARANTINE,
     SERVICE_CIDR_V4, SERVICE_CIDR_V6,
 };
+pub use dns::{DNS_TTL_S, usual_dns};
 pub use lease::{Allocator, Holder, Lease, LeaseError, LeaseStore};
 pub use module::{ModuleError, check_module};
 pub use run::{RunningHub, run, start};

@@ -7,6 +7,7 @@
 #![warn(missing_docs)]
 
 pub mod cni;
+mod dns;
 mod drop_reason;
 mod ids;
 mod mtu;
@@ -16,6 +17,7 @@ mod shared_map;
 mod snapshot;
 mod time;
 
+pub use dns::{DNS_PLUGIN, Dns, NamedKind, NamedService, PodNames, RESOLVERS};
 pub use drop_reason::DropReason;
 pub use ids::{Generation, IdError, MacAddr, NodeName, PeerId, PodName, PublicKey, Vni};
 pub use mtu::{Encapsulation, Mtu, MtuError, overhead};

@@ -102,6 +102,8 @@ pub struct ServicePort {
 pub struct Endpoint {
     /// Its address.
     pub address: IpAddr,
+    /// Its name below that of the Service, a DNS label, if it has one of its own.
+    pub hostname: Option<String>,
     /// The node it is on. One without is on none.
     pub node: Option<NodeName>,
     /// Gets new connections.

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::{
-    Encapsulation, Generation, MacAddr, NamedPort, Namespace, NodeName, PodName, Policy,
-    PolicyName, PublicKey, Service, ServiceName, SharedMap, Vni,
+    Dns, Encapsulation, Generation, MacAddr, NamedPort, NamedService, Namespace, NodeName, PodName,
+    Policy, PolicyName, PublicKey, Service, ServiceName, SharedMap, Vni,
 };
 
 /// Settings that hold for the whole fabric.
@@ -28,6 +28,8 @@ pub struct Cluster {
     pub service_cidrs: Vec<IpNet>,
     /// Addresses of nodes inside these ranges serve node ports; all of a node's if there is none.
     pub node_port_cidrs: Vec<IpNet>,
+    /// How names are answered; `None`: nodes answer none.
+    pub dns: Option<Dns>,
 }
 
 /// A node of the fabric: one that runs an agent, or a static peer that somebody else's VXLAN or
@@ -104,9 +106,10 @@ pub enum PluginMode {
 }
 
 /// Plugins that run at most, built-in ones included: each has its slot in every flow of a datapath.
-pub const PLUGINS_MAX: usize = 10;
+pub const PLUGINS_MAX: usize = 11;
 /// Plugins that nodes run by themselves; nobody else's can have such a name.
-pub const BUILT_IN_PLUGINS: [&str; 2] = [crate::SERVICE_PLUGIN, crate::POLICY_PLUGIN];
+pub const BUILT_IN_PLUGINS: [&str; 3] =
+    [crate::SERVICE_PLUGIN, crate::POLICY_PLUGIN, crate::DNS_PLUGIN];
 /// Plugins that users can have at most.
 pub const USER_PLUGINS_MAX: usize = PLUGINS_MAX - BUILT_IN_PLUGINS.len();
 
@@ -144,6 +147,8 @@ pub struct Snapshot {
     pub plugins: BTreeMap<String, PluginSpec>,
     /// By namespace and name; what did not change is shared between snapshots.
     pub services: SharedMap<ServiceName, Arc<Service>>,
+    /// By namespace and name: Services that are none of `services` and have names.
+    pub named_services: SharedMap<ServiceName, Arc<NamedService>>,
     /// By name: every one that has an object or a pod.
     pub namespaces: SharedMap<String, Arc<Namespace>>,
     /// By namespace and name, both kinds.
@@ -175,6 +180,10 @@ pub struct Delta {
     pub services: Vec<Arc<Service>>,
     /// Services that are gone.
     pub removed_services: Vec<ServiceName>,
+    /// New or changed Services that have nothing but names, whole.
+    pub named_services: Vec<Arc<NamedService>>,
+    /// Such Services that are gone.
+    pub removed_named_services: Vec<ServiceName>,
     /// New or changed namespaces.
     pub namespaces: Vec<Arc<Namespace>>,
     /// Namespaces that are gone.
@@ -218,6 +227,7 @@ impl Snapshot {
             pods: SharedMap::default(),
             plugins: BTreeMap::new(),
             services: SharedMap::default(),
+            named_services: SharedMap::default(),
             namespaces: SharedMap::default(),
             policies: SharedMap::default(),
         }
@@ -230,6 +240,8 @@ impl Snapshot {
         let (pods, removed_pods) = next.pods.changed_from(&self.pods);
         let (plugins, removed_plugins) = changed(&self.plugins, &next.plugins);
         let (services, removed_services) = next.services.changed_from(&self.services);
+        let (named_services, removed_named_services) =
+            next.named_services.changed_from(&self.named_services);
         let (namespaces, removed_namespaces) = next.namespaces.changed_from(&self.namespaces);
         let (policies, removed_policies) = next.policies.changed_from(&self.policies);
         Delta {
@@ -244,6 +256,8 @@ impl Snapshot {
             removed_plugins,
             services,
             removed_services,
+            named_services,
+            removed_named_services,
             namespaces,
             removed_namespaces,
             policies,
@@ -267,12 +281,16 @@ impl Snapshot {
         delta.removed_pods.iter().for_each(|p| drop(self.pods.remove(p)));
         delta.removed_plugins.iter().for_each(|p| drop(self.plugins.remove(p)));
         delta.removed_services.iter().for_each(|s| drop(self.services.remove(s)));
+        let removed_named = &delta.removed_named_services;
+        removed_named.iter().for_each(|s| drop(self.named_services.remove(s)));
         delta.removed_namespaces.iter().for_each(|n| drop(self.namespaces.remove(n)));
         delta.removed_policies.iter().for_each(|p| drop(self.policies.remove(p)));
         self.nodes.extend(delta.nodes.into_iter().map(|n| (n.name.clone(), n)));
         self.pods.extend(delta.pods.into_iter().map(|p| (p.name.clone(), p)));
         self.plugins.extend(delta.plugins.into_iter().map(|p| (p.name.clone(), p)));
         self.services.extend(delta.services.into_iter().map(|s| (s.name.clone(), s)));
+        let named = delta.named_services.into_iter();
+        self.named_services.extend(named.map(|s| (s.name.clone(), s)));
         self.namespaces.extend(delta.namespaces.into_iter().map(|n| (n.name.clone(), n)));
         self.policies.extend(delta.policies.into_iter().map(|p| (p.name.clone(), p)));
         Ok(())
@@ -292,6 +310,8 @@ impl Delta {
             && self.removed_plugins.is_empty()
             && self.services.is_empty()
             && self.removed_services.is_empty()
+            && self.named_services.is_empty()
+            && self.removed_named_services.is_empty()
             && self.namespaces.is_empty()
             && self.removed_namespaces.is_empty()
             && self.policies.is_empty()
@@ -322,6 +342,7 @@ mod tests {
             mtu: None,
             service_cidrs: vec![],
             node_port_cidrs: vec![],
+            dns: None,
         });
         snapshot.generation = Generation(generation);
         for (id, address) in nodes {

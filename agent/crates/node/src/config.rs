@@ -98,6 +98,8 @@ pub struct AgentConfig {
     pub masquerade: bool,
     /// MTU for pods in bytes, instead of the one the fabric or the underlay gives.
     pub mtu: Option<u16>,
+    /// Names DNS servers, for what is not the cluster's and where the fabric gives none.
+    pub resolv_conf: PathBuf,
     /// How long the old WireGuard key is still answered to after a rotation.
     pub key_overlap: Duration,
 }
@@ -122,6 +124,7 @@ impl AgentConfig {
             direct_delivery: true,
             masquerade: true,
             mtu: None,
+            resolv_conf: "/etc/resolv.conf".into(),
             key_overlap: Duration::from_secs(180),
         }
     }

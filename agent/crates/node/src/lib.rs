@@ -23,6 +23,7 @@ mod install;
 mod keys;
 mod modules;
 mod network;
+mod resolver;
 mod run;
 mod service;
 mod snapshot_file;

@@ -140,6 +140,7 @@ impl Parts {
             () = keep_installed(&self.core) => Ok(()),
             () = crate::health::run(self.core.clone()) => Ok(()),
             () = listeners::run(self.core.clone()) => Ok(()),
+            () = crate::resolver::run(self.core.clone(), self.netlink.clone()) => Ok(()),
             () = announce::run(self.core.clone(), self.netlink.clone()) => Ok(()),
             result = drop_old_keys(&self.core, &self.keys) => result,
             () = drop_old_modules(&self.core, &self.modules) => Ok(()),

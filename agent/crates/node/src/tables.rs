@@ -9,16 +9,18 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use weft_control::ToProto;
 use weft_model::{
-    HOST_SOURCES, MacAddr, Node, NodeName, POLICY_PLUGIN, PodName, PublicKey, SERVICE_PLUGIN,
-    Snapshot, changed,
+    DNS_PLUGIN, HOST_SOURCES, MacAddr, Node, NodeName, POLICY_PLUGIN, PodName, PublicKey,
+    RESOLVERS, SERVICE_PLUGIN, Snapshot, changed,
 };
 use weft_proto::v1::{ApplyRequest, LocalPod, NodeSettings, Peer, PluginSpec};
 
 use crate::keys::KeyFile;
 
+mod dns;
 mod policies;
 mod services;
 
+pub(crate) use dns::Names;
 pub(crate) use policies::Explaining;
 use policies::Policies;
 use services::Services;
@@ -81,6 +83,7 @@ pub(crate) struct Tables {
     plugins: BTreeMap<String, PluginSpec>,
     services: Services,
     policies: Policies,
+    names: Names,
 }
 
 impl Tables {
@@ -99,13 +102,17 @@ impl Tables {
         let plugins = snapshot.plugins.values().map(|p| (p.name.clone(), p.to_proto()));
         let services = Services::compile(snapshot, local, ids, before.map(|b| &b.services));
         let policies = Policies::compile(snapshot, local, before.map(|b| &b.policies));
-        // Before every plugin of a user; policies and users see backends.
+        let names = Names::compile(snapshot, before.map(|b| &b.names));
+        // Before every plugin of a user. Policies and users see backends, and a query is answered if
+        // policies let it pass.
         let first = (!services.is_empty()).then(|| built_in(SERVICE_PLUGIN, i32::MIN));
         let second = (!policies.is_empty()).then(|| built_in(POLICY_PLUGIN, i32::MIN + 1));
-        let plugins = plugins.chain(first).chain(second).collect();
+        let third = (!names.is_empty()).then(|| built_in(DNS_PLUGIN, i32::MIN + 2));
+        let plugins = plugins.chain(first).chain(second).chain(third).collect();
         Self {
             services,
             policies,
+            names,
             settings: settings(snapshot, local),
             keys: local.keys.iter().map(|k| k.public).collect(),
             peers,
@@ -125,6 +132,7 @@ impl Tables {
             plugins: self.plugins.values().cloned().collect(),
             services: Some(self.services.complete()),
             policies: Some(self.policies.complete()),
+            names: Some(self.names.complete()),
             ..ApplyRequest::default()
         }
     }
@@ -148,6 +156,7 @@ impl Tables {
             removed_plugins,
             services: self.services.change_from(&old.services),
             policies: self.policies.change_from(&old.policies),
+            names: self.names.change_from(&old.names),
         }
     }
 
@@ -155,6 +164,11 @@ impl Tables {
     pub(crate) fn describe_drop(&self, number: u32) -> String {
         let known = self.policies.describe(number);
         known.unwrap_or_else(|| format!("a policy that is gone (number {number})"))
+    }
+
+    /// Names of the cluster.
+    pub(crate) fn names(&self) -> &Names {
+        &self.names
     }
 
     /// What is in force of policies.
@@ -170,6 +184,7 @@ impl Tables {
 
 fn settings(snapshot: &Snapshot, local: &Local<'_>) -> NodeSettings {
     let subnets = snapshot.nodes.get(local.node).map(|n| n.subnets.as_slice()).unwrap_or_default();
+    let resolvers = if snapshot.cluster.dns.is_some() { RESOLVERS.as_slice() } else { &[] };
     NodeSettings {
         interface: local.interface.to_owned(),
         mtu: u32::from(local.mtu),
@@ -177,7 +192,7 @@ fn settings(snapshot: &Snapshot, local: &Local<'_>) -> NodeSettings {
         port: u32::from(snapshot.cluster.port),
         vni: snapshot.cluster.vni.get(),
         vtep_mac: local.vtep_mac.to_string(),
-        addresses: texts(local.addresses),
+        addresses: texts(local.addresses.iter().chain(resolvers)),
         subnets: texts(subnets),
         pod_cidrs: texts(&snapshot.cluster.pod_cidrs),
         key_files: local.keys.iter().map(|k| k.path.display().to_string()).collect(),
@@ -186,7 +201,11 @@ fn settings(snapshot: &Snapshot, local: &Local<'_>) -> NodeSettings {
 }
 
 fn built_in(name: &str, priority: i32) -> (String, PluginSpec) {
-    let module = if name == POLICY_PLUGIN { &weft_builtin::POLICY } else { &weft_builtin::SERVICE };
+    let module = match name {
+        POLICY_PLUGIN => &weft_builtin::POLICY,
+        DNS_PLUGIN => &weft_builtin::DNS,
+        _ => &weft_builtin::SERVICE,
+    };
     let (name, digest) = (name.to_owned(), module.digest().to_vec());
     (name.clone(), PluginSpec { name, digest, priority, ..PluginSpec::default() })
 }

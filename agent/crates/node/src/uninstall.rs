@@ -120,6 +120,7 @@ async fn network(config: &AgentConfig) -> anyhow::Result<()> {
         }
     }
     announce::withdraw(&netlink).await?;
+    crate::resolver::remove_addresses(&netlink).await?;
     let actual = look(&netlink).await?;
     for action in plan_removal(&config.interface, &actual) {
         perform(&netlink, &config.interface, &action).await?;

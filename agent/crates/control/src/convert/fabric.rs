@@ -1,7 +1,7 @@
 //! The things a snapshot is made of.
 
 use weft_model::{
-    Cluster, Encapsulation, HookPosition, NamedPort, Node, NodeName, OnFault, PluginSpec, Pod,
+    Cluster, Dns, Encapsulation, HookPosition, NamedPort, Node, NodeName, OnFault, PluginSpec, Pod,
     PodName, Vni,
 };
 use weft_proto::v1;
@@ -97,6 +97,7 @@ impl ToProto for Cluster {
             mtu: self.mtu.map(Into::into),
             service_cidrs: texts(&self.service_cidrs),
             node_port_cidrs: texts(&self.node_port_cidrs),
+            dns: self.dns.as_ref().map(ToProto::to_proto),
         }
     }
 }
@@ -111,6 +112,7 @@ impl FromProto<v1::Cluster> for Cluster {
             mtu: message.mtu.map(|m| narrow("mtu", m)).transpose()?,
             service_cidrs: subnets("service_cidrs", &message.service_cidrs)?,
             node_port_cidrs: subnets("node_port_cidrs", &message.node_port_cidrs)?,
+            dns: message.dns.map(Dns::from_proto).transpose().map_err(|e| e.within("dns"))?,
         })
     }
 }

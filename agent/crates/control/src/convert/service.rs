@@ -71,6 +71,7 @@ impl ToProto for Endpoint {
             for_zones: self.for_zones.clone(),
             targets: self.targets.iter().map(|t| (*t).into()).collect(),
             flows: 0,
+            hostname: self.hostname.clone().unwrap_or_default(),
         }
     }
 }
@@ -80,6 +81,7 @@ impl FromProto<v1::Endpoint> for Endpoint {
         let no_address = |_| ConvertError::new("address", Reason::Address(message.address.clone()));
         Ok(Self {
             address: message.address.parse().map_err(no_address)?,
+            hostname: (!message.hostname.is_empty()).then_some(message.hostname),
             node: node("node", message.node)?,
             ready: message.ready,
             serving: message.serving,
@@ -159,7 +161,7 @@ fn announcers(given: HashMap<String, String>) -> Result<BTreeMap<IpAddr, NodeNam
 }
 
 /// An endpoint says of each port of its Service where it serves it.
-fn fits(endpoint: Endpoint, ports: usize) -> Result<Endpoint, ConvertError> {
+pub(super) fn fits(endpoint: Endpoint, ports: usize) -> Result<Endpoint, ConvertError> {
     let count = endpoint.targets.len();
     if count == ports {
         return Ok(endpoint);

@@ -2,11 +2,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use weft_model::{
-    Cluster, Delta, Encapsulation, Endpoint, Generation, HookPosition, NamedPort, Namespace,
-    NamespaceSelector, Node, OnFault, Operator, PluginSpec, Pod, PodName, PodSelector, Policy,
-    PolicyAction, PolicyName, PolicyPeer, PolicyPort, PolicyRule, PolicyTier, PublicKey,
-    Requirement, Selector, Service, ServiceName, ServicePort, ServiceProtocol, Snapshot,
-    TrafficPolicy, Vni,
+    Cluster, Delta, Dns, Encapsulation, Endpoint, Generation, HookPosition, NamedKind, NamedPort,
+    NamedService, Namespace, NamespaceSelector, Node, OnFault, Operator, PluginSpec, Pod, PodName,
+    PodNames, PodSelector, Policy, PolicyAction, PolicyName, PolicyPeer, PolicyPort, PolicyRule,
+    PolicyTier, PublicKey, Requirement, Selector, Service, ServiceName, ServicePort,
+    ServiceProtocol, Snapshot, TrafficPolicy, Vni,
 };
 use weft_proto::v1;
 
@@ -34,6 +34,7 @@ fn snapshot() -> Snapshot {
         mtu: Some(1400),
         service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
         node_port_cidrs: vec!["192.0.2.0/24".parse().unwrap()],
+        dns: Some(dns()),
     });
     snapshot.generation = Generation(7);
     snapshot.nodes.insert(node().name, node());
@@ -62,11 +63,36 @@ fn snapshot() -> Snapshot {
     };
     snapshot.plugins.insert("block".into(), plugin);
     snapshot.services.insert(service().name, service().into());
+    for (name, kind) in [
+        ("headless", NamedKind::Headless),
+        ("alias", NamedKind::Alias("example.com".into())),
+        ("foreign", NamedKind::Foreign(vec!["10.96.0.8".parse().unwrap()])),
+    ] {
+        let name = ServiceName { namespace: "default".into(), name: name.into() };
+        let Service { ports, endpoints, .. } = service();
+        let named = NamedService { name: name.clone(), kind, ports, endpoints };
+        snapshot.named_services.insert(name, named.into());
+    }
     snapshot.namespaces.insert("default".into(), namespace().into());
     for policy in [network_policy(), cluster_policy()] {
         snapshot.policies.insert(policy.name.clone(), policy.into());
     }
     snapshot
+}
+
+fn dns() -> Dns {
+    Dns {
+        zones: vec!["cluster.local".into(), "example.com".into()],
+        ttl_s: 30,
+        service: ServiceName { namespace: "kube-system".into(), name: "kube-dns".into() },
+        labels: BTreeMap::from([("k8s-app".into(), "kube-dns".into())]),
+        pod_names: PodNames::Insecure,
+        upstreams: vec!["192.0.2.53:53".parse().unwrap()],
+        stub_domains: BTreeMap::from([(
+            "corp.example".into(),
+            vec!["[2001:db8::53]:5353".parse().unwrap()],
+        )]),
+    }
 }
 
 fn namespace() -> Namespace {
@@ -137,6 +163,7 @@ fn service() -> Service {
     };
     let endpoint = Endpoint {
         address: "10.1.0.5".parse().unwrap(),
+        hostname: Some("web-0".into()),
         node: Some(node().name),
         ready: true,
         serving: true,
@@ -147,6 +174,7 @@ fn service() -> Service {
     };
     let elsewhere = Endpoint {
         address: "fd01::9".parse().unwrap(),
+        hostname: None,
         node: None,
         ready: false,
         terminating: true,

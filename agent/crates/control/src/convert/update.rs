@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use weft_model::{
-    Cluster, Delta, Generation, Namespace, Node, NodeName, PluginSpec, Pod, PodName, Policy,
-    PolicyName, Service, ServiceName, Snapshot,
+    Cluster, Delta, Generation, NamedService, Namespace, Node, NodeName, PluginSpec, Pod, PodName,
+    Policy, PolicyName, Service, ServiceName, Snapshot,
 };
 use weft_proto::v1;
 
@@ -85,6 +85,7 @@ impl ToProto for Snapshot {
             pods: self.pods.values().map(|p| p.to_proto()).collect(),
             plugins: self.plugins.values().map(ToProto::to_proto).collect(),
             services: self.services.values().map(|s| s.to_proto()).collect(),
+            named_services: self.named_services.values().map(|s| s.to_proto()).collect(),
             namespaces: self.namespaces.values().map(|n| n.to_proto()).collect(),
             policies: self.policies.values().map(|p| p.to_proto()).collect(),
         }
@@ -99,6 +100,7 @@ impl FromProto<(Generation, v1::Snapshot)> for Snapshot {
         let pods = each("pods", message.pods, shared::<_, Pod>)?;
         let plugins = each("plugins", message.plugins, PluginSpec::from_proto)?;
         let services = each("services", message.services, shared::<_, Service>)?;
+        let named = each("named_services", message.named_services, shared::<_, NamedService>)?;
         let namespaces = each("namespaces", message.namespaces, shared::<_, Namespace>)?;
         let policies = each("policies", message.policies, shared::<_, Policy>)?;
         Ok(Self {
@@ -108,6 +110,9 @@ impl FromProto<(Generation, v1::Snapshot)> for Snapshot {
             pods: by_key("pods", pods, |p| p.name.clone())?.into_iter().collect(),
             plugins: by_key("plugins", plugins, |p| p.name.clone())?,
             services: by_key("services", services, |s| s.name.clone())?.into_iter().collect(),
+            named_services: by_key("named_services", named, |s| s.name.clone())?
+                .into_iter()
+                .collect(),
             namespaces: by_key("namespaces", namespaces, |n| n.name.clone())?.into_iter().collect(),
             policies: by_key("policies", policies, |p| p.name.clone())?.into_iter().collect(),
         })
@@ -149,6 +154,12 @@ impl ToProto for Delta {
             removed_plugins: self.removed_plugins.clone(),
             services: self.services.iter().map(|s| s.to_proto()).collect(),
             removed_services: self.removed_services.iter().map(ToProto::to_proto).collect(),
+            named_services: self.named_services.iter().map(|s| s.to_proto()).collect(),
+            removed_named_services: self
+                .removed_named_services
+                .iter()
+                .map(ToProto::to_proto)
+                .collect(),
             namespaces: self.namespaces.iter().map(|n| n.to_proto()).collect(),
             removed_namespaces: self.removed_namespaces.clone(),
             policies: self.policies.iter().map(|p| p.to_proto()).collect(),
@@ -174,6 +185,16 @@ impl FromProto<(Generation, v1::Delta)> for Delta {
             removed_services: each(
                 "removed_services",
                 message.removed_services,
+                ServiceName::from_proto,
+            )?,
+            named_services: each(
+                "named_services",
+                message.named_services,
+                shared::<_, NamedService>,
+            )?,
+            removed_named_services: each(
+                "removed_named_services",
+                message.removed_named_services,
                 ServiceName::from_proto,
             )?,
             namespaces: each("namespaces", message.namespaces, shared::<_, Namespace>)?,

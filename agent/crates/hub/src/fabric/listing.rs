@@ -96,6 +96,7 @@ mod tests {
             terminating: false,
             for_nodes: vec![],
             for_zones: vec![],
+            hostname: None,
             targets: vec![8080],
         };
         let service = Service {
@@ -125,6 +126,7 @@ mod tests {
             mtu: None,
             service_cidrs: vec![],
             node_port_cidrs: vec![],
+            dns: None,
         });
         snapshot.services = SharedMap::from([(service.name.clone(), service.clone().into())]);
         let told = |protocol, destination: &str, backend: &str, flows| v1::TranslatedFlows {

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use weft_model::{
-    BUILT_IN_PLUGINS, Cluster, Encapsulation, Namespace, Node, NodeName, PluginSpec, Pod, PodName,
-    Policy, PolicyName, Service, ServiceName, SharedMap, Snapshot, USER_PLUGINS_MAX,
+    BUILT_IN_PLUGINS, Cluster, Dns, Encapsulation, NamedService, Namespace, Node, NodeName,
+    PluginSpec, Pod, PodName, Policy, PolicyName, Service, ServiceName, SharedMap, Snapshot,
+    USER_PLUGINS_MAX,
 };
 
 use super::extent::ChangedEndpoints;
@@ -28,6 +29,7 @@ pub(crate) struct Merged {
     pub(crate) pods: SharedMap<PodName, Arc<Pod>>,
     pub(crate) plugins: BTreeMap<String, PluginSpec>,
     pub(crate) services: BTreeMap<ServiceName, Service>,
+    pub(crate) named_services: BTreeMap<ServiceName, NamedService>,
     pub(crate) namespaces: SharedMap<String, Arc<Namespace>>,
     pub(crate) policies: SharedMap<PolicyName, Arc<Policy>>,
     /// Those of them that stand in for what cannot be read.
@@ -56,7 +58,7 @@ pub(crate) fn merge(cluster: &Cluster, allow_external_ips: bool, state: &State) 
         merged.take(cluster, state, defined);
     }
     merged.take_reported_pods(state);
-    merged.make_policies(state);
+    merged.make_policies(cluster.dns.as_ref(), state);
     merged.make_services(cluster, allow_external_ips, state);
     merged
 }
@@ -68,6 +70,8 @@ pub(crate) struct Endpoints {
     pub(crate) pods: BTreeMap<PodName, Option<Arc<Pod>>>,
     /// `None`: not served.
     pub(crate) services: BTreeMap<ServiceName, Option<Service>>,
+    /// `None`: has no names but as a Service that is served.
+    pub(crate) named_services: BTreeMap<ServiceName, Option<NamedService>>,
     /// Those of these pods; `None`: gone.
     pub(crate) namespaces: BTreeMap<String, Option<Arc<Namespace>>>,
     /// Of each of those Services.
@@ -100,7 +104,7 @@ pub(crate) fn merge_endpoints(
     }
     for PodName { namespace: name, .. } in &changed.pods {
         if !merged.namespaces.contains_key(name) {
-            let namespace = policies::namespace(&state.source, &pods, name);
+            let namespace = policies::namespace(&state.source, &pods, cluster.dns.as_ref(), name);
             merged.namespaces.insert(name.clone(), namespace);
         }
     }
@@ -118,9 +122,11 @@ pub(crate) fn merge_endpoints(
         },
         &affected,
     );
-    merged.services.extend(affected.into_iter().map(|name| (name, None)));
-    for (name, Made { service, problems }) in made {
+    merged.services.extend(affected.iter().map(|name| (name.clone(), None)));
+    merged.named_services.extend(affected.into_iter().map(|name| (name, None)));
+    for (name, Made { service, named, problems }) in made {
         merged.problems.insert(name.clone(), problems);
+        merged.named_services.insert(name.clone(), named);
         merged.services.insert(name, service);
     }
     merged
@@ -314,12 +320,12 @@ impl Merged {
         }
     }
 
-    fn make_policies(&mut self, state: &State) {
+    fn make_policies(&mut self, dns: Option<&Dns>, state: &State) {
         let outcome = policies::build(&state.source);
         self.policies = outcome.policies;
         self.unread_policies = outcome.unread;
         self.misfits.extend(outcome.problems);
-        self.namespaces = policies::namespaces(&state.source, &self.pods);
+        self.namespaces = policies::namespaces(&state.source, &self.pods, dns);
     }
 
     fn make_services(&mut self, cluster: &Cluster, allow_external_ips: bool, state: &State) {
@@ -341,7 +347,8 @@ impl Merged {
     }
 
     fn take_services(&mut self, made: BTreeMap<ServiceName, Made>) {
-        for (name, Made { service, problems }) in made {
+        for (name, Made { service, named, problems }) in made {
+            self.named_services.extend(named.map(|named| (name.clone(), named)));
             if !problems.is_empty() {
                 self.service_problems.insert(name.clone(), problems);
             }

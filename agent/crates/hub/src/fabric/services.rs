@@ -8,6 +8,7 @@
 mod allocate;
 mod draft;
 mod endpoints;
+mod named;
 mod pools;
 mod slots;
 #[cfg(test)]
@@ -21,8 +22,8 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1 as kube;
 use sha2::{Digest as _, Sha256};
 use weft_model::{
-    Cluster, Endpoint, Node, NodeName, Pod, PodName, Service, ServiceName, ServicePort, SharedMap,
-    TrafficPolicy,
+    Cluster, Endpoint, NamedService, Node, NodeName, Pod, PodName, Service, ServiceName,
+    ServicePort, SharedMap, TrafficPolicy,
 };
 
 pub(crate) use allocate::Allocation;
@@ -80,6 +81,8 @@ pub(super) struct Outcome {
 #[derive(Default)]
 pub(super) struct Made {
     pub(super) service: Option<Service>,
+    /// If it is not served: what its names are.
+    pub(super) named: Option<NamedService>,
     pub(super) problems: Vec<Problem>,
 }
 
@@ -113,6 +116,7 @@ pub(super) fn build(inputs: &Inputs<'_>) -> Outcome {
     let finish = Finish::new(inputs, &outcome.allocations, &endpoints);
     let ours = drafts.iter().filter(|d| is_ours(d.manifest));
     outcome.made = ours.map(|draft| (draft.name.clone(), finish.make(draft))).collect();
+    outcome.made.extend(named::build(inputs, &outcome.allocations, &endpoints, None));
     outcome
 }
 
@@ -132,7 +136,9 @@ pub(super) fn rebuild(
         let draft = draft(name, defined, manifest, &available, &mut Vec::new()).ok()??;
         is_ours(manifest).then(|| (name.clone(), finish.make(&draft)))
     });
-    made.collect()
+    let mut made: BTreeMap<_, _> = made.collect();
+    made.extend(named::build(inputs, inputs.before, &endpoints, Some(names)));
+    made
 }
 
 /// Services that pods with these labels are endpoints of.

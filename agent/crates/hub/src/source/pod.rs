@@ -19,6 +19,9 @@ pub(crate) struct PodManifest {
     pub(crate) ready: bool,
     /// Told to stop.
     pub(crate) terminating: bool,
+    /// Its name below that of the Service that `subdomain` names.
+    pub(crate) hostname: Option<String>,
+    pub(crate) subdomain: Option<String>,
 }
 
 /// Reads a pod.
@@ -51,6 +54,8 @@ pub(super) fn pod(manifest: Pod) -> Result<(Key, Object), ObjectError> {
         host_addresses,
         ready: is_ready(&status),
         terminating: manifest.metadata.deletion_timestamp.is_some(),
+        hostname: spec.hostname.filter(|h| !h.is_empty()),
+        subdomain: spec.subdomain.filter(|s| !s.is_empty()),
     };
     Ok((key, Object::Pod(Box::new(read))))
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
+use weft_model::RESOLVERS;
 use weft_netio::addr::Address;
 
 use super::plan::Actual;
@@ -97,7 +98,13 @@ fn is_global(address: &IpAddr) -> bool {
         IpAddr::V4(a) => a.is_link_local() || a.is_broadcast(),
         IpAddr::V6(a) => a.is_unicast_link_local(),
     };
-    !(link_local || address.is_loopback() || address.is_unspecified() || address.is_multicast())
+    // The node's DNS server is no more than that to pods: what holds for their node does not for it.
+    let resolver = RESOLVERS.contains(address);
+    !(link_local
+        || resolver
+        || address.is_loopback()
+        || address.is_unspecified()
+        || address.is_multicast())
 }
 
 #[cfg(test)]

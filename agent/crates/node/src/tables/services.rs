@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use weft_model::{
-    Endpoint, HOST_SOURCES, Node, NodeName, Service, ServiceName, ServicePort, Snapshot,
-    TrafficPolicy,
+    Endpoint, HOST_SOURCES, Node, NodeName, RESOLVERS, Service, ServiceName, ServicePort,
+    ServiceProtocol, Snapshot, TrafficPolicy,
 };
 use weft_proto::tables::v1::frontend::Kind;
 use weft_proto::tables::v1::{
@@ -98,6 +98,8 @@ struct View {
     addresses: BTreeSet<IpAddr>,
     own_subnets: Vec<IpNet>,
     nodes: BTreeMap<NodeName, Place>,
+    /// The Service that clients ask for names.
+    dns: Option<ServiceName>,
 }
 
 /// A node as far as it matters here.
@@ -128,6 +130,7 @@ impl View {
             addresses: local.addresses.clone(),
             own_subnets: own.map(|n| n.subnets.clone()).unwrap_or_default(),
             nodes: snapshot.nodes.iter().map(|(name, node)| (name.clone(), place(node))).collect(),
+            dns: snapshot.cluster.dns.as_ref().map(|d| d.service.clone()),
         }
     }
 
@@ -190,6 +193,9 @@ impl View {
     }
 
     fn port(&self, service: &Service, index: usize, port: &ServicePort) -> ServicePortTable {
+        if self.dns.as_ref() == Some(&service.name) && is_dns(port) {
+            return resolver(port);
+        }
         let backends = |ipv4: bool| {
             let target = |e: &Endpoint| e.targets.get(index).copied().unwrap_or(0);
             let all: Vec<_> = service
@@ -272,6 +278,32 @@ impl View {
         } else {
             backend::ELSEWHERE
         }
+    }
+}
+
+/// Where queries are sent.
+const DNS_PORT: u16 = 53;
+
+fn is_dns(port: &ServicePort) -> bool {
+    port.port == DNS_PORT && matches!(port.protocol, ServiceProtocol::Tcp | ServiceProtocol::Udp)
+}
+
+/// This node's resolver, whatever endpoints there are and whatever is said of them.
+fn resolver(port: &ServicePort) -> ServicePortTable {
+    let backend = |address: &IpAddr| {
+        let mut record = bytes(address);
+        record.extend(DNS_PORT.to_be_bytes());
+        record.extend(OWN_NODE.to_be_bytes());
+        record.push(backend::CLUSTER | backend::LOCAL | backend::COUNTS | backend::HOST);
+        record
+    };
+    let [v4, v6] = RESOLVERS.each_ref().map(backend);
+    ServicePortTable {
+        protocol: u32::from(port.protocol.number()),
+        port: u32::from(port.port),
+        node_port: port.node_port.map_or(0, u32::from),
+        backends_v4: v4,
+        backends_v6: v6,
     }
 }
 

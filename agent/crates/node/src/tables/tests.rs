@@ -15,6 +15,7 @@ pub(crate) fn cluster() -> Cluster {
         mtu: None,
         service_cidrs: vec![],
         node_port_cidrs: vec![],
+        dns: None,
     }
 }
 

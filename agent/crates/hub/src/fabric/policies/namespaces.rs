@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use weft_model::{Namespace, Pod, PodName, SharedMap};
+use weft_model::{Dns, Namespace, Pod, PodName, SharedMap};
 
 use crate::source::files::Objects;
 use crate::source::object::{Key, Object};
@@ -11,10 +11,11 @@ use crate::source::object::{Key, Object};
 /// Label that every namespace has.
 const NAME: &str = "kubernetes.io/metadata.name";
 
-/// Every namespace that has an object or a pod.
+/// Every namespace that has an object or a pod, and the one that nodes' resolvers are in.
 pub(in crate::fabric) fn namespaces(
     source: &Objects,
     pods: &SharedMap<PodName, Arc<Pod>>,
+    dns: Option<&Dns>,
 ) -> SharedMap<String, Arc<Namespace>> {
     let mut all = SharedMap::default();
     for (key, defined) in &source.objects {
@@ -23,9 +24,10 @@ pub(in crate::fabric) fn namespaces(
             all.insert(key.name.clone(), labelled(&key.name, labels));
         }
     }
-    for pod in pods.keys() {
-        if !all.contains_key(&pod.namespace) {
-            all.insert(pod.namespace.clone(), labelled(&pod.namespace, BTreeMap::new()));
+    let resolvers = dns.iter().map(|dns| &dns.service.namespace);
+    for name in pods.keys().map(|pod| &pod.namespace).chain(resolvers) {
+        if !all.contains_key(name) {
+            all.insert(name.clone(), labelled(name, BTreeMap::new()));
         }
     }
     all
@@ -35,6 +37,7 @@ pub(in crate::fabric) fn namespaces(
 pub(in crate::fabric) fn namespace(
     source: &Objects,
     pods: &SharedMap<PodName, Arc<Pod>>,
+    dns: Option<&Dns>,
     name: &str,
 ) -> Option<Arc<Namespace>> {
     let kind = "Namespace".to_owned();
@@ -45,7 +48,9 @@ pub(in crate::fabric) fn namespace(
     }
     let first = PodName { namespace: name.to_owned(), name: String::new() };
     let next = pods.range_from(&first).next();
-    next.filter(|(pod, _)| pod.namespace == name).map(|_| labelled(name, BTreeMap::new()))
+    let named = next.is_some_and(|(pod, _)| pod.namespace == name)
+        || dns.is_some_and(|dns| dns.service.namespace == name);
+    named.then(|| labelled(name, BTreeMap::new()))
 }
 
 fn labelled(name: &str, mut labels: BTreeMap<String, String>) -> Arc<Namespace> {

@@ -87,10 +87,10 @@ pub(super) fn draft<'a>(
         Some("LoadBalancer") => Kind::LoadBalancer,
         _ => Kind::ClusterIp,
     };
-    let given = given_cluster_ips(spec);
-    if given.first() == Some(&"None") {
+    if is_headless(spec) {
         return Ok(None);
     }
+    let given = given_cluster_ips(spec);
     let asked = given.iter().map(|given| {
         text::address(given).ok_or_else(|| format!("`spec.clusterIPs`: `{given}` is no IP address"))
     });
@@ -103,6 +103,24 @@ pub(super) fn draft<'a>(
     note_unknown_words(spec, notes);
     let name = name.clone();
     Ok(Some(Draft { name, defined, manifest, spec, kind, ports, cluster_ips }))
+}
+
+/// True if it wants no address of its own.
+pub(super) fn is_headless(spec: &ServiceSpec) -> bool {
+    given_cluster_ips(spec).first() == Some(&"None")
+}
+
+/// Reads the manifest of a Service that nodes have nothing but names for: it gets no address.
+pub(super) fn headless<'a>(
+    name: &ServiceName,
+    defined: &'a Defined,
+    manifest: &'a kube::Service,
+    spec: &'a ServiceSpec,
+    notes: &mut Vec<String>,
+) -> Draft<'a> {
+    let (ports, name) = (ports(spec, notes), name.clone());
+    let (kind, cluster_ips) = (Kind::ClusterIp, Vec::new());
+    Draft { name, defined, manifest, spec, kind, ports, cluster_ips }
 }
 
 fn given_cluster_ips(spec: &ServiceSpec) -> Vec<&str> {

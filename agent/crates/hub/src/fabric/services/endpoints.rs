@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use k8s_openapi::api::discovery::v1 as kube;
-use weft_model::{Endpoint, NodeName, Pod, PodName, ServiceName};
+use weft_model::{Endpoint, NodeName, Pod, PodName, ServiceName, ServiceProtocol};
 
 use super::draft::{Draft, DraftPort, Target};
 use super::{HEADLESS, Inputs, is_unusable, key_of, text};
@@ -49,10 +49,8 @@ impl<'a> Endpoints<'a> {
         for (key, defined) in &inputs.source.objects {
             match &defined.object {
                 Object::EndpointSlice(slice) => {
-                    let labels = slice.metadata.labels.as_ref();
-                    let labels = labels.filter(|l| !l.contains_key(HEADLESS));
-                    let Some(service) = labels.and_then(|l| l.get(SERVICE_NAME)) else { continue };
-                    let name = (key.namespace.as_str(), service.as_str());
+                    let Some(service) = service_of(slice) else { continue };
+                    let name = (key.namespace.as_str(), service);
                     if only.as_ref().is_some_and(|only| !only.names.contains(&name)) {
                         continue;
                     }
@@ -82,16 +80,54 @@ impl<'a> Endpoints<'a> {
         endpoints
     }
 
-    /// Endpoints of a Service in these families, by address.
+    /// Endpoints of a Service in these families that serve a port of it, by address.
     pub(super) fn of(
         &self,
         draft: &Draft<'_>,
         families: &[Family],
         problems: &mut Vec<Problem>,
     ) -> Vec<Endpoint> {
+        let mut endpoints = self.find(draft, families, &|slice| !is_headless(slice), problems);
+        endpoints.retain(|e| e.targets.iter().any(|t| *t != 0));
+        endpoints
+    }
+
+    /// Name, protocol and number of each port that slices of a Service give a name to.
+    pub(super) fn ports_of_slices(
+        &self,
+        name: &ServiceName,
+    ) -> Vec<(&'a str, ServiceProtocol, u16)> {
+        let key = (name.namespace.as_str(), name.name.as_str());
+        let slices = self.slices.get(&key).into_iter().flatten();
+        let named = |port: &'a kube::EndpointPort| {
+            let name = port.name.as_deref().filter(|n| !n.is_empty())?;
+            let number = port.port.and_then(|n| u16::try_from(n).ok()).filter(|n| *n != 0)?;
+            Some((name, protocol(port.protocol.as_deref())?, number))
+        };
+        slices.flat_map(|(_, slice)| slice.ports.iter().flatten()).filter_map(named).collect()
+    }
+
+    /// Endpoints of a Service in these families, whatever they serve, by address.
+    pub(super) fn with_names(
+        &self,
+        draft: &Draft<'_>,
+        families: &[Family],
+        problems: &mut Vec<Problem>,
+    ) -> Vec<Endpoint> {
+        self.find(draft, families, &|_| true, problems)
+    }
+
+    fn find(
+        &self,
+        draft: &Draft<'_>,
+        families: &[Family],
+        counts: &dyn Fn(&kube::EndpointSlice) -> bool,
+        problems: &mut Vec<Problem>,
+    ) -> Vec<Endpoint> {
         let mut found = BTreeMap::new();
         let key = (draft.name.namespace.as_str(), draft.name.name.as_str());
-        for (defined, slice) in self.slices.get(&key).into_iter().flatten() {
+        let slices = self.slices.get(&key).into_iter().flatten();
+        for (defined, slice) in slices.filter(|(_, slice)| counts(slice)) {
             let slice_name = slice.metadata.name.as_deref().unwrap_or_default();
             let mut report = |what: String| {
                 let (file, line) = (defined.file.clone(), defined.line);
@@ -110,10 +146,8 @@ impl<'a> Endpoints<'a> {
                 join(&mut found, endpoint);
             }
         }
-        let serves = |e: &Endpoint| {
-            families.contains(&Family::of(e.address)) && e.targets.iter().any(|t| *t != 0)
-        };
-        found.into_values().filter(serves).collect()
+        let wanted = |e: &Endpoint| families.contains(&Family::of(e.address));
+        found.into_values().filter(wanted).collect()
     }
 
     fn selected(&self, draft: &Draft<'_>) -> Vec<&Candidate<'a>> {
@@ -164,6 +198,11 @@ impl<'a> Only<'a> {
     }
 }
 
+/// Made for names only.
+fn is_headless(slice: &kube::EndpointSlice) -> bool {
+    slice.metadata.labels.as_ref().is_some_and(|l| l.contains_key(HEADLESS))
+}
+
 /// The Service that a slice is of, whether it is headless or not.
 pub(in crate::fabric) fn service_of(slice: &kube::EndpointSlice) -> Option<&str> {
     slice.metadata.labels.as_ref()?.get(SERVICE_NAME).map(String::as_str)
@@ -192,8 +231,11 @@ fn of_pod<'e>(
     let terminating = candidate.manifest.is_some_and(|m| m.terminating);
     let in_any_case = draft.spec.publish_not_ready_addresses == Some(true);
     let targets: Vec<_> = draft.ports.iter().map(|p| target(p, candidate.manifest)).collect();
+    let subdomain = |m: &&PodManifest| m.subdomain.as_deref() == Some(draft.name.name.as_str());
+    let hostname = candidate.manifest.filter(subdomain).and_then(|m| m.hostname.clone());
     candidate.addresses.iter().map(move |address| Endpoint {
         address: *address,
+        hostname: hostname.clone(),
         node: candidate.pod.node.clone(),
         ready: in_any_case || (serving && !terminating),
         serving,
@@ -260,6 +302,7 @@ fn endpoint(given: &kube::Endpoint, address: IpAddr, targets: Vec<u16>) -> Endpo
     let for_zones = hints.iter().flat_map(|h| h.for_zones.iter().flatten());
     Endpoint {
         address,
+        hostname: given.hostname.clone().filter(|h| is_label(h)),
         node: given.node_name.as_ref().and_then(node),
         ready: conditions.and_then(|c| c.ready).unwrap_or(true),
         serving: conditions.and_then(|c| c.serving).unwrap_or(true),
@@ -268,6 +311,14 @@ fn endpoint(given: &kube::Endpoint, address: IpAddr, targets: Vec<u16>) -> Endpo
         for_zones: for_zones.map(|z| z.name.clone()).collect(),
         targets,
     }
+}
+
+fn is_label(text: &str) -> bool {
+    let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    (1..=63).contains(&text.len())
+        && text.bytes().all(legal)
+        && !text.starts_with('-')
+        && !text.ends_with('-')
 }
 
 /// By name and protocol, never by number; 0 if the slice has none.
@@ -292,6 +343,7 @@ fn join(found: &mut BTreeMap<IpAddr, Endpoint>, mut endpoint: Endpoint) {
             }
             known.serving |= endpoint.serving;
             known.node = known.node.take().or(endpoint.node);
+            known.hostname = known.hostname.take().or(endpoint.hostname);
             for (target, other) in known.targets.iter_mut().zip(endpoint.targets) {
                 if *target == 0 {
                     *target = other;

@@ -4,6 +4,7 @@ mod allocations;
 mod balancers;
 mod endpoints;
 mod increments;
+mod names;
 
 use std::path::Path;
 
@@ -34,6 +35,7 @@ impl Bench {
             mtu: None,
             service_cidrs: nets(["10.96.0.0/16", "fd00:10:96::/112"]),
             node_port_cidrs: vec![],
+            dns: None,
         };
         let (index, state) = (Index::default(), State::default());
         let mut bench = Self { cluster, index, state, allow_external_ips: false };

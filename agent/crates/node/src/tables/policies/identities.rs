@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use weft_model::{NamedPort, Pod, SharedMap};
+use weft_model::{Dns, NamedPort, Pod, ServiceProtocol, SharedMap};
 
 /// What policies look at.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,6 +19,18 @@ impl Identity {
         let mut ports = pod.ports.clone();
         ports.sort_unstable();
         Self { namespace: pod.name.namespace.clone(), labels: pod.labels.clone(), ports }
+    }
+}
+
+impl Identity {
+    /// Of the node's resolver, which stands for pods of the Service that clients ask. Their ports have the
+    /// names that the Service's have by custom.
+    pub(super) fn of_resolver(dns: &Dns) -> Self {
+        let port = |name: &str, protocol| NamedPort { name: name.to_owned(), protocol, number: 53 };
+        let mut ports =
+            vec![port("dns", ServiceProtocol::Udp), port("dns-tcp", ServiceProtocol::Tcp)];
+        ports.sort_unstable();
+        Self { namespace: dns.service.namespace.clone(), labels: dns.labels.clone(), ports }
     }
 }
 

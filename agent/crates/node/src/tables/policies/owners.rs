@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use weft_model::{Pod, PodName, SharedMap, Snapshot};
+use weft_model::{Dns, Pod, PodName, RESOLVERS, SharedMap, Snapshot};
 
 use super::identities::{Identities, Identity};
 use crate::tables::Local;
@@ -20,6 +20,8 @@ pub(super) struct Owners {
     /// Of this node.
     subnets: Vec<IpNet>,
     local: Vec<LocalPod>,
+    /// What the node's resolver is.
+    resolver: Option<u32>,
 }
 
 /// A pod of this node, with what the hub knows of it.
@@ -106,6 +108,20 @@ impl Owners {
         }
         self.take_elsewhere(&snapshot.pods);
         self.take_local(snapshot, local);
+        self.take_resolver(snapshot.cluster.dns.as_ref());
+    }
+
+    /// The node's resolver is to policies what the pods of the Service are that it stands for.
+    fn take_resolver(&mut self, dns: Option<&Dns>) {
+        let identity = dns.map(Identity::of_resolver);
+        let number = identity.map(|identity| self.identities.hold(identity));
+        if let Some(number) = number {
+            RESOLVERS.iter().for_each(|address| self.claim(*address, number));
+        }
+        if let Some(before) = std::mem::replace(&mut self.resolver, number) {
+            RESOLVERS.iter().for_each(|address| self.disclaim(address, before));
+            self.identities.release(before);
+        }
     }
 
     /// Forgets everybody.
@@ -114,6 +130,7 @@ impl Owners {
         for pod in std::mem::take(&mut self.local) {
             self.drop_local(&pod);
         }
+        self.take_resolver(None);
     }
 
     /// Whose an address is.

@@ -34,6 +34,7 @@ fn snapshot(cluster: &plain::Cluster) -> Snapshot {
         mtu: None,
         service_cidrs: vec![],
         node_port_cidrs: vec![],
+        dns: None,
     });
     snapshot.generation = Generation(1);
     for (name, node) in &cluster.nodes {

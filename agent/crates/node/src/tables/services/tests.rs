@@ -21,6 +21,7 @@ fn endpoint(id: u8, last: u8, state: &str) -> Endpoint {
         terminating: state == "leaving" || state == "dying",
         for_nodes: Vec::new(),
         for_zones: Vec::new(),
+        hostname: None,
         targets: vec![8080],
     }
 }

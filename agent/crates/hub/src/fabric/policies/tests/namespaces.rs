@@ -26,7 +26,7 @@ fn object(name: &str, labels: &str) -> String {
 fn every_namespace_has_its_name_as_a_label() {
     let text = object("x", "{team: a}") + &object("y", "{kubernetes.io/metadata.name: x}");
     let (source, pods) = (read(&text), SharedMap::from([pod("x"), pod("z")]));
-    let all = namespaces(&source, &pods);
+    let all = namespaces(&source, &pods, None);
     let labels = |name: &str| -> Vec<String> {
         all[name].labels.iter().map(|(key, value)| format!("{key}={value}")).collect()
     };
@@ -35,8 +35,8 @@ fn every_namespace_has_its_name_as_a_label() {
     assert_eq!(labels("y"), ["kubernetes.io/metadata.name=y"]);
     assert_eq!(labels("z"), ["kubernetes.io/metadata.name=z"]);
     for name in ["x", "y", "z"] {
-        assert_eq!(namespace(&source, &pods, name).as_ref(), Some(&all[name]));
+        assert_eq!(namespace(&source, &pods, None, name).as_ref(), Some(&all[name]));
     }
     // No prefix of another's name is a namespace.
-    assert_eq!(namespace(&source, &SharedMap::from([pod("zz")]), "z"), None);
+    assert_eq!(namespace(&source, &SharedMap::from([pod("zz")]), None, "z"), None);
 }

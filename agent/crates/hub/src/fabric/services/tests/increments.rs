@@ -45,8 +45,15 @@ fn variants() -> Vec<Vec<String>> {
             service("web", "selector: {app: web}"),
             service("web", "selector: {pod: one}, type: NodePort"),
             service("web", ""),
+            service("web", "clusterIP: None, selector: {app: web}"),
         ],
-        vec![String::new(), service("dns", ""), service("dns", "selector: {app: other}")],
+        vec![
+            String::new(),
+            service("dns", ""),
+            service("dns", "selector: {app: other}"),
+            service("dns", "clusterIP: None"),
+            service("dns", "type: ExternalName, externalName: a.example"),
+        ],
         pods("one"),
         pods("two"),
         vec![
@@ -112,6 +119,7 @@ type Said = (
     BTreeMap<ServiceName, Vec<Problem>>,
     SharedMap<String, Arc<Namespace>>,
     SharedMap<PolicyName, Arc<Policy>>,
+    SharedMap<ServiceName, Arc<NamedService>>,
 );
 
 proptest! {
@@ -158,6 +166,7 @@ proptest! {
                 whole.service_problems,
                 whole.namespaces,
                 whole.policies,
+                whole.named_services.into_iter().map(|(n, s)| (n, Arc::new(s))).collect(),
             );
             match extent {
                 None => {}
@@ -172,6 +181,7 @@ proptest! {
                         pods: said.0.clone(),
                         plugins: BTreeMap::new(),
                         services: said.1.clone(),
+                        named_services: said.5.clone(),
                         namespaces: said.3.clone(),
                         policies: said.4.clone(),
                     };
@@ -183,6 +193,9 @@ proptest! {
                     said.2.retain(|name, _| !made.services.contains_key(name));
                     let served = made.services.into_iter().filter_map(|(n, s)| Some((n, s?.into())));
                     said.1.extend(served);
+                    said.5.retain(|name, _| !made.named_services.contains_key(name));
+                    let named = made.named_services.into_iter();
+                    said.5.extend(named.filter_map(|(n, s)| Some((n, s?.into()))));
                     said.3.retain(|name, _| !made.namespaces.contains_key(name));
                     let there = made.namespaces.into_iter().filter_map(|(n, s)| Some((n, s?)));
                     said.3.extend(there);

@@ -1,0 +1,162 @@
+//! DNS as the operator wants it, and the Service that clients ask if no manifest has it.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use weft_model::{Dns, PodNames, ServiceName};
+
+use crate::source::files::Objects;
+use crate::source::index::Defined;
+use crate::source::object::{Key, Object};
+
+/// The usual settings: domain `cluster.local`, Service `kube-system/kube-dns`, the nodes' own upstreams.
+#[must_use]
+pub fn usual_dns() -> Dns {
+    Dns {
+        zones: vec!["cluster.local".to_owned()],
+        ttl_s: DNS_TTL_S,
+        service: ServiceName { namespace: "kube-system".to_owned(), name: "kube-dns".to_owned() },
+        labels: BTreeMap::new(),
+        pod_names: PodNames::default(),
+        upstreams: Vec::new(),
+        stub_domains: BTreeMap::new(),
+    }
+}
+
+/// Usual time to live of the cluster's records, in seconds.
+pub const DNS_TTL_S: u32 = 5;
+/// Longest one.
+const DNS_TTL_MAX_S: u32 = 3600;
+
+/// Number of the Service's address in each range, as installers of clusters choose it.
+const NUMBER: usize = 10;
+const PORT: i32 = 53;
+/// Label and value that select the Service's pods, as they have been since there was one.
+const SELECTOR: (&str, &str) = ("k8s-app", "kube-dns");
+
+/// Settings that cannot work: a line that says why.
+pub(crate) fn check(dns: &Dns) -> Result<(), String> {
+    if dns.zones.is_empty() {
+        return Err("no cluster domain given".to_owned());
+    }
+    let mut names = dns.zones.iter().chain(dns.stub_domains.keys());
+    if let Some(bad) = names.find(|n| !is_domain(n)) {
+        return Err(format!("`{bad}` is no name of a domain, as cluster.local is one"));
+    }
+    if dns.ttl_s > DNS_TTL_MAX_S {
+        return Err(format!("a time to live of {} s is over {DNS_TTL_MAX_S}", dns.ttl_s));
+    }
+    match dns.stub_domains.iter().find(|(_, upstreams)| upstreams.is_empty()) {
+        Some((name, _)) => Err(format!("domain {name} has no server")),
+        None => Ok(()),
+    }
+}
+
+fn is_domain(text: &str) -> bool {
+    let label = |l: &str| {
+        (1..=63).contains(&l.len())
+            && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    let name = text.strip_suffix('.').unwrap_or(text);
+    // Names of Services go in front of it.
+    name.len() <= 120 && name.split('.').all(label)
+}
+
+/// The Service that clients ask, as nobody wrote it.
+pub(crate) struct Stand {
+    key: Key,
+    defined: Arc<Defined>,
+}
+
+impl Stand {
+    pub(crate) fn new(name: &ServiceName, service_cidrs: &[IpNet]) -> Self {
+        let ServiceName { namespace, name } = name.clone();
+        let metadata = ObjectMeta {
+            namespace: Some(namespace.clone()),
+            name: Some(name.clone()),
+            ..ObjectMeta::default()
+        };
+        let addresses: Vec<String> =
+            service_cidrs.iter().filter_map(usual_address).map(|a| a.to_string()).collect();
+        let (label, value) = SELECTOR;
+        let port = |name: &str, protocol: &str| ServicePort {
+            name: Some(name.to_owned()),
+            protocol: Some(protocol.to_owned()),
+            port: PORT,
+            ..ServicePort::default()
+        };
+        let spec = ServiceSpec {
+            selector: Some([(label.to_owned(), value.to_owned())].into()),
+            cluster_ips: Some(addresses),
+            ip_family_policy: Some("PreferDualStack".to_owned()),
+            ports: Some(vec![port("dns", "UDP"), port("dns-tcp", "TCP")]),
+            ..ServiceSpec::default()
+        };
+        let manifest = Service { metadata, spec: Some(spec), status: None };
+        let object = Object::Service(Box::new(manifest));
+        Self {
+            key: Key { kind: "Service".to_owned(), namespace, name },
+            defined: Arc::new(Defined { object, file: PathBuf::from("(built in)"), line: 0 }),
+        }
+    }
+
+    /// Stands in where the source has no such Service.
+    pub(crate) fn stand_in(&self, source: &mut Objects) {
+        source.objects.entry(self.key.clone()).or_insert_with(|| Arc::clone(&self.defined));
+    }
+}
+
+/// `None` if the range has too few.
+fn usual_address(cidr: &IpNet) -> Option<IpAddr> {
+    cidr.hosts().nth(NUMBER - 1)
+}
+
+/// What selects the pods of the Service that clients ask.
+pub(crate) fn labels(source: &Objects, service: &ServiceName) -> BTreeMap<String, String> {
+    let ServiceName { namespace, name } = service.clone();
+    let key = Key { kind: "Service".to_owned(), namespace, name };
+    match source.objects.get(&key).map(|d| &d.object) {
+        Some(Object::Service(manifest)) => {
+            manifest.spec.as_ref().and_then(|s| s.selector.clone()).unwrap_or_default()
+        }
+        _ => BTreeMap::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_that_cannot_work_are_refused() {
+        let with = |change: &dyn Fn(&mut Dns)| {
+            let mut dns = usual_dns();
+            change(&mut dns);
+            check(&dns)
+        };
+        assert_eq!(with(&|_| {}), Ok(()));
+        assert_eq!(with(&|d| d.zones = vec!["k8s.example.com.".into()]), Ok(()));
+        assert!(with(&|d| d.zones.clear()).is_err());
+        assert!(with(&|d| d.zones.push("a..b".into())).unwrap_err().contains("`a..b`"));
+        assert!(with(&|d| d.zones.push(String::new())).is_err());
+        assert!(with(&|d| d.ttl_s = 3601).unwrap_err().contains("3601"));
+        assert!(with(&|d| drop(d.stub_domains.insert("x.y".into(), vec![]))).is_err());
+    }
+
+    #[test]
+    fn service_has_the_usual_address_of_each_range() {
+        let cidrs = ["10.96.0.0/16", "fd00:10:96::/112"].map(|c| c.parse().unwrap());
+        let stand = Stand::new(&usual_dns().service, &cidrs);
+        let Object::Service(manifest) = &stand.defined.object else { panic!() };
+        let addresses = manifest.spec.as_ref().unwrap().cluster_ips.clone().unwrap();
+        assert_eq!(addresses, ["10.96.0.10", "fd00:10:96::a"]);
+        let small = Stand::new(&usual_dns().service, &["10.0.0.0/29".parse().unwrap()]);
+        let Object::Service(manifest) = &small.defined.object else { panic!() };
+        assert_eq!(manifest.spec.as_ref().unwrap().cluster_ips, Some(vec![]));
+    }
+}
