@@ -170,9 +170,8 @@ impl TestLab {
     /// If there is no such node or pod.
     pub fn command(&self, target: &str, command: &[&str]) -> Result<Command> {
         let (program, arguments) = command.split_first().context("no command")?;
-        let namespace = NetNs::open(&self.namespace_of(target)?)?;
-        let mut command = Command::new(program);
-        command.args(arguments).stdin(Stdio::null()).in_netns(&namespace);
+        let mut command = self.lab.command(target, program)?;
+        command.args(arguments).stdin(Stdio::null());
         Ok(command)
     }
 
@@ -313,6 +312,12 @@ pub fn command_in(namespace: &str, program: impl AsRef<Path>) -> Result<Command>
     let mut command = Command::new(program.as_ref());
     command.stdin(Stdio::null()).in_netns(&NetNs::open(namespace)?);
     Ok(command)
+}
+
+/// Arguments of a hub for what is measured without the plugin that answers names.
+#[must_use]
+pub fn without_names() -> Vec<String> {
+    vec!["--no-dns".to_owned()]
 }
 
 fn succeeded(what: &str, output: Output) -> Result<String> {

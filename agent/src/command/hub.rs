@@ -49,10 +49,10 @@ pub(crate) struct Arguments {
     /// to it (CVE-2020-8554).
     #[arg(long, env = "WEFT_ALLOW_EXTERNAL_IPS")]
     allow_external_ips: bool,
-    /// Nodes answer DNS queries to the cluster's DNS Service: names of the cluster themselves, others by
-    /// asking. A first version, and off unless it is asked for.
-    #[arg(long, env = "WEFT_DNS")]
-    dns: bool,
+    /// Leave DNS to others. Else nodes answer queries to the cluster's DNS Service: names of the cluster
+    /// themselves, others by asking.
+    #[arg(long, env = "WEFT_NO_DNS")]
+    no_dns: bool,
     /// Domain of the cluster's names; may be given several times. The first is in answers to PTR.
     #[arg(
         long,
@@ -79,6 +79,13 @@ pub(crate) struct Arguments {
     /// times, for one domain too.
     #[arg(long, env = "WEFT_DNS_STUB_DOMAIN", value_delimiter = ',', value_parser = stub_domain)]
     dns_stub_domain: Vec<(String, SocketAddr)>,
+    /// NAME=ADDRESS: an address of this name, whatever others say of it; may be given several times, for
+    /// one name too.
+    #[arg(long, env = "WEFT_DNS_HOST", value_delimiter = ',', value_parser = host)]
+    dns_host: Vec<(String, IpAddr)>,
+    /// Answer the first query that a pod's search list makes of a name with what the last one would find.
+    #[arg(long, env = "WEFT_DNS_AUTOPATH")]
+    dns_autopath: bool,
     /// How nodes talk to each other.
     #[arg(long, env = "WEFT_ENCAPSULATION", default_value = "wireguard")]
     encapsulation: EncapsulationArgument,
@@ -142,11 +149,20 @@ fn stub_domain(text: &str) -> Result<(String, SocketAddr), String> {
     Ok((domain.to_owned(), server(address)?))
 }
 
+fn host(text: &str) -> Result<(String, IpAddr), String> {
+    let parts = text.split_once('=').and_then(|(name, ip)| Some((name, ip.parse().ok()?)));
+    parts.map(|(name, ip)| (name.to_owned(), ip)).ok_or_else(|| "give NAME=ADDRESS".to_owned())
+}
+
 impl Arguments {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let mut stub_domains = BTreeMap::<String, Vec<SocketAddr>>::new();
         for (domain, server) in self.dns_stub_domain {
             stub_domains.entry(domain).or_default().push(server);
+        }
+        let mut hosts = BTreeMap::<String, Vec<IpAddr>>::new();
+        for (name, address) in self.dns_host {
+            hosts.entry(name).or_default().push(address);
         }
         let dns = Dns {
             zones: self.cluster_domain,
@@ -156,9 +172,11 @@ impl Arguments {
             pod_names: self.dns_pod_names.into(),
             upstreams: self.dns_upstream,
             stub_domains,
+            hosts,
+            autopath: self.dns_autopath,
         };
         weft_hub::run(HubConfig {
-            dns: self.dns.then_some(dns),
+            dns: (!self.no_dns).then_some(dns),
             manifests: self.manifests,
             state: self.state_dir,
             run_dir: self.run_dir,

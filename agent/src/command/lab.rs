@@ -9,7 +9,6 @@ use ipnet::IpNet;
 use tokio::signal::unix::{SignalKind, signal};
 use weft_lab::{Lab, Matrix, Options, UnderlayFamily};
 use weft_model::Encapsulation;
-use weft_netio::{InNetNs, NetNs};
 
 use crate::output::{print, row, table};
 
@@ -200,11 +199,9 @@ async fn status(lab: &Lab) -> anyhow::Result<()> {
 }
 
 fn exec(lab: &str, target: &str, command: &[String]) -> anyhow::Result<ExitCode> {
-    let namespace = Lab::open(lab)?.namespace_of(target)?;
     let (program, arguments) = command.split_first().context("no command given")?;
-    let mut command = std::process::Command::new(program);
+    let mut command = Lab::open(lab)?.command(target, program)?;
     command.args(arguments);
-    command.in_netns(&NetNs::open(&namespace)?);
     // In place of this process: signals reach it, and its end is seen as it is.
     Err(command.exec()).with_context(|| format!("cannot run {program}"))
 }

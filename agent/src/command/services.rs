@@ -2,7 +2,7 @@
 
 use tonic::Streaming;
 use weft_model::ServiceProtocol;
-use weft_proto::v1::{Endpoint, ListServicesRequest, Service, ServicePort};
+use weft_proto::v1::{Endpoint, ListServicesRequest, Service, ServicePort, Serving};
 
 use super::control::{HubArguments, refused};
 use crate::output::{print, row, table};
@@ -58,15 +58,28 @@ fn overview(services: &[Service]) -> String {
         rows.push(row([
             &name.namespace,
             &name.name,
-            &list(&service.cluster_ips),
+            &cluster_ips(service),
             &external(service),
             &short_list(&service.ports.iter().map(port).collect::<Vec<_>>()),
-            &format!("{ready}/{}", service.endpoints.len()),
+            &match service.serving() {
+                Serving::Nodes => "nodes".to_owned(),
+                Serving::Alias => "-".to_owned(),
+                _ => format!("{ready}/{}", service.endpoints.len()),
+            },
             &service.endpoints.iter().map(|e| e.flows).sum::<u64>().to_string(),
             &policy(service),
         ]));
     }
     table(&rows)
+}
+
+/// As `kubectl` shows them, and what a name stands for.
+fn cluster_ips(service: &Service) -> String {
+    match service.serving() {
+        Serving::Headless => "None".to_owned(),
+        Serving::Alias => format!("-> {}", service.alias),
+        Serving::Unspecified | Serving::Nodes | Serving::Foreign => list(&service.cluster_ips),
+    }
 }
 
 /// Addresses for clients outside, or why there are none.
@@ -84,7 +97,12 @@ fn endpoints(services: &[Service]) -> String {
     for service in services {
         let name = service.name.clone().unwrap_or_default();
         if service.endpoints.is_empty() {
-            rows.push(row([&name.namespace, &name.name, "-", "-", "-", "no endpoints", "0"]));
+            let state = match service.serving() {
+                Serving::Nodes => "every node",
+                Serving::Alias => "a name",
+                _ => "no endpoints",
+            };
+            rows.push(row([&name.namespace, &name.name, "-", "-", "-", state, "0"]));
         }
         for endpoint in &service.endpoints {
             let targets = endpoint.targets.iter().map(|t| match t {
@@ -127,6 +145,9 @@ fn port(port: &ServicePort) -> String {
 /// What is not the default.
 fn policy(service: &Service) -> String {
     let mut parts = Vec::new();
+    if service.serving() == Serving::Foreign {
+        parts.push("another proxy".to_owned());
+    }
     if service.internal_local {
         parts.push("internal Local".to_owned());
     }
@@ -195,6 +216,18 @@ mod tests {
         assert_eq!(cells, expected);
         let waits = Service { pending: "no AddressPool".into(), ..service.clone() };
         assert!(overview(&[waits]).contains("  pending: no AddressPool  "));
+        let headless = Service { serving: Serving::Headless.into(), cluster_ips: vec![], ..service.clone() };
+        assert!(overview(&[headless]).contains("web   None "));
+        let alias = Service {
+            serving: Serving::Alias.into(),
+            alias: "db.example".into(),
+            endpoints: vec![],
+            ..service.clone()
+        };
+        assert!(overview(&[alias]).contains("-> db.example"));
+        let nodes = Service { serving: Serving::Nodes.into(), endpoints: vec![], ..service.clone() };
+        assert!(overview(std::slice::from_ref(&nodes)).contains(" nodes "));
+        assert!(endpoints(&[nodes]).contains("every node"));
         let text = endpoints(std::slice::from_ref(&service));
         assert!(text.contains("10.1.0.2  8080     -     not ready  3"), "{text}");
         let port = |number| ServicePort { protocol: 6, port: number, ..ServicePort::default() };

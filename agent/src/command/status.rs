@@ -60,6 +60,10 @@ fn fabric_text(status: &FabricStatus) -> String {
         cluster.pod_cidrs.join(" and "),
         status.pods
     );
+    if let (Some(dns), false) = (&cluster.dns, status.name_servers.is_empty()) {
+        let servers = status.name_servers.join(" and ");
+        text.push_str(&format!("names of {} at {servers}\n", dns.zones.join(" and ")));
+    }
     let mut rows =
         vec![row(["NODE", "STATE", "ENDPOINT", "SUBNETS", "PODS", "GENERATION", "LAST REPORT"])];
     for node in &status.nodes {

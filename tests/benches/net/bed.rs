@@ -8,9 +8,9 @@ use nix::unistd::Pid;
 use weft_lab::Options;
 use weft_netio::{netns, sysctl};
 use weft_tests::talk::{Party, tcp_both_ways, udp_both_ways};
-use weft_tests::{TestLab, eventually};
+use weft_tests::{TestLab, eventually, without_names};
 
-use crate::names::{Case, Underlay, Variant};
+use crate::names::{Case, Plugins, Underlay, Variant};
 use crate::streams::Ends;
 use crate::{fabric, peers};
 
@@ -43,7 +43,11 @@ impl Bed {
         };
         let bed = match case {
             Case::Weft(encapsulation, plugins) => {
-                let options = Options { encapsulation, ..options };
+                let hub_arguments = match plugins {
+                    Plugins::BuiltIn => Vec::new(),
+                    Plugins::None | Plugins::ThreeWasm => without_names(),
+                };
+                let options = Options { encapsulation, hub_arguments, ..options };
                 fabric::make(options, plugins, underlay).await?
             }
             peer => peers::make(peer, options, underlay).await?,

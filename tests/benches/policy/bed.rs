@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use weft_lab::{Lab, Options};
 use weft_tests::report::Report;
 use weft_tests::service::{Server, ask_over, udp_to};
-use weft_tests::{TestLab, eventually};
+use weft_tests::{TestLab, eventually, without_names};
 
 pub(super) const PATIENCE: Duration = Duration::from_secs(600);
 /// Pods of the node itself, spread over the policies.
@@ -51,7 +51,11 @@ impl Measured {
 impl Bed {
     /// `pods` in applications of ten, and as many policies as there are applications, or `policies`.
     pub(super) async fn make(report: &mut Report, pods: usize, policies: usize) -> Result<Self> {
-        let mut lab = TestLab::up(Options { nodes: 1, ..Options::default() }).await?;
+        let mut lab = TestLab::up(Options {
+            nodes: 1,
+            hub_arguments: without_names(),
+            ..Options::default()
+        }).await?;
         let node = lab.nodes().remove(0);
         lab.record_memory(report, "none")?;
         let local = pods.min(LOCAL_MAX);

@@ -13,7 +13,7 @@ use weft_tests::raw::{Raw, UDP};
 use weft_tests::report::Report;
 use weft_tests::service::{Server, ask_over, udp_to};
 use weft_tests::talk::Party;
-use weft_tests::{TestLab, command_in, eventually};
+use weft_tests::{TestLab, command_in, eventually, without_names};
 
 use crate::manifests::manifest;
 
@@ -24,7 +24,7 @@ const CHANGED: Ipv4Addr = Ipv4Addr::new(10, 96, 255, 1);
 const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(super) async fn measure(report: &mut Report, services: usize) -> Result<()> {
-    let options = Options { nodes: 1, ..Options::default() };
+    let options = Options { nodes: 1, hub_arguments: without_names(), ..Options::default() };
     let lab = TestLab::with_pods(options, 3).await?;
     let pods = ["a2", "a3"].map(|p| lab.party(p, 0));
     let [first, second] = pods.map(|p| p.context("no such pod"));
@@ -63,7 +63,8 @@ pub(super) async fn measure(report: &mut Report, services: usize) -> Result<()> 
 pub(super) async fn beside_flows(report: &mut Report, flows: usize) -> Result<()> {
     // Twice as many, so that none has to make room for another of its part of the table.
     let datapath_arguments = vec![format!("--flows-max={}", (2 * flows).max(1 << 17))];
-    let options = Options { nodes: 1, datapath_arguments, ..Options::default() };
+    let hub_arguments = without_names();
+    let options = Options { nodes: 1, hub_arguments, datapath_arguments, ..Options::default() };
     let lab = TestLab::with_pods(options, 3 + CLIENTS).await?;
     let [first, second] = [lab.party("a2", 0)?, lab.party("a3", 0)?];
     lab.put("changed.yaml", &changed(first.address))?;

@@ -12,7 +12,7 @@ use weft_model::Encapsulation;
 use weft_tests::connects::connects;
 use weft_tests::report::{Report, Table, shown};
 use weft_tests::talk::Party;
-use weft_tests::{TestLab, eventually, routed};
+use weft_tests::{TestLab, eventually, routed, without_names};
 
 use crate::manifests::manifest;
 
@@ -44,6 +44,7 @@ impl Bed {
                 "weft-vxlan" => Encapsulation::Vxlan,
                 _ => Encapsulation::WireGuard,
             },
+            hub_arguments: without_names(),
             ..Options::default()
         };
         let (lab, [client, near, far]) =

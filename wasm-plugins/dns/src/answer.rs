@@ -6,7 +6,7 @@ use domain::base::Rtype;
 use domain::base::iana::Rcode;
 
 use crate::address::{Reverse, of_dashed};
-use crate::config::Zone;
+use crate::config::{Host, Zone};
 use crate::name::LowerName;
 use crate::service::{Kind, OwnedName, Port, Protocol, Service};
 use crate::tables::Tables;
@@ -77,7 +77,11 @@ pub(crate) struct Answer {
 pub(crate) enum Resolution {
     Answer(Answer),
     /// The name is an alias of one that is not of the cluster: what stands for what, to the last.
-    Follow(Vec<OwnedName>),
+    Follow {
+        names: Vec<OwnedName>,
+        /// The first of them is no alias, but where the client would look next.
+        searched: bool,
+    },
     /// The name is not of the cluster.
     Elsewhere,
 }
@@ -107,6 +111,9 @@ impl Step<'_> {
 
 /// Answers a question of class IN.
 pub(crate) fn resolve(tables: &Tables, name: &LowerName, rtype: Rtype) -> Resolution {
+    if let Some(host) = tables.host(name) {
+        return Resolution::Answer(of_host(tables, host, rtype));
+    }
     let Some((zone, before)) = tables.zone(name) else { return reverse(tables, name, rtype) };
     if !tables.settings().synced {
         return Resolution::Answer(Answer::of_zone(zone, Rcode::SERVFAIL, Vec::new()));
@@ -123,9 +130,17 @@ pub(crate) fn resolve(tables: &Tables, name: &LowerName, rtype: Rtype) -> Resolu
                 }
                 name = LowerName::new(target);
                 owner = Some(target.clone());
+                if let Some(host) = tables.host(&name) {
+                    let data = of_type(host.addresses.iter(), rtype).into_iter();
+                    records.extend(data.map(|data| Record { owner: owner.clone(), data }));
+                    return Resolution::Answer(Answer::of_zone(zone, Rcode::NOERROR, records));
+                }
                 match tables.zone(&name) {
                     Some(found) => (zone, before) = found,
-                    None => return Resolution::Follow(records.iter().filter_map(alias).collect()),
+                    None => {
+                        let names = records.iter().filter_map(alias).collect();
+                        return Resolution::Follow { names, searched: false };
+                    }
                 }
             }
             Step::Records { records: data, additional } => {
@@ -153,6 +168,19 @@ fn alias(record: &Record) -> Option<OwnedName> {
         Data::Cname(target) => Some(target.clone()),
         _ => None,
     }
+}
+
+/// A name of the operator's.
+fn of_host(tables: &Tables, host: &Host, rtype: Rtype) -> Answer {
+    let data = match rtype {
+        Rtype::ANY => vec![Data::Minimal],
+        _ => of_type(host.addresses.iter(), rtype),
+    };
+    let records: Vec<_> = data.into_iter().map(|data| Record { owner: None, data }).collect();
+    let server_zone = tables.settings().zones.first().map(|z| z.name.clone());
+    let authority = server_zone.map(|server_zone| Authority { zone: host.name.clone(), server_zone });
+    let negative = records.is_empty();
+    Answer { rcode: Rcode::NOERROR, records, additional: Vec::new(), authority, negative }
 }
 
 fn negative(zone: &Zone, rcode: Rcode, aliases: Vec<Record>) -> Resolution {
@@ -409,7 +437,11 @@ fn reverse(tables: &Tables, name: &LowerName, rtype: Rtype) -> Resolution {
     };
     let inside = settings.reverse_ranges.iter().any(|range| range.holds(about));
     let names: Vec<OwnedName> = match about.is_host() {
-        true => tables.services_at(about.address).flat_map(|s| names_at(zone, s, about)).collect(),
+        true => {
+            let of_services = tables.services_at(about.address);
+            let hosts = tables.hosts_at(about.address).cloned();
+            hosts.chain(of_services.flat_map(|s| names_at(zone, s, about))).collect()
+        }
         false => Vec::new(),
     };
     if names.is_empty() && !inside {

@@ -3,14 +3,15 @@
 use std::net::IpAddr;
 
 use domain::base::Name;
+use hashbrown::HashMap;
 use prost::Message;
 use weft_proto::tables::v1::{
-    DnsEndpoints, DnsHost, DnsNamespace, DnsPodNames, DnsPort, DnsService, DnsSettings, DnsTables,
+    DnsEndpoints, DnsHost, DnsName, DnsNamespace, DnsPodNames, DnsPort, DnsService, DnsSettings, DnsTables,
 };
 
 use crate::address::{self, Range};
 use crate::name::{LowerName, is_label, wire_of};
-use crate::service::{Addresses, Endpoints, Host, Kind, OwnedName, Port, Protocol, Service};
+use crate::service::{self, Addresses, Endpoints, Kind, OwnedName, Port, Protocol, Service};
 
 /// A configuration that was read. A full one is a change of nothing.
 #[derive(Debug, Default)]
@@ -21,8 +22,24 @@ pub(crate) struct Change {
     pub(crate) removed_services: Vec<Box<[u8]>>,
     pub(crate) namespaces: Vec<(u32, Box<[u8]>)>,
     pub(crate) removed_namespaces: Vec<u32>,
-    /// With the number of their namespace, 0 for one that goes.
-    pub(crate) pods: Vec<(IpAddr, u32)>,
+    /// `None`: one that goes.
+    pub(crate) pods: Vec<(IpAddr, Option<Pod>)>,
+}
+
+/// What is known of a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pod {
+    /// Number of its namespace.
+    pub(crate) namespace: u32,
+    /// It looks names up in its namespace, in the cluster's Services, in the zone, and as they are.
+    pub(crate) ordinary_search: bool,
+}
+
+/// A name that the operator gave addresses.
+#[derive(Clone, Debug)]
+pub(crate) struct Host {
+    pub(crate) name: OwnedName,
+    pub(crate) addresses: Addresses,
 }
 
 /// A cluster domain.
@@ -42,6 +59,9 @@ pub(crate) struct Settings {
     pub(crate) reverse_ranges: Vec<Range>,
     pub(crate) pod_names: PodNames,
     pub(crate) synced: bool,
+    /// By name in wire form, in small letters.
+    pub(crate) hosts: HashMap<Box<[u8]>, Host>,
+    pub(crate) autopath: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,6 +72,8 @@ pub(crate) enum PodNames {
     Insecure,
 }
 
+/// Bit of a pod's record.
+const ORDINARY_SEARCH: u32 = 1 << 31;
 /// Longest time to live, in seconds.
 const TTL_MAX: u32 = 3600;
 
@@ -112,6 +134,8 @@ fn settings(message: DnsSettings) -> Result<Settings, String> {
         .map_err(|e| format!("reverse_ranges: {e}"))?,
         pod_names,
         synced: message.synced,
+        hosts: each(message.hosts, host_name)?.into_iter().collect(),
+        autopath: message.autopath,
     })
 }
 
@@ -120,6 +144,15 @@ fn zone(text: String) -> Result<Zone, String> {
     let name = name.ok_or_else(|| format!("zones: `{text}` is no name of a domain"))?;
     let lower = LowerName::new(&name);
     Ok(Zone { name, lower })
+}
+
+fn host_name(message: DnsName) -> Result<(Box<[u8]>, Host), String> {
+    let DnsName { name: text, addresses_v4, addresses_v6 } = message;
+    let name = name(&text).filter(|n| n.label_count() > 2);
+    let name = name.ok_or_else(|| format!("hosts: `{text}` is no name of two labels or more"))?;
+    let addresses =
+        addresses(&addresses_v4, &addresses_v6).map_err(|e| format!("hosts: `{text}`: {e}"))?;
+    Ok((LowerName::new(&name).as_wire().into(), Host { name, addresses }))
 }
 
 /// With or without a dot at its end.
@@ -185,7 +218,7 @@ fn endpoints(message: DnsEndpoints) -> Result<Endpoints, String> {
     })
 }
 
-fn host(message: DnsHost) -> Result<Host, String> {
+fn host(message: DnsHost) -> Result<service::Host, String> {
     let DnsHost { mut name, addresses_v4, addresses_v6 } = message;
     if !is_label(&name) {
         return Err(format!("host `{name}`: is no label"));
@@ -193,7 +226,7 @@ fn host(message: DnsHost) -> Result<Host, String> {
     name.make_ascii_lowercase();
     let addresses =
         addresses(&addresses_v4, &addresses_v6).map_err(|e| format!("host `{name}`: {e}"))?;
-    Ok(Host { name: name.into(), addresses })
+    Ok(service::Host { name: name.into(), addresses })
 }
 
 fn addresses(v4: &[u8], v6: &[u8]) -> Result<Addresses, String> {
@@ -230,13 +263,18 @@ fn ports(all: Vec<DnsPort>) -> Result<Box<[Port]>, String> {
 }
 
 /// Records of an address and a number.
-fn records<const N: usize>(bytes: &[u8]) -> Result<Vec<(IpAddr, u32)>, String> {
+fn records<const N: usize>(bytes: &[u8]) -> Result<Vec<(IpAddr, Option<Pod>)>, String> {
     if !bytes.len().is_multiple_of(N + 4) {
         return Err(format!("{} bytes are no records of {}", bytes.len(), N + 4));
     }
     let read = |record: &[u8]| {
         let (address, number) = record.split_last_chunk::<4>()?;
-        Some((address::of_bytes(address)?, u32::from_be_bytes(*number)))
+        let number = u32::from_be_bytes(*number);
+        let pod = Pod {
+            namespace: number & !ORDINARY_SEARCH,
+            ordinary_search: number & ORDINARY_SEARCH != 0,
+        };
+        Some((address::of_bytes(address)?, (number != 0).then_some(pod)))
     };
     Ok(bytes.chunks_exact(N + 4).filter_map(read).collect())
 }

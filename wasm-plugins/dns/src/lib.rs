@@ -17,11 +17,16 @@ mod answer;
 mod config;
 mod message;
 mod name;
+mod search;
 mod service;
 mod tables;
 #[cfg(test)]
 mod tests;
 
+use std::net::IpAddr;
+
+use domain::base::Rtype;
+use domain::base::iana::Rcode;
 use weft_policy_sdk::flags;
 use weft_policy_sdk::prelude::*;
 
@@ -47,9 +52,20 @@ pub enum Outcome {
     /// It is answered with this one.
     Reply(Vec<u8>),
     /// It is a query about what is not of the cluster.
-    Elsewhere,
+    Elsewhere(Beyond),
     /// It is no query, and gets no answer.
     Nothing,
+}
+
+/// Which name to ask others for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Beyond {
+    /// What the name that was asked for stands for, and that for the next, in wire form; the last is the one
+    /// to ask for. If there is none, it is the name itself.
+    pub names: Vec<Vec<u8>>,
+    /// The name that was asked for is one of a search list, and stands for the next only if that is there:
+    /// else the answer is the one without a client.
+    pub searched: bool,
 }
 
 impl Zones {
@@ -69,36 +85,44 @@ impl Zones {
         Ok(())
     }
 
-    /// Answers a message. `seed` chooses which of several addresses comes first.
+    /// Answers a message. `seed` chooses which of several addresses comes first. Where the client's search
+    /// list leads is looked up if there is a client, and the configuration says so.
     #[must_use]
-    pub fn answer(&self, message: &[u8], transport: Transport, seed: u64) -> Outcome {
+    pub fn answer(
+        &self,
+        message: &[u8],
+        transport: Transport,
+        client: Option<IpAddr>,
+        seed: u64,
+    ) -> Outcome {
         let query = match Received::read(message) {
             Received::Nothing => return Outcome::Nothing,
             Received::Refused(reply) => return Outcome::Reply(reply),
             Received::Query(query) => query,
         };
         let name = LowerName::new(query.question.qname());
-        match resolve(&self.tables, &name, query.question.qtype()) {
+        match self.resolve(&name, query.question.qtype(), client) {
             Resolution::Answer(mut answer) => {
                 answer.rotate(seed);
                 let ttl = self.tables.settings().ttl;
                 let zone = ZoneData { ttl, serial: self.tables.changes() };
                 Outcome::Reply(query.reply(&answer, transport, zone))
             }
-            Resolution::Follow(_) | Resolution::Elsewhere => Outcome::Elsewhere,
+            Resolution::Follow { names, searched } => {
+                let names = names.into_iter().map(|n| n.into_octets()).collect();
+                Outcome::Elsewhere(Beyond { names, searched })
+            }
+            Resolution::Elsewhere => Outcome::Elsewhere(Beyond::default()),
         }
     }
 
-    /// Where the answer to a query is [`Outcome::Elsewhere`] and the name asked for is one of the cluster's
-    /// that stands for another: that other name in wire form, preceded by all that lie in between. Else
-    /// nothing.
-    #[must_use]
-    pub fn aliases(&self, message: &[u8]) -> Vec<Vec<u8>> {
-        let Received::Query(query) = Received::read(message) else { return Vec::new() };
-        let name = LowerName::new(query.question.qname());
-        match resolve(&self.tables, &name, query.question.qtype()) {
-            Resolution::Follow(names) => names.into_iter().map(|n| n.into_octets()).collect(),
-            Resolution::Answer(_) | Resolution::Elsewhere => Vec::new(),
+    fn resolve(&self, name: &LowerName, rtype: Rtype, client: Option<IpAddr>) -> Resolution {
+        let first = resolve(&self.tables, name, rtype);
+        match (&first, client) {
+            (Resolution::Answer(answer), Some(client)) if answer.rcode == Rcode::NXDOMAIN => {
+                search::go_on(&self.tables, name, rtype, client).unwrap_or(first)
+            }
+            _ => first,
         }
     }
 }
@@ -124,11 +148,12 @@ impl Filter for Dns {
             return Verdict::Continue;
         }
         let seed = packet.now() ^ u64::from(packet.source_port()) << 32;
-        match self.zones.answer(packet.payload(), Transport::Udp, mix(seed)) {
+        let client = Some(packet.source());
+        match self.zones.answer(packet.payload(), Transport::Udp, client, mix(seed)) {
             Outcome::Reply(reply) => {
                 packet.udp_reply(&reply).map_or(Verdict::Continue, Verdict::Reply)
             }
-            Outcome::Elsewhere => Verdict::Continue,
+            Outcome::Elsewhere(_) => Verdict::Continue,
             Outcome::Nothing => Verdict::Drop(NO_QUERY),
         }
     }

@@ -4,9 +4,9 @@ use std::net::IpAddr;
 
 use hashbrown::HashMap;
 
-use crate::config::{Change, PodNames, Settings, Zone};
+use crate::config::{Change, Host, Pod, PodNames, Settings, Zone};
 use crate::name::LowerName;
-use crate::service::{Kind, Service};
+use crate::service::{Kind, OwnedName, Service};
 
 /// Everything that names are about.
 #[derive(Debug, Default)]
@@ -23,8 +23,9 @@ pub(crate) struct Tables {
     namespaces: HashMap<u32, Box<[u8]>>,
     /// Numbers by wire form.
     numbers: HashMap<Box<[u8]>, u32>,
-    /// Numbers of their namespaces.
-    pods: HashMap<IpAddr, u32>,
+    pods: HashMap<IpAddr, Pod>,
+    /// Keys of the settings' hosts, by their addresses.
+    hosts_at: HashMap<IpAddr, Vec<Box<[u8]>>>,
     changes: u32,
 }
 
@@ -71,6 +72,12 @@ impl Tables {
     /// Takes a change: everything of it.
     pub(crate) fn change(&mut self, change: Change) {
         if let Some(settings) = change.settings {
+            self.hosts_at.clear();
+            for (key, host) in &settings.hosts {
+                for address in host.addresses.iter() {
+                    self.hosts_at.entry(address).or_default().push(key.clone());
+                }
+            }
             self.settings = settings;
         }
         for key in &change.removed_services {
@@ -91,12 +98,11 @@ impl Tables {
             self.numbers.insert(name.clone(), number);
             self.namespaces.insert(number, name);
         }
-        for (address, number) in change.pods {
-            if number == 0 {
-                self.pods.remove(&address);
-            } else {
-                self.pods.insert(address, number);
-            }
+        for (address, pod) in change.pods {
+            match pod {
+                Some(pod) => self.pods.insert(address, pod),
+                None => self.pods.remove(&address),
+            };
         }
         self.changes = self.changes.wrapping_add(1);
     }
@@ -171,8 +177,25 @@ impl Tables {
         match self.settings.pod_names {
             PodNames::None => false,
             PodNames::Insecure => true,
-            PodNames::Verified => self.pods.get(&address) == Some(number),
+            PodNames::Verified => self.pods.get(&address).map(|p| p.namespace) == Some(*number),
         }
+    }
+
+    /// What the operator says of a name.
+    pub(crate) fn host(&self, name: &LowerName) -> Option<&Host> {
+        self.settings.hosts.get(name.as_wire())
+    }
+
+    /// Names that the operator gave the address.
+    pub(crate) fn hosts_at(&self, address: IpAddr) -> impl Iterator<Item = &OwnedName> {
+        let keys = self.hosts_at.get(&address).map(Vec::as_slice).unwrap_or_default();
+        keys.iter().filter_map(|key| Some(&self.settings.hosts.get(key)?.name))
+    }
+
+    /// The namespace of a pod that looks names up in the usual order, in wire form.
+    pub(crate) fn searched_namespace(&self, pod: IpAddr) -> Option<&[u8]> {
+        let pod = self.pods.get(&pod).filter(|p| p.ordinary_search && self.settings.autopath)?;
+        self.namespaces.get(&pod.namespace).map(|name| &**name)
     }
 }
 

@@ -4,4 +4,5 @@ mod messages;
 mod negative;
 mod packets;
 mod records;
+mod searched;
 mod support;

@@ -45,6 +45,7 @@ fn pod(name: &str, addresses: &[&str]) -> Pod {
         labels: BTreeMap::new(),
         ports: vec![port(ServiceProtocol::Tcp), port(ServiceProtocol::Udp)],
         finished: false,
+        own_search: false,
     }
 }
 

@@ -25,6 +25,8 @@ pub fn usual_dns() -> Dns {
         pod_names: PodNames::default(),
         upstreams: Vec::new(),
         stub_domains: BTreeMap::new(),
+        hosts: BTreeMap::new(),
+        autopath: false,
     }
 }
 
@@ -34,7 +36,7 @@ pub const DNS_TTL_S: u32 = 5;
 const DNS_TTL_MAX_S: u32 = 3600;
 
 /// Number of the Service's address in each range, as installers of clusters choose it.
-const NUMBER: usize = 10;
+const NUMBER: u32 = 10;
 const PORT: i32 = 53;
 /// Label and value that select the Service's pods, as they have been since there was one.
 const SELECTOR: (&str, &str) = ("k8s-app", "kube-dns");
@@ -47,6 +49,11 @@ pub(crate) fn check(dns: &Dns) -> Result<(), String> {
     let mut names = dns.zones.iter().chain(dns.stub_domains.keys());
     if let Some(bad) = names.find(|n| !is_domain(n)) {
         return Err(format!("`{bad}` is no name of a domain, as cluster.local is one"));
+    }
+    // A name of one label would stand before every Service that a pod calls so.
+    let whole = |name: &&String| is_domain(name) && name.trim_end_matches('.').contains('.');
+    if let Some(bad) = dns.hosts.keys().find(|n| !whole(n)) {
+        return Err(format!("`{bad}` is no name of a host, as git.example.com is one"));
     }
     if dns.ttl_s > DNS_TTL_MAX_S {
         return Err(format!("a time to live of {} s is over {DNS_TTL_MAX_S}", dns.ttl_s));
@@ -113,7 +120,11 @@ impl Stand {
 
 /// `None` if the range has too few.
 fn usual_address(cidr: &IpNet) -> Option<IpAddr> {
-    cidr.hosts().nth(NUMBER - 1)
+    let address = match cidr.network() {
+        IpAddr::V4(first) => IpAddr::V4((u32::from(first) + NUMBER).into()),
+        IpAddr::V6(first) => IpAddr::V6((u128::from(first) + u128::from(NUMBER)).into()),
+    };
+    (cidr.contains(&address) && address != cidr.broadcast()).then_some(address)
 }
 
 /// What selects the pods of the Service that clients ask.
@@ -144,6 +155,8 @@ mod tests {
         assert!(with(&|d| d.zones.clear()).is_err());
         assert!(with(&|d| d.zones.push("a..b".into())).unwrap_err().contains("`a..b`"));
         assert!(with(&|d| d.zones.push(String::new())).is_err());
+        assert_eq!(with(&|d| drop(d.hosts.insert("a.example".into(), vec![]))), Ok(()));
+        assert!(with(&|d| drop(d.hosts.insert("a".into(), vec![]))).unwrap_err().contains("`a`"));
         assert!(with(&|d| d.ttl_s = 3601).unwrap_err().contains("3601"));
         assert!(with(&|d| drop(d.stub_domains.insert("x.y".into(), vec![]))).is_err());
     }

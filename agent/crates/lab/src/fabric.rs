@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use weft_model::Encapsulation;
-use weft_netio::netns;
+use weft_netio::{InNetNs as _, NetNs, netns};
 use weft_proto::v1::control_client::ControlClient;
 use weft_proto::v1::{FabricStatus, GetStatusRequest};
 
@@ -204,6 +205,7 @@ impl Lab {
             layout.manifests(),
             layout.hub_state(),
             layout.hub_run(),
+            layout.dir().join("resolv"),
             layout.dir().join("pids"),
             layout.dir().join("logs"),
         ];
@@ -272,6 +274,10 @@ impl Lab {
                 return Err(error);
             }
         };
+        // As a kubelet does, which is told where and in which domain names are answered.
+        if let Some(text) = self.status().await.ok().and_then(|s| resolv_conf(&s, pod)) {
+            std::fs::write(self.layout.resolv_conf(pod), text)?;
+        }
         self.change(|state| state.pods.insert(pod.to_owned(), made.clone()))?;
         Ok(made)
     }
@@ -286,6 +292,10 @@ impl Lab {
         let node = self.layout.node(&known.node);
         cni::delete(&node, pod, &known.namespace, Some(&known.result)).await?;
         netns::delete(&known.namespace)?;
+        match std::fs::remove_file(self.layout.resolv_conf(pod)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
         self.change(|state| state.pods.remove(pod))?;
         Ok(())
     }
@@ -383,6 +393,20 @@ impl Lab {
         Ok(self.layout.node(name).namespace)
     }
 
+    /// A command that will run in a node or pod; in a pod with an `/etc/resolv.conf` of its own.
+    ///
+    /// # Errors
+    /// If there is no such node or pod.
+    pub fn command(&self, target: &str, program: &str) -> Result<Command> {
+        let mut command = Command::new(program);
+        command.in_netns(&NetNs::open(&self.namespace_of(target)?)?);
+        let resolv_conf = self.layout.resolv_conf(target);
+        if resolv_conf.exists() {
+            command.with_file(&resolv_conf, Path::new("/etc/resolv.conf"))?;
+        }
+        Ok(command)
+    }
+
     /// What the hub says of the fabric.
     ///
     /// # Errors
@@ -461,6 +485,16 @@ fn check_pod_name(pod: &str) -> Result<()> {
 /// Kubernetes namespace and name of what the lab calls `pod`.
 pub(crate) fn split_pod_name(pod: &str) -> (&str, &str) {
     pod.split_once('/').unwrap_or((DEFAULT_NAMESPACE, pod))
+}
+
+/// As a kubelet writes it for a pod whose DNS policy is `ClusterFirst`; `None` if nodes answer no names.
+fn resolv_conf(status: &FabricStatus, pod: &str) -> Option<String> {
+    let zone = status.cluster.as_ref()?.dns.as_ref()?.zones.first()?;
+    let (namespace, _) = split_pod_name(pod);
+    let servers = status.name_servers.iter().map(|s| format!("nameserver {s}\n"));
+    let servers: String = servers.collect();
+    let search = format!("search {namespace}.svc.{zone} svc.{zone} {zone}\n");
+    (!servers.is_empty()).then(|| format!("{search}{servers}options ndots:5\n"))
 }
 
 fn unready(status: &FabricStatus, expected: usize) -> Option<String> {

@@ -62,6 +62,11 @@ impl Layout {
         self.dir().join("hub/run")
     }
 
+    /// What a pod has for its `/etc/resolv.conf`.
+    pub(crate) fn resolv_conf(&self, pod: &str) -> PathBuf {
+        self.dir().join("resolv").join(pod.replace('/', "."))
+    }
+
     pub(crate) fn token_file(&self) -> PathBuf {
         self.dir().join("join-token")
     }

@@ -33,6 +33,11 @@ pub struct Dns {
     pub upstreams: Vec<SocketAddr>,
     /// Who knows names below these.
     pub stub_domains: BTreeMap<String, Vec<SocketAddr>>,
+    /// Names that the operator gave addresses, of at least two labels.
+    pub hosts: BTreeMap<String, Vec<IpAddr>>,
+    /// A query that a pod's search list makes of a name, and that has no answer, is answered with what the
+    /// pod would find in the end.
+    pub autopath: bool,
 }
 
 /// Which pods have a name by their address, `10-0-0-1.NAMESPACE.pod.ZONE`.

@@ -69,6 +69,8 @@ pub struct Pod {
     pub ports: Vec<NamedPort>,
     /// Succeeded or failed, as its manifest says: nothing of it runs, though it may still be attached.
     pub finished: bool,
+    /// Its manifest has a DNS policy or search list of its own, so it is not known where it looks names up.
+    pub own_search: bool,
 }
 
 /// Where in the packet's way a plugin stands.
@@ -370,6 +372,7 @@ mod tests {
                 labels: BTreeMap::new(),
                 ports: vec![],
                 finished: false,
+                own_search: false,
             };
             snapshot.pods.insert(name, pod.into());
         }

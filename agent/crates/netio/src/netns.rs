@@ -4,9 +4,11 @@
 //! closure, so that no pooled thread is ever left in the wrong namespace. `/sys` is not mounted
 //! again: nothing here reads it.
 
+use std::ffi::{CStr, CString};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -180,6 +182,13 @@ impl AsFd for NetNs {
 pub trait InNetNs {
     /// Makes the process start inside `namespace`. Spawning fails if it cannot be entered.
     fn in_netns(&mut self, namespace: &NetNs) -> &mut Self;
+
+    /// Makes the process, and what it starts, see the file `source` at `target`; nobody else does.
+    /// Spawning fails if one of them is not there.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a path with a zero byte.
+    fn with_file(&mut self, source: &Path, target: &Path) -> io::Result<&mut Self>;
 }
 
 impl InNetNs for Command {
@@ -189,12 +198,31 @@ impl InNetNs for Command {
         // SAFETY: between fork and exec the closure makes one system call and allocates nothing.
         unsafe { self.pre_exec(join) }
     }
+
+    fn with_file(&mut self, source: &Path, target: &Path) -> io::Result<&mut Self> {
+        let [source, target] =
+            [source, target].map(|path| CString::new(path.as_os_str().as_bytes()));
+        let (source, target) = (source?, target?);
+        let cover = move || {
+            unshare(CloneFlags::CLONE_NEWNS)?;
+            let none = None::<&CStr>;
+            mount(none, c"/", none, MsFlags::MS_PRIVATE | MsFlags::MS_REC, none)?;
+            Ok(mount(Some(&*source), &*target, none, MsFlags::MS_BIND, none)?)
+        };
+        // SAFETY: between fork and exec the closure makes system calls and allocates nothing.
+        Ok(unsafe { self.pre_exec(cover) })
+    }
 }
 
 impl InNetNs for tokio::process::Command {
     fn in_netns(&mut self, namespace: &NetNs) -> &mut Self {
         self.as_std_mut().in_netns(namespace);
         self
+    }
+
+    fn with_file(&mut self, source: &Path, target: &Path) -> io::Result<&mut Self> {
+        self.as_std_mut().with_file(source, target)?;
+        Ok(self)
     }
 }
 

@@ -322,6 +322,7 @@ impl Core {
             labels: BTreeMap::new(),
             ports: Vec::new(),
             finished: false,
+            own_search: false,
         };
         Some(pod.to_proto())
     }

@@ -13,7 +13,7 @@ use hickory_resolver::net::NetError;
 use hickory_resolver::proto::op::{Message, Query, ResponseCode};
 use hickory_resolver::proto::rr::{Name, RecordType};
 use parking_lot::Mutex;
-use weft_dns::Transport;
+use weft_dns::{Beyond, Outcome, Transport};
 
 use crate::Resolver;
 use crate::reply::{self, Reply};
@@ -63,17 +63,26 @@ impl Asking {
 }
 
 impl Resolver {
-    /// Answers what is not the cluster's. `aliases` are the names that the one asked for stands for, one
-    /// after the other; the last is the one to ask for.
+    /// Answers what is not the cluster's.
     pub(crate) async fn ask(
         &self,
         message: &[u8],
-        aliases: &[Vec<u8>],
+        beyond: &Beyond,
         transport: Transport,
     ) -> Option<Vec<u8>> {
         let query = Message::from_vec(message).ok()?;
         let question = query.queries.first()?.clone();
-        let code = match self.find(&query, &question, aliases).await {
+        let code = match self.find(&query, &question, &beyond.names).await {
+            // The client may go on with its list.
+            Ok(reply) if beyond.searched && reply.is_absence() => {
+                return match self.look_up(message, transport, None) {
+                    Outcome::Reply(reply) => Some(reply),
+                    // The cluster has changed since, and knows nothing of the name any more.
+                    Outcome::Elsewhere(_) | Outcome::Nothing => {
+                        reply::compose(&query, &Reply::failure(ResponseCode::ServFail), transport)
+                    }
+                };
+            }
             Ok(reply) => return reply::compose(&query, &reply, transport),
             Err(code) => code,
         };

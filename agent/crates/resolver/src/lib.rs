@@ -111,24 +111,32 @@ impl Resolver {
         &self.counters
     }
 
-    /// Answers a message; `None`: it gets no answer.
-    pub async fn answer(&self, message: &[u8], transport: Transport) -> Option<Vec<u8>> {
-        // The lock ends before anything is waited for.
-        let (outcome, aliases) = {
-            let zones = self.zones.read();
-            match zones.answer(message, transport, rand::random()) {
-                Outcome::Elsewhere => (Outcome::Elsewhere, zones.aliases(message)),
-                other => (other, Vec::new()),
-            }
-        };
-        match outcome {
+    /// Answers a client's message; `None`: it gets no answer.
+    pub async fn answer(
+        &self,
+        message: &[u8],
+        transport: Transport,
+        client: IpAddr,
+    ) -> Option<Vec<u8>> {
+        match self.look_up(message, transport, Some(client)) {
             Outcome::Nothing => None,
-            Outcome::Reply(reply) => {
-                self.counters.cluster.fetch_add(1, Ordering::Relaxed);
-                Some(reply)
-            }
-            Outcome::Elsewhere => self.ask(message, &aliases, transport).await,
+            Outcome::Reply(reply) => Some(reply),
+            Outcome::Elsewhere(beyond) => self.ask(message, &beyond, transport).await,
         }
+    }
+
+    /// What the cluster has.
+    pub(crate) fn look_up(
+        &self,
+        message: &[u8],
+        transport: Transport,
+        client: Option<IpAddr>,
+    ) -> Outcome {
+        let outcome = self.zones.read().answer(message, transport, client, rand::random());
+        if matches!(outcome, Outcome::Reply(_)) {
+            self.counters.cluster.fetch_add(1, Ordering::Relaxed);
+        }
+        outcome
     }
 
     fn may_ask(&self, client: IpAddr) -> bool {

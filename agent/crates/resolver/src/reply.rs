@@ -53,6 +53,11 @@ impl Reply {
         Self { code, answers: Vec::new(), authorities: Vec::new() }
     }
 
+    /// True if there is no such name.
+    pub(crate) fn is_absence(&self) -> bool {
+        self.code == ResponseCode::NXDomain
+    }
+
     /// Instead of all that there is (RFC 8482).
     pub(crate) fn minimal(name: &Name) -> Self {
         let said = RData::HINFO(HINFO::new("RFC8482".to_owned(), String::new()));

@@ -1,6 +1,7 @@
 //! Queries in datagrams and over connections.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,7 +45,7 @@ pub async fn serve_udp(resolver: Arc<Resolver>, socket: UdpSocket) {
         let message = buffer.get(..length).unwrap_or_default().to_vec();
         let (resolver, socket) = (Arc::clone(&resolver), Arc::clone(&socket));
         tokio::spawn(async move {
-            let Some(reply) = resolver.answer(&message, Transport::Udp).await else { return };
+            let Some(reply) = resolver.answer(&message, Transport::Udp, client.ip()).await else { return };
             if let Err(error) = socket.send_to(&reply, client).await {
                 tracing::debug!(%error, %client, "no answer sent");
             }
@@ -71,7 +72,7 @@ pub async fn serve_tcp(resolver: Arc<Resolver>, listener: TcpListener) {
         }
         let resolver = Arc::clone(&resolver);
         tokio::spawn(async move {
-            if let Err(error) = converse(resolver, stream).await {
+            if let Err(error) = converse(resolver, stream, client.ip()).await {
                 tracing::debug!(%error, %client, "connection ended");
             }
             drop(place);
@@ -80,7 +81,7 @@ pub async fn serve_tcp(resolver: Arc<Resolver>, listener: TcpListener) {
 }
 
 /// One connection: answers go out as they come, in any order.
-async fn converse(resolver: Arc<Resolver>, stream: TcpStream) -> io::Result<()> {
+async fn converse(resolver: Arc<Resolver>, stream: TcpStream, client: IpAddr) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let (mut reader, mut writer) = stream.into_split();
     let (replies, mut to_send) = mpsc::channel::<Vec<u8>>(PIPELINED_MAX);
@@ -101,7 +102,7 @@ async fn converse(resolver: Arc<Resolver>, stream: TcpStream) -> io::Result<()> 
             };
             let (resolver, replies) = (Arc::clone(&resolver), replies.clone());
             tokio::spawn(async move {
-                if let Some(reply) = resolver.answer(&message, Transport::Tcp).await {
+                if let Some(reply) = resolver.answer(&message, Transport::Tcp, client).await {
                     // If the connection is gone, nobody wants it.
                     let _gone = replies.send(reply).await;
                 }

@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::time::timeout;
 use weft_dns::Transport;
 use weft_policy_sdk::Config;
-use weft_proto::tables::v1::{DnsService, DnsSettings, DnsTables};
+use weft_proto::tables::v1::{DnsNamespace, DnsService, DnsSettings, DnsTables};
 
 use super::*;
 
@@ -137,7 +137,7 @@ fn query(name: &str, rtype: RecordType) -> Message {
 
 async fn ask(resolver: &Resolver, query: &Message, transport: Transport) -> Message {
     let query_bytes = query.to_vec().unwrap();
-    let answer = resolver.answer(&query_bytes, transport);
+    let answer = resolver.answer(&query_bytes, transport, LOCAL);
     let reply = timeout(SOON, answer).await.unwrap().unwrap();
     let reply = Message::from_vec(&reply).unwrap();
     assert_eq!((reply.metadata.id, &reply.queries), (77, &query.queries));
@@ -250,6 +250,35 @@ fn alias_is_followed_to_other_servers() {
             "real.example.com. 192.0.2.7",
         ];
         assert_eq!(answers, expected);
+    });
+}
+
+/// DNS-093: what a search list leads to is asked for at once; if it is not there, the first name is not.
+#[test]
+fn search_list_is_gone_through_at_once() {
+    run(async {
+        let upstream = server(|query, _| {
+            let name = query.queries[0].name().clone();
+            let (code, answers) = match name.to_lowercase().to_string().starts_with("here.") {
+                true => (ResponseCode::NoError, vec![address(&name, 60, 9)]),
+                false => (ResponseCode::NXDomain, vec![]),
+            };
+            Some(reply_to(query, code, answers))
+        })
+        .await;
+        let mut tables = tables();
+        tables.settings.as_mut().unwrap().autopath = true;
+        tables.namespaces = vec![DnsNamespace { number: 1, name: "default".into() }];
+        let IpAddr::V4(local) = LOCAL else { panic!() };
+        tables.pods_v4 = [local.octets(), (1 << 31 | 1_u32).to_be_bytes()].concat();
+        let resolver = resolver(&[upstream.address], &StubDomains::new());
+        resolver.configure(Config::Full(&tables.encode_to_vec())).unwrap();
+        let first = "here.example.default.svc.cluster.local.";
+        let (code, answers) = found(&resolver, first).await;
+        assert_eq!(code, ResponseCode::NoError);
+        assert_eq!(answers, [format!("{first} here.example."), "here.example. 192.0.2.9".into()]);
+        let gone = found(&resolver, "gone.example.default.svc.cluster.local.").await;
+        assert_eq!(gone, (ResponseCode::NXDomain, vec![]));
     });
 }
 

@@ -11,7 +11,7 @@ use crate::{Outcome, Transport, Zones};
 const WEB: &str = "web.default.svc.cluster.local.";
 
 fn raw(zones: &Zones, message: &[u8]) -> Outcome {
-    zones.answer(message, Transport::Udp, 0)
+    zones.answer(message, Transport::Udp, None, 0)
 }
 
 fn code(zones: &Zones, message: &[u8]) -> ResponseCode {
@@ -138,7 +138,7 @@ fn unknown_options_are_ignored() {
 #[test]
 fn names_are_compressed() {
     let query = query(MANY, A).to_vec().unwrap();
-    let Outcome::Reply(reply) = many(10).answer(&query, Transport::Tcp, 0) else { panic!() };
+    let Outcome::Reply(reply) = many(10).answer(&query, Transport::Tcp, None, 0) else { panic!() };
     assert_eq!(reply.len(), query.len() + 10 * 16);
 }
 
@@ -161,7 +161,7 @@ fn addresses_take_turns() {
     let mut first = std::collections::BTreeMap::<String, u32>::new();
     for n in 0..1000_u64 {
         let seed = crate::mix(n * 1_000_003);
-        let Outcome::Reply(reply) = zones.answer(&query, Transport::Udp, seed) else { panic!() };
+        let Outcome::Reply(reply) = zones.answer(&query, Transport::Udp, None, seed) else { panic!() };
         let reply = Message::from_vec(&reply).unwrap();
         assert_eq!(reply.answers.len(), 10);
         *first.entry(reply.answers[0].data.to_string()).or_default() += 1;
@@ -292,8 +292,9 @@ fn fuzz_messages() {
     for iteration in 0..iterations() {
         let bytes = mutate(&mut random, &seeds, &telling);
         let _report = Report { iteration, input: &bytes };
+        let client = Some(ip("10.244.1.5"));
         for transport in [Transport::Udp, Transport::Tcp] {
-            if let Outcome::Reply(reply) = zones.answer(&bytes, transport, 7) {
+            if let Outcome::Reply(reply) = zones.answer(&bytes, transport, client, 7) {
                 replies += 1;
                 assert_eq!((&reply[..2], reply[2] & 0x80), (&bytes[..2], 0x80));
                 assert!(transport == Transport::Tcp || reply.len() <= 1232);

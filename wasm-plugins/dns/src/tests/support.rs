@@ -22,7 +22,7 @@ pub(super) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-fn octets(address: IpAddr) -> Vec<u8> {
+pub(super) fn octets(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(v4) => v4.octets().to_vec(),
         IpAddr::V6(v6) => v6.octets().to_vec(),
@@ -80,7 +80,7 @@ pub(super) fn settings() -> DnsSettings {
     }
 }
 
-fn pods(pods: &[(&str, u32)]) -> (Vec<u8>, Vec<u8>) {
+pub(super) fn pods(pods: &[(&str, u32)]) -> (Vec<u8>, Vec<u8>) {
     let (mut v4, mut v6) = (Vec::new(), Vec::new());
     for (address, number) in pods {
         let all = if ip(address).is_ipv4() { &mut v4 } else { &mut v6 };
@@ -178,9 +178,9 @@ pub(super) fn edns_query(name: &str, rtype: RecordType, size: u16) -> Message {
 }
 
 pub(super) fn ask(zones: &Zones, message: &Message, transport: Transport) -> Option<Message> {
-    match zones.answer(&message.to_vec().unwrap(), transport, 0) {
+    match zones.answer(&message.to_vec().unwrap(), transport, None, 0) {
         Outcome::Reply(reply) => Some(Message::from_vec(&reply).unwrap()),
-        Outcome::Elsewhere => None,
+        Outcome::Elsewhere(_) => None,
         Outcome::Nothing => panic!("no answer to a query"),
     }
 }

@@ -1,6 +1,6 @@
 //! Settings of DNS, and Services that have nothing but names.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use weft_model::{Dns, Endpoint, NamedKind, NamedService, PodNames, ServiceName, ServicePort};
 use weft_proto::v1;
@@ -24,6 +24,10 @@ impl ToProto for Dns {
             name: name.clone(),
             upstreams: texts(upstreams),
         };
+        let host = |(name, addresses): (&String, &Vec<IpAddr>)| v1::HostName {
+            name: name.clone(),
+            addresses: texts(addresses),
+        };
         v1::Dns {
             zones: self.zones.clone(),
             ttl_s: self.ttl_s,
@@ -32,6 +36,8 @@ impl ToProto for Dns {
             pod_names: pod_names.into(),
             upstreams: texts(&self.upstreams),
             stub_domains: self.stub_domains.iter().map(stub).collect(),
+            hosts: self.hosts.iter().map(host).collect(),
+            autopath: self.autopath,
         }
     }
 }
@@ -56,6 +62,7 @@ impl FromProto<v1::Dns> for Dns {
         let service =
             message.service.ok_or_else(|| ConvertError::new("service", Reason::Missing))?;
         let stub = |s: v1::StubDomain| Ok((s.name, sockets("upstreams", &s.upstreams)?));
+        let host = |h: v1::HostName| Ok((h.name, addresses("addresses", &h.addresses)?));
         Ok(Self {
             zones: message.zones,
             ttl_s: message.ttl_s,
@@ -64,6 +71,8 @@ impl FromProto<v1::Dns> for Dns {
             pod_names,
             upstreams: sockets("upstreams", &message.upstreams)?,
             stub_domains: each("stub_domains", message.stub_domains, stub)?.into_iter().collect(),
+            hosts: each("hosts", message.hosts, host)?.into_iter().collect(),
+            autopath: message.autopath,
         })
     }
 }

@@ -186,6 +186,7 @@ impl ToProto for Pod {
             labels: self.labels.clone().into_iter().collect(),
             ports: self.ports.iter().map(ToProto::to_proto).collect(),
             finished: self.finished,
+            own_search: self.own_search,
         }
     }
 }
@@ -203,6 +204,7 @@ impl FromProto<v1::Pod> for Pod {
             labels: message.labels.into_iter().collect(),
             ports: each("ports", message.ports, NamedPort::from_proto)?,
             finished: message.finished,
+            own_search: message.own_search,
         })
     }
 }

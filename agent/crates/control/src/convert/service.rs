@@ -124,6 +124,8 @@ impl ToProto for Service {
             ports: self.ports.iter().map(ToProto::to_proto).collect(),
             endpoints: self.endpoints.iter().map(ToProto::to_proto).collect(),
             pending: String::new(),
+            serving: v1::Serving::Unspecified.into(),
+            alias: String::new(),
         }
     }
 }

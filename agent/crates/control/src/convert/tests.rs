@@ -50,6 +50,7 @@ fn snapshot() -> Snapshot {
             number: 8080,
         }],
         finished: true,
+        own_search: true,
     };
     snapshot.pods.insert(name, pod.into());
     let plugin = PluginSpec {
@@ -92,6 +93,8 @@ fn dns() -> Dns {
             "corp.example".into(),
             vec!["[2001:db8::53]:5353".parse().unwrap()],
         )]),
+        hosts: BTreeMap::from([("git.example".into(), vec!["192.0.2.9".parse().unwrap()])]),
+        autopath: true,
     }
 }
 

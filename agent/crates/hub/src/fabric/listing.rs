@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
 use weft_control::ToProto;
-use weft_model::{Service, ServiceName, Snapshot};
+use weft_model::{NamedKind, NamedService, Service, ServiceName, Snapshot};
 use weft_proto::v1;
 
 use super::Fabric;
 
 impl Fabric {
-    /// Services of a namespace, or of all if it is empty, by name, with the flows that nodes told of.
+    /// Services of a namespace, or of all if it is empty, by name, also those with nothing but names, with the flows that nodes told of.
     pub(crate) fn services(&self, namespace: &str) -> Vec<v1::Service> {
         let snapshot = self.history.newest().snapshot;
         let (flows, pending) = {
@@ -20,11 +20,23 @@ impl Fabric {
         };
         let wanted = |s: &&Service| namespace.is_empty() || s.name.namespace == namespace;
         let services = snapshot.services.values().map(|s| &**s);
+        let dns = snapshot.cluster.dns.as_ref().map(|dns| &dns.service);
+        let serving = |service: &Service| match dns == Some(&service.name) {
+            true => v1::Serving::Nodes,
+            false => v1::Serving::Unspecified,
+        };
         let with_pending = |service: &Service| v1::Service {
             pending: pending.get(&service.name).cloned().unwrap_or_default(),
+            serving: serving(service).into(),
             ..listed(service, &flows)
         };
-        services.filter(wanted).map(with_pending).collect()
+        let served = services.filter(wanted).map(with_pending);
+        let named = snapshot.named_services.values();
+        let named = named.filter(|s| namespace.is_empty() || s.name.namespace == namespace);
+        let mut all: Vec<_> = served.chain(named.map(|s| names_only(s))).collect();
+        let key = |s: &v1::Service| s.name.clone().map(|n| (n.namespace, n.name));
+        all.sort_by_cached_key(key);
+        all
     }
 }
 
@@ -65,6 +77,26 @@ fn flows<'a, 't>(
         }
     }
     flows
+}
+
+/// A Service that nodes do not serve.
+fn names_only(service: &NamedService) -> v1::Service {
+    let (serving, alias, cluster_ips) = match &service.kind {
+        NamedKind::Headless => (v1::Serving::Headless, String::new(), Vec::new()),
+        NamedKind::Alias(name) => (v1::Serving::Alias, name.clone(), Vec::new()),
+        NamedKind::Foreign(ips) => {
+            (v1::Serving::Foreign, String::new(), ips.iter().map(ToString::to_string).collect())
+        }
+    };
+    v1::Service {
+        name: Some(service.name.to_proto()),
+        cluster_ips,
+        ports: service.ports.iter().map(ToProto::to_proto).collect(),
+        endpoints: service.endpoints.iter().map(ToProto::to_proto).collect(),
+        serving: serving.into(),
+        alias,
+        ..v1::Service::default()
+    }
 }
 
 fn listed(service: &Service, flows: &Flows<'_>) -> v1::Service {

@@ -50,6 +50,7 @@ pub(super) fn pod(manifest: Pod) -> Result<(Key, Object), ObjectError> {
             labels: manifest.metadata.labels.unwrap_or_default(),
             ports: ports(&spec),
             finished,
+            own_search: has_own_search(&spec),
         }),
         host_addresses,
         ready: is_ready(&status),
@@ -58,6 +59,14 @@ pub(super) fn pod(manifest: Pod) -> Result<(Key, Object), ObjectError> {
         subdomain: spec.subdomain.filter(|s| !s.is_empty()),
     };
     Ok((key, Object::Pod(Box::new(read))))
+}
+
+/// True unless its names are looked up as those of most pods are.
+fn has_own_search(spec: &PodSpec) -> bool {
+    let policy = spec.dns_policy.as_deref().unwrap_or("ClusterFirst");
+    let config = spec.dns_config.as_ref();
+    let searches = config.and_then(|c| c.searches.as_ref()).is_some_and(|s| !s.is_empty());
+    searches || !matches!(policy, "ClusterFirst" | "ClusterFirstWithHostNet" | "")
 }
 
 fn pod_addresses(status: &PodStatus) -> Result<Vec<IpAddr>, ObjectError> {
@@ -152,6 +161,18 @@ mod tests {
         assert_eq!(of("podIPs: [{ip: 192.0.2.1}], hostIP: 192.0.2.9"), ["192.0.2.1"]);
         assert_eq!(of("hostIP: 192.0.2.9"), ["192.0.2.9"]);
         assert!(of("phase: Running").is_empty());
+    }
+
+    /// DNS-095.
+    #[test]
+    fn pod_with_a_search_list_of_its_own_is_told_from_others() {
+        let own = |spec: &str| pod(&format!("spec: {{{spec}}}")).pod.own_search;
+        assert!(!own(""));
+        assert!(!own("dnsPolicy: ClusterFirst, dnsConfig: {options: [{name: ndots, value: \"2\"}]}"));
+        assert!(!own("dnsPolicy: ClusterFirstWithHostNet, hostNetwork: true"));
+        assert!(own("dnsPolicy: None, dnsConfig: {nameservers: [192.0.2.1]}"));
+        assert!(own("dnsPolicy: Default"));
+        assert!(own("dnsConfig: {searches: [corp.example]}"));
     }
 
     /// NP-045.

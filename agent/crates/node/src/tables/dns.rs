@@ -9,7 +9,7 @@ use weft_model::{
     Snapshot,
 };
 use weft_proto::tables::v1::{
-    DnsEndpoints, DnsHost, DnsNamespace, DnsPodNames, DnsPort, DnsService, DnsSettings, DnsTables,
+    DnsEndpoints, DnsHost, DnsName, DnsNamespace, DnsPodNames, DnsPort, DnsService, DnsSettings, DnsTables,
 };
 
 use super::services::{bytes, range};
@@ -22,9 +22,12 @@ pub(crate) struct Names {
     /// With the numbers that they have as long as the agent lives.
     namespaces: BTreeMap<String, u32>,
     next_namespace: u32,
-    /// Numbers of the namespaces of pods that have a name by their address.
+    /// Numbers of pods' namespaces, with [`ORDINARY_SEARCH`].
     pods: BTreeMap<IpAddr, u32>,
 }
+
+/// Beside the number of a pod's namespace: names are looked up as usual in it.
+const ORDINARY_SEARCH: u32 = 1 << 31;
 
 #[derive(Clone, Debug, PartialEq)]
 struct Compiled {
@@ -150,10 +153,11 @@ impl Names {
             pods: BTreeMap::new(),
         };
         names.number_namespaces(snapshot, before);
-        if dns.pod_names == PodNames::Verified {
+        if dns.pod_names == PodNames::Verified || dns.autopath {
             for pod in snapshot.pods.values() {
                 let Some(number) = names.namespaces.get(&pod.name.namespace) else { continue };
-                names.pods.extend(pod.addresses.iter().map(|a| (*a, *number)));
+                let search = if pod.own_search { 0 } else { ORDINARY_SEARCH };
+                names.pods.extend(pod.addresses.iter().map(|a| (*a, *number | search)));
             }
         }
         names
@@ -235,7 +239,14 @@ fn settings(snapshot: &Snapshot, dns: &Dns) -> DnsSettings {
         reverse_ranges: cluster.service_cidrs.iter().chain(&cluster.pod_cidrs).map(range).collect(),
         pod_names: pod_names.into(),
         synced: true,
+        hosts: dns.hosts.iter().map(host_name).collect(),
+        autopath: dns.autopath,
     }
+}
+
+fn host_name((name, addresses): (&String, &Vec<IpAddr>)) -> DnsName {
+    let of = |v4| addresses.iter().filter(move |a| a.is_ipv4() == v4).flat_map(bytes).collect();
+    DnsName { name: name.clone(), addresses_v4: of(true), addresses_v6: of(false) }
 }
 
 fn namespaces<'a>(all: impl Iterator<Item = (&'a String, &'a u32)>) -> Vec<DnsNamespace> {

@@ -19,6 +19,8 @@ fn dns() -> Dns {
         pod_names: PodNames::Verified,
         upstreams: vec![],
         stub_domains: BTreeMap::new(),
+        hosts: BTreeMap::new(),
+        autopath: false,
     }
 }
 

@@ -65,6 +65,7 @@ fn snapshot(cluster: &plain::Cluster) -> Snapshot {
             labels: pod.labels.clone(),
             ports: pod.ports.iter().map(named_port).collect(),
             finished: pod.finished,
+            own_search: false,
         };
         snapshot.pods.insert(name, pod.into());
     }

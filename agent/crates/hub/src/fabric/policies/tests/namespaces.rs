@@ -13,6 +13,7 @@ fn pod(namespace: &str) -> (PodName, Arc<Pod>) {
         labels: BTreeMap::new(),
         ports: vec![],
         finished: false,
+        own_search: false,
     };
     (name, pod.into())
 }

@@ -187,6 +187,7 @@ fn reported_pods_are_joined_by_name() {
         labels: BTreeMap::new(),
         ports: vec![],
         finished: false,
+        own_search: false,
     };
     bench.node("node-b", &["192.0.2.2"]).reported.pods = vec![reported];
     let endpoints = bench.service("web").endpoints;

@@ -108,6 +108,7 @@ fn reported(node: usize, bits: u8) -> Vec<Pod> {
         labels: BTreeMap::new(),
         ports: vec![],
         finished: false,
+        own_search: false,
     };
     pods.map(pod).collect()
 }
