@@ -23,6 +23,9 @@ pub enum Verdict {
     /// Send this packet, from its IP header on, back to the sender instead. No longer than the
     /// window. Needs [`crate::capability::REPLY`].
     Reply(Vec<u8>),
+    /// Ask the next plugin, and tell that the packet would be dropped if the plugin did not only watch.
+    /// It is counted and logged by its number as a drop is: so say it once for each flow.
+    WouldDrop(u32),
 }
 
 /// New addresses and ports for a flow. Replies are translated back by the fabric.
@@ -102,6 +105,10 @@ impl Verdict {
             Self::Reply(packet) => {
                 answer.reply_len = u32::try_from(packet.len()).unwrap_or(u32::MAX);
                 VerdictCode::Reply
+            }
+            Self::WouldDrop(reason) => {
+                answer.reason = *reason;
+                VerdictCode::WouldDrop
             }
         };
         (code, answer)

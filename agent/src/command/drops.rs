@@ -11,8 +11,10 @@ use weft_proto::v1::{DroppedConnection, ListDropsRequest};
 use super::control::{refused, whole};
 use crate::output::{print, row, table};
 
-/// Shows the connections that plugins, network policies among them, dropped on this node of late: the
-/// latest first.
+/// Shows the connections that plugins, network policies among them, dropped on this node of late, and
+/// those that passed where a policy in audit mode would have dropped them: the latest first.
+///
+/// What is dropped is counted by packets, what passed by flows: a connection is one, however long.
 #[derive(Args)]
 pub(crate) struct Arguments {
     /// The agent's run directory.
@@ -34,7 +36,7 @@ impl Arguments {
 }
 
 fn text(drops: &[DroppedConnection]) -> String {
-    let mut rows = vec![row(["LAST", "FROM", "TO", "PORT", "WAY", "PACKETS", "DROPPED BY"])];
+    let mut rows = vec![row(["LAST", "FROM", "TO", "PORT", "WAY", "VERDICT", "COUNT", "BY"])];
     for drop in drops {
         let to = end(&drop.to_name, &drop.to);
         let through = match drop.sent_to.as_str() {
@@ -47,7 +49,8 @@ fn text(drops: &[DroppedConnection]) -> String {
             &format!("{to}{through}"),
             &port(drop),
             if drop.ingress { "ingress" } else { "egress" },
-            &drop.packets.to_string(),
+            if drop.passed { "audit" } else { "dropped" },
+            &format!("{} {}", drop.count, if drop.passed { "flows" } else { "packets" }),
             &drop.why,
         ]));
     }
@@ -80,7 +83,7 @@ mod tests {
             sent_to: "10.96.0.10:80".into(),
             protocol: 6,
             port: 8080,
-            packets: 3,
+            count: 3,
             last_ms: 2_500,
             ..DroppedConnection::default()
         };
@@ -90,6 +93,7 @@ mod tests {
             protocol: 58,
             port: 0,
             ingress: false,
+            passed: true,
             ..drop.clone()
         };
         let text = text(&[drop, outside]);
@@ -99,7 +103,10 @@ mod tests {
         let to = "default/web (10.0.1.1)";
         let (client, through) =
             ("default/client (10.0.0.1)", format!("{to} through 10.96.0.10:80"));
-        assert_eq!(cells(1), ["2 s ago", client, &through, "8080/TCP", "ingress", "3", why]);
-        assert_eq!(cells(2), ["2 s ago", "10.0.0.1", to, "ICMP", "egress", "3", why]);
+        let dropped =
+            ["2 s ago", client, &through, "8080/TCP", "ingress", "dropped", "3 packets", why];
+        assert_eq!(cells(1), dropped);
+        let passed = ["2 s ago", "10.0.0.1", to, "ICMP", "egress", "audit", "3 flows", why];
+        assert_eq!(cells(2), passed);
     }
 }

@@ -124,6 +124,10 @@ fn node_text(status: &AgentStatus) -> String {
     for drops in &status.policy_drops {
         text.push_str(&format!("dropped by {}: {}\n", drops.why, drops.packets));
     }
+    for watch in &status.policy_watches {
+        let (why, flows) = (&watch.why, watch.flows);
+        text.push_str(&format!("audit, would be dropped by {why}: {flows} flows\n"));
+    }
     let mut rows = vec![row(["POD", "ADDRESSES", "ATTACHMENT"])];
     for pod in &status.pods {
         let name = pod.name.clone().unwrap_or_default();

@@ -25,6 +25,9 @@ pub enum VerdictCode {
     Rewrite = 4,
     /// Send the packet in the window, [`Answer::reply_len`] bytes, back to the sender instead.
     Reply = 5,
+    /// As [`VerdictCode::Continue`], for a packet that would be dropped if the plugin did not only
+    /// watch. [`Answer::reason`] is counted and logged as that of a drop.
+    WouldDrop = 6,
 }
 
 impl VerdictCode {
@@ -39,6 +42,7 @@ impl VerdictCode {
             3 => Self::Reject,
             4 => Self::Rewrite,
             5 => Self::Reply,
+            6 => Self::WouldDrop,
             _ => return None,
         })
     }

@@ -25,6 +25,8 @@ pub enum Answered {
     Rewrite(RewriteFields),
     /// Answer with this packet.
     Reply(Vec<u8>),
+    /// Let it pass and tell.
+    WouldDrop(u32),
     /// The call failed.
     Fault,
 }
@@ -178,6 +180,7 @@ impl From<Verdict<'_>> for Answered {
             Verdict::Reject(reason) => Self::Reject(reason),
             Verdict::Rewrite(fields) => Self::Rewrite(*fields),
             Verdict::Reply(packet) => Self::Reply(packet.to_vec()),
+            Verdict::WouldDrop(reason) => Self::WouldDrop(reason),
         }
     }
 }
@@ -192,6 +195,7 @@ impl Answered {
             Self::Reject(_) => "reject",
             Self::Rewrite(_) => "rewrite",
             Self::Reply(_) => "reply",
+            Self::WouldDrop(_) => "would drop",
             Self::Fault => "fault",
         }
     }

@@ -117,6 +117,7 @@ impl<F: Export> Plugin for NativePlugin<F> {
                 self.reply = reply;
                 Verdict::Reply(&self.reply)
             }
+            weft_policy_sdk::Verdict::WouldDrop(reason) => Verdict::WouldDrop(reason),
         };
         let again = flow.asks_again();
         Ok(Outcome { verdict, slot: self.answer.slot.as_ref(), again })

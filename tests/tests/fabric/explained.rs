@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use weft_tests::service::{Over, ask};
+use weft_tests::service::{Conversation, Over, ask};
 use weft_tests::{TestLab, can_run, eventually};
 
 use crate::policies::{OTHER_PORT, PORT, pods, policy, servers};
@@ -191,5 +191,58 @@ async fn dropped_connections_are_told_with_their_ends() -> Result<()> {
         let ends = expected.iter().take(2).all(|e| lines[0].contains(e));
         ensure!(ends && lines[0].contains(&expected[3]), "{lines:?}");
     }
+    Ok(())
+}
+
+/// NP-113: what a policy in audit mode would drop passes, and is told as a drop is, with the word that says
+/// so; counts are of flows, however many packets they have.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_audit_mode_would_drop_pass_and_are_told() -> Result<()> {
+    if !can_run(&["nft"]) {
+        return Ok(());
+    }
+    let lab = lab(3).await?;
+    let _servers = servers(&lab)?;
+    let allow = "  ingress:\n  - from: [{podSelector: {matchLabels: {role: client}}}]\n";
+    let audit = policy("web", "app: web", allow)
+        .replace("  name: web\n", "  name: web\n  annotations: {weft.dev/policy-mode: audit}\n");
+    apply(&lab, &[pods(), vec![audit]].concat()).await?;
+    let (a3, b2) = (lab.party("a3", 0)?, lab.party("b2", 0)?.address);
+    let to = SocketAddr::new(b2, PORT);
+    ensure!(ask(&lab.namespace_of("a1")?, Over::Tcp, to).is_ok(), "it would be allowed");
+    for _ in 0..3 {
+        let mut conversation = Conversation::open(&a3.namespace, to)?;
+        for _ in 0..5 {
+            conversation.ask().context("it would be dropped, and passes")?;
+        }
+    }
+    let node = &lab.nodes()[1];
+    let run = lab.node(node).run();
+    let run = run.to_str().context("a path of text")?;
+    let why = "NetworkPolicy default/web, ingress: no rule allows it";
+    let expected = [
+        format!("default/a3 ({})", a3.address),
+        format!("default/b2 ({b2})"),
+        "8080/TCP  ingress  audit".to_owned(),
+        "3 flows".to_owned(),
+        why.to_owned(),
+    ];
+    eventually(SOON, async || {
+        let listed = lab.weft(&["drops", "--run-dir", run])?;
+        let found = listed.lines().filter(|line| expected.iter().all(|e| line.contains(e)));
+        ensure!(found.count() == 1, "{expected:?} in {listed}");
+        ensure!(listed.lines().count() == 2, "and nothing else: {listed}");
+        let status = lab.weft(&["status", "--node", "--run-dir", run])?;
+        let counted = format!("audit, would be dropped by {why}: 3 flows\n");
+        ensure!(status.contains(&counted), "{counted} in {status}");
+        ensure!(!status.contains("\ndropped by"), "{status}");
+        Ok(())
+    })
+    .await?;
+    let log = std::fs::read_to_string(lab.log_file(&format!("{node}-agent")))?;
+    let lines: Vec<_> = log.lines().filter(|l| l.contains("audit mode would drop it")).collect();
+    ensure!(lines.len() == 1, "one line for one connection: {lines:?}");
+    ensure!(lines[0].contains(&expected[0]) && lines[0].contains(why), "{lines:?}");
+    ensure!(!log.contains("connection dropped"), "{log}");
     Ok(())
 }

@@ -9,8 +9,8 @@
 //! It stands after the plugin `service` and sees the backend that was chosen. What is denied is
 //! dropped, with the number of the rule that decided, or of the isolation that no rule opened.
 //!
-//! What policies that are only watched would drop passes: it is logged, and counted in the plugin's
-//! map by number (see [`watched_key`]), once for each flow at each of its ends.
+//! What policies that are only watched would drop passes, and is told with the same numbers, once for
+//! each flow at each of its ends.
 //!
 //! [`explain`] asks the same tables by the same code why a connection passes or does not.
 
@@ -30,12 +30,9 @@ mod sets;
 mod tables;
 #[cfg(test)]
 mod tests;
-mod watch;
 
 use weft_policy_sdk::prelude::*;
 use weft_policy_sdk::{Descriptor, flags};
-
-pub use watch::watched_key;
 
 use address::Address;
 use memory::{Memory, is_news};
@@ -70,20 +67,19 @@ impl Filter for Policies {
         Ok(())
     }
 
-    fn on_packet(&mut self, packet: &Packet, flow: &mut Flow, host: &Host) -> Verdict {
+    fn on_packet(&mut self, packet: &Packet, flow: &mut Flow, _host: &Host) -> Verdict {
         let Some(end) = End::new(packet.descriptor(), flow.is_reply()) else {
             return Verdict::Continue;
         };
         match end.judge(&self.tables, flow) {
-            Judgement::Pass => Verdict::Continue,
             Judgement::Drop(number) => Verdict::Drop(number),
-            Judgement::PassWatched(number) => {
-                // Answers are judged as what they answer.
-                if !flow.is_reply() && is_news(flow, end.began, number) {
-                    watch::note(&end, number, host);
-                }
-                Verdict::Continue
+            // Answers are judged as what they answer.
+            Judgement::PassWatched(number)
+                if !flow.is_reply() && is_news(flow, end.began, number) =>
+            {
+                Verdict::WouldDrop(number)
             }
+            Judgement::Pass | Judgement::PassWatched(_) => Verdict::Continue,
         }
     }
 }
@@ -224,6 +220,4 @@ export_plugin!(
     hooks: hooks::EGRESS | hooks::INGRESS,
     protocols: protocols::ALL,
     per_flow: true,
-    capabilities: capability::MAP | capability::LOG,
-    map_entries: 16_384,
 );

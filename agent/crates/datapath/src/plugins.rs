@@ -12,7 +12,7 @@ use weft_pipeline::PLUGINS_MAX;
 use weft_proto::v1::plugin_status::State;
 use weft_proto::v1::{PluginSpec, PluginStatus};
 use weft_wasm_host::{
-    Engine, LoadError, MEMORY_BYTES_MAX, Module, PluginInstance, Settings, SharedState,
+    Engine, LoadError, MEMORY_BYTES_MAX, Module, PluginInstance, Settings, SharedState, Status,
 };
 
 use crate::store::{Store, hex};
@@ -222,8 +222,11 @@ impl Plugins {
         let status = self.shared.get(&running.spec.name).map(|shared| shared.status());
         let counters = status.as_ref().map(|s| s.counters).unwrap_or_default();
         let cut_off = status.as_ref().map_or(0, |s| s.cut_off);
-        let by_number = status.as_ref().map(|s| &s.drops_by_number);
-        let drops_by_number = by_number.into_iter().flatten().map(|(n, c)| (*n, *c)).collect();
+        let numbers = |of: fn(&Status) -> &BTreeMap<u32, u64>| {
+            status.as_ref().into_iter().flat_map(of).map(|(n, c)| (*n, *c)).collect()
+        };
+        let drops_by_number = numbers(|s| &s.drops_by_number);
+        let would_drop_by_number = numbers(|s| &s.would_drop_by_number);
         let state = match status.as_ref().is_some_and(|s| s.taken_out) {
             true => State::TakenOut,
             false if cut_off > 0 => State::Impaired,
@@ -244,6 +247,7 @@ impl Plugins {
             faults: counters.traps + counters.deadlines,
             drops: counters.drops,
             drops_by_number,
+            would_drop_by_number,
         }
     }
 

@@ -245,9 +245,10 @@ fn dropped(entry: &weft_pipeline::Dropped, now: Timestamp) -> Dropped {
         sent_to: entry.sent_to.map(|to| to.to_string()).unwrap_or_default(),
         protocol: key.protocol.into(),
         port: key.port.into(),
-        packets: entry.packets,
+        count: entry.count,
         first_ms: ago(entry.first),
         last_ms: ago(entry.last),
+        passed: key.passed,
     }
 }
 

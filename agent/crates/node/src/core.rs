@@ -330,7 +330,8 @@ impl Core {
 
 /// What the hub has use for.
 fn short(plugin: PluginStatus) -> PluginStatus {
-    PluginStatus { drops_by_number: HashMap::new(), ..plugin }
+    let none = HashMap::new;
+    PluginStatus { drops_by_number: none(), would_drop_by_number: none(), ..plugin }
 }
 
 /// Who finds what is told to whoever looks at the fabric, since it concerns Services, beside to those who

@@ -1,5 +1,5 @@
-//! Connections that were dropped here of late, with names for their ends: each is a line in the log when
-//! it is new, and a line of `weft drops`.
+//! Connections that were dropped here of late, or passed where a policy in audit mode would have dropped
+//! them, with names for their ends: each is a line in the log when it is new, and a line of `weft drops`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -13,17 +13,18 @@ use weft_proto::v1::{Dropped, DroppedConnection};
 
 use crate::core::{Core, State};
 
-/// Connections that are kept; the oldest go first.
+/// Connections that are kept, and as many of those that passed; the oldest go first.
 const KEPT_MAX: usize = 1024;
-/// Lines of the log for what the datapath tells at once, which it does every second.
+/// Lines of the log for what the datapath tells at once, which it does every second; and as many for what
+/// passed.
 const LINES_MAX: usize = 20;
 /// A connection that was silent for so long is new again.
 const SILENCE: Duration = Duration::from_secs(60);
 /// What lines of the log can be filtered by.
 const LOG: &str = "weft::dropped";
 
-/// Everything of a [`Dropped`] that says which it is.
-type Key = (String, u32, bool, u32, String, String, u32);
+/// Everything of a [`Dropped`] that says which it is; whether it passed comes first.
+type Key = (bool, String, u32, bool, u32, String, String, u32);
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -66,7 +67,7 @@ impl Drops {
                         known.told = name(&dropped);
                         news.push(known.told.clone());
                     }
-                    known.told.packets = dropped.packets;
+                    known.told.count = dropped.count;
                     known.last = last;
                 }
                 None => {
@@ -78,10 +79,14 @@ impl Drops {
                 }
             }
         }
-        while all.len() > KEPT_MAX {
-            let oldest = all.iter().min_by_key(|(_, known)| known.last);
-            let Some(oldest) = oldest.map(|(key, _)| key.clone()) else { break };
-            all.remove(&oldest);
+        for passed in [false, true] {
+            let of_kind = |all: &BTreeMap<Key, Known>| all.keys().filter(|k| k.0 == passed).count();
+            for _ in KEPT_MAX..of_kind(&all) {
+                let kept = all.iter().filter(|(key, _)| key.0 == passed);
+                let oldest = kept.min_by_key(|(_, known)| known.last);
+                let Some(oldest) = oldest.map(|(key, _)| key.clone()) else { break };
+                all.remove(&oldest);
+            }
         }
         news
     }
@@ -89,7 +94,7 @@ impl Drops {
 
 fn key(d: &Dropped) -> Key {
     let ends = (d.source.clone(), d.destination.clone());
-    (d.plugin.clone(), d.number, d.ingress, d.protocol, ends.0, ends.1, d.port)
+    (d.passed, d.plugin.clone(), d.number, d.ingress, d.protocol, ends.0, ends.1, d.port)
 }
 
 /// Takes what the datapath told, and says what is new in the log.
@@ -121,14 +126,18 @@ pub(crate) fn take(core: &Core, dropped: Vec<Dropped>) {
             sent_to: d.sent_to.clone(),
             protocol: d.protocol,
             port: d.port,
-            packets: d.packets,
+            count: d.count,
             last_ms: 0,
+            passed: d.passed,
         }
     };
     let news = core.drops().take(dropped, Instant::now(), name);
-    news.iter().take(LINES_MAX).for_each(log);
-    if let Some(more) = news.len().checked_sub(LINES_MAX).filter(|more| *more > 0) {
-        tracing::info!(target: LOG, more, "other connections dropped: see `weft drops`");
+    let (passed, dropped): (Vec<_>, Vec<_>) = news.into_iter().partition(|news| news.passed);
+    for (news, what) in [(dropped, "dropped"), (passed, "passed in audit mode")] {
+        news.iter().take(LINES_MAX).for_each(log);
+        if let Some(more) = news.len().checked_sub(LINES_MAX).filter(|more| *more > 0) {
+            tracing::info!(target: LOG, more, "other connections {what}: see `weft drops`");
+        }
     }
 }
 
@@ -169,7 +178,8 @@ fn log(drop: &DroppedConnection) {
         port,
         way = if drop.ingress { "ingress" } else { "egress" },
         by = drop.why,
-        "connection dropped"
+        "{}",
+        if drop.passed { "connection passed, audit mode would drop it" } else { "connection dropped" }
     );
 }
 
@@ -177,13 +187,13 @@ fn log(drop: &DroppedConnection) {
 mod tests {
     use super::*;
 
-    fn dropped(port: u32, packets: u64, last_ms: u64) -> Dropped {
+    fn dropped(port: u32, count: u64, last_ms: u64) -> Dropped {
         let (source, destination) = ("10.0.0.1".into(), "10.0.0.2".into());
-        Dropped { source, destination, port, packets, last_ms, ..Dropped::default() }
+        Dropped { source, destination, port, count, last_ms, ..Dropped::default() }
     }
 
     fn named(d: &Dropped) -> DroppedConnection {
-        DroppedConnection { port: d.port, packets: d.packets, ..DroppedConnection::default() }
+        DroppedConnection { port: d.port, count: d.count, ..DroppedConnection::default() }
     }
 
     /// NP-113: a line for what is new, not for each packet, and again after a while without any.
@@ -198,19 +208,31 @@ mod tests {
         assert_eq!(news(70, dropped(80, 6, 0)), 1);
         // From before a restart of the agent.
         assert_eq!(news(70, dropped(82, 1, 90_000)), 0);
-        let listed: Vec<_> = drops.list().iter().map(|d| (d.port, d.packets)).collect();
+        let listed: Vec<_> = drops.list().iter().map(|d| (d.port, d.count)).collect();
         assert_eq!(listed, [(80, 6), (81, 1), (82, 1)]);
+    }
+
+    /// NP-113: what passed in audit mode is not what was dropped, under the same policy and number.
+    #[test]
+    fn connection_that_passed_is_told_beside_one_that_was_dropped() {
+        let drops = Drops::default();
+        let now = Instant::now() + Duration::from_secs(1000);
+        let passed = Dropped { passed: true, ..dropped(80, 2, 0) };
+        assert_eq!(drops.take(vec![dropped(80, 1, 0), passed], now, named).len(), 2);
+        assert_eq!(drops.list().len(), 2);
     }
 
     #[test]
     fn what_is_kept_is_bounded() {
         let drops = Drops::default();
         let now = Instant::now() + Duration::from_secs(1000);
+        drops.take(vec![Dropped { passed: true, ..dropped(9, 1, 0) }], now, named);
         for port in 0..2000_u32 {
             let at = now + Duration::from_millis(port.into());
             drops.take(vec![dropped(port, 1, 0)], at, named);
         }
         let listed = drops.list();
-        assert_eq!((listed.len(), listed[0].port), (KEPT_MAX, 1999));
+        assert_eq!((listed.len(), listed[0].port), (KEPT_MAX + 1, 1999));
+        assert_eq!(listed.last().map(|d| d.port), Some(9), "what passed has room of its own");
     }
 }

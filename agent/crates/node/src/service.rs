@@ -1,5 +1,6 @@
 //! The agent's own gRPC service, for `weft status`.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -9,7 +10,7 @@ use weft_model::POLICY_PLUGIN;
 use weft_proto::v1::agent_server::Agent;
 use weft_proto::v1::{
     self, AgentStatus, AgentStatusRequest, DatapathStatus, ExplainRequest, ExplainResponse,
-    ListDropsRequest, ListDropsResponse, PolicyDrops,
+    ListDropsRequest, ListDropsResponse, PluginStatus, PolicyDrops, PolicyWatches,
 };
 
 use crate::core::Core;
@@ -50,7 +51,12 @@ impl AgentService {
     fn status(&self) -> AgentStatus {
         let applied = self.core.applied().borrow().clone();
         let datapath = self.core.datapath_status();
-        let policy_drops = policy_drops(&self.core, datapath.as_ref());
+        let policies = datapath.as_ref().and_then(of_policies);
+        let policy_drops = counts(&self.core, policies.map(|p| &p.drops_by_number));
+        let policy_drops = policy_drops.map(|(why, packets)| PolicyDrops { why, packets });
+        let policy_watches = counts(&self.core, policies.map(|p| &p.would_drop_by_number));
+        let policy_watches = policy_watches.map(|(why, flows)| PolicyWatches { why, flows });
+        let (policy_drops, policy_watches) = (policy_drops.collect(), policy_watches.collect());
         let config = &self.core.config;
         self.core.read(|state| {
             let known = state.snapshot.as_ref().and_then(|s| s.nodes.get(&config.node_name));
@@ -68,6 +74,7 @@ impl AgentService {
                 generation: state.snapshot.as_ref().map_or(0, |s| s.generation.0),
                 datapath_connected: applied.connected,
                 policy_drops,
+                policy_watches,
                 datapath,
                 pods: state.attachments.values().map(|r| r.to_local_pod()).collect(),
                 spoofed_at_ports: self.spoofed.load(Ordering::Relaxed),
@@ -79,17 +86,20 @@ impl AgentService {
     }
 }
 
-/// Most first.
-fn policy_drops(core: &Core, datapath: Option<&DatapathStatus>) -> Vec<PolicyDrops> {
-    let Some(target) = core.target() else { return Vec::new() };
-    let plugin = datapath.and_then(|d| d.plugins.iter().find(|p| p.name == POLICY_PLUGIN));
-    let counts = plugin.into_iter().flat_map(|p| &p.drops_by_number);
-    let mut drops: Vec<_> = counts
-        .map(|(number, packets)| PolicyDrops {
-            why: target.tables.describe_drop(*number),
-            packets: *packets,
-        })
-        .collect();
-    drops.sort_by(|a, b| (b.packets, &a.why).cmp(&(a.packets, &b.why)));
-    drops
+fn of_policies(datapath: &DatapathStatus) -> Option<&PluginStatus> {
+    datapath.plugins.iter().find(|plugin| plugin.name == POLICY_PLUGIN)
+}
+
+/// Counts by policy and rule, in words; most first.
+fn counts(
+    core: &Core,
+    by_number: Option<&HashMap<u32, u64>>,
+) -> impl Iterator<Item = (String, u64)> + use<> {
+    let mut counts = Vec::new();
+    if let Some(target) = core.target() {
+        let by_number = by_number.into_iter().flatten();
+        counts.extend(by_number.map(|(n, count)| (target.tables.describe_drop(*n), *count)));
+    }
+    counts.sort_by(|(a, of_a), (b, of_b)| (of_b, a).cmp(&(of_a, b)));
+    counts.into_iter()
 }

@@ -37,6 +37,8 @@ pub enum Verdict<'a> {
     Rewrite(&'a RewriteFields),
     /// Send this packet back to the sender instead.
     Reply(&'a [u8]),
+    /// Ask the next plugin, and tell that it would be dropped; the number is the plugin's own.
+    WouldDrop(u32),
 }
 
 /// A verdict and the new value of the flow slot, if the plugin wrote one. Small, since it is handed

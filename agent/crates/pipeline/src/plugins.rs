@@ -8,7 +8,7 @@ use weft_model::{DropReason, HookPosition, OnFault, PluginMode};
 use weft_packet::{Rewrite, protocol};
 
 use crate::counters::PluginCounters;
-use crate::dropped::DropLog;
+use crate::dropped::{DropLog, Told};
 use crate::flow::{Direction, FlowKey, FlowTable, Judged, PLUGINS_MAX, Slots, Translator};
 use crate::passage::{Flow, Passage};
 use crate::plugin::{Interest, Outcome, Plugin, Verdict};
@@ -222,8 +222,9 @@ impl<P: Plugin> Slotted<P> {
             p.memory.set_slot(slot, *bytes);
             p.changed |= 1 << slot;
         }
-        if let Verdict::Drop(number) = outcome.verdict {
-            self.log.note(p, &self.name, number, position);
+        if let Verdict::Drop(number) | Verdict::WouldDrop(number) = outcome.verdict {
+            let passed = matches!(outcome.verdict, Verdict::WouldDrop(_));
+            self.log.note(p, Told { plugin: &self.name, number, passed }, position);
         }
         let (place, again) = ((slot, position), outcome.again);
         let done = carry_out(p, outcome, place, flows, &mut self.counters, answer)?;
@@ -251,7 +252,7 @@ fn carry_out(
     answer: &mut Vec<u8>,
 ) -> Result<Option<Next>, Stop> {
     match outcome.verdict {
-        Verdict::Continue => Ok(Some(Next::Ask)),
+        Verdict::Continue | Verdict::WouldDrop(_) => Ok(Some(Next::Ask)),
         Verdict::Accept => Ok(Some(Next::SkipRest)),
         Verdict::Drop(_) => {
             counters.dropped += 1;

@@ -220,6 +220,10 @@ impl Plugin for PluginInstance {
             }
             Decision::Rewrite => Verdict::Rewrite(&live.answer().rewrite),
             Decision::Reply(len) => Verdict::Reply(live.reply(len)),
+            Decision::WouldDrop(reason) => {
+                self.counters.note_would_drop(reason);
+                Verdict::WouldDrop(reason)
+            }
         };
         let slot = if decided.answered { live.answer().slot.as_ref() } else { None };
         Ok(Outcome { verdict, slot, again: decided.again })

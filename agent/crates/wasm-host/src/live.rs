@@ -56,6 +56,7 @@ pub(crate) enum Decision {
     Reject(u32),
     Rewrite,
     Reply(usize),
+    WouldDrop(u32),
 }
 
 pub(crate) struct Decided {
@@ -201,6 +202,7 @@ impl Live {
             VerdictCode::Reject => Decision::Reject(self.answer.reason),
             VerdictCode::Rewrite => self.rewrite(ip_version)?,
             VerdictCode::Reply => Decision::Reply(self.reply_len()?),
+            VerdictCode::WouldDrop => Decision::WouldDrop(self.answer.reason),
         };
         Ok(Decided { decision, answered: true, again: code & ASK_AGAIN != 0 })
     }

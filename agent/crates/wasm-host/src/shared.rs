@@ -12,7 +12,8 @@ use crate::standing::Standing;
 
 /// Lines of a plugin's log in one second; more are counted and dropped.
 const LOG_LINES_PER_SECOND: u32 = 20;
-/// Numbers of drops that an instance counts apart; drops with others count in the sum only.
+/// Numbers of drops that an instance counts apart; drops with others count in the sum only. The same
+/// of what it would drop.
 const NUMBERS_MAX: usize = 4096;
 
 /// Kept by plugin name for as long as the process lives, so that the map outlives a replace.
@@ -34,7 +35,7 @@ struct Instances {
     live: Vec<Arc<InstanceCounters>>,
     /// Sums of the instances that are gone.
     retired: Counters,
-    retired_numbers: BTreeMap<u32, u64>,
+    retired_numbers: Numbers,
 }
 
 /// Sums over all instances the plugin ever had.
@@ -67,6 +68,8 @@ pub struct Status {
     pub instances: usize,
     /// Packets dropped or rejected, by the number that the plugin gave.
     pub drops_by_number: BTreeMap<u32, u64>,
+    /// How often it told that it would drop one, by the number that it gave.
+    pub would_drop_by_number: BTreeMap<u32, u64>,
 }
 
 impl SharedState {
@@ -102,8 +105,8 @@ impl SharedState {
         let instances = lock(&self.instances);
         let mut counters = instances.retired;
         instances.live.iter().for_each(|c| counters.add(&c.read()));
-        let mut drops_by_number = instances.retired_numbers.clone();
-        instances.live.iter().for_each(|c| c.add_numbers(&mut drops_by_number));
+        let mut numbers = instances.retired_numbers.clone();
+        instances.live.iter().for_each(|c| numbers.add(&lock(&c.numbers)));
         Status {
             counters,
             taken_out: standing.is_taken_out(),
@@ -111,7 +114,8 @@ impl SharedState {
             last_fault: standing.last_fault(),
             map_entries: self.map.len(),
             instances: instances.live.len(),
-            drops_by_number,
+            drops_by_number: numbers.dropped,
+            would_drop_by_number: numbers.would_drop,
         }
     }
 
@@ -134,7 +138,7 @@ impl SharedState {
         let mut instances = lock(&self.instances);
         instances.live.retain(|c| !Arc::ptr_eq(c, counters));
         instances.retired.add(&counters.read());
-        counters.add_numbers(&mut instances.retired_numbers);
+        instances.retired_numbers.add(&lock(&counters.numbers));
     }
 
     pub(crate) fn see(&self, now: Timestamp) {
@@ -159,8 +163,31 @@ pub(crate) struct InstanceCounters {
     drops: AtomicU64,
     traps: AtomicU64,
     deadlines: AtomicU64,
-    /// Taken by the worker for a drop, and by whoever asks for the status.
-    by_number: Mutex<BTreeMap<u32, u64>>,
+    /// Taken by the worker where it counts, and by whoever asks for the status.
+    numbers: Mutex<Numbers>,
+}
+
+/// Counts by the number that the plugin gave.
+#[derive(Clone, Debug, Default)]
+struct Numbers {
+    dropped: BTreeMap<u32, u64>,
+    would_drop: BTreeMap<u32, u64>,
+}
+
+impl Numbers {
+    fn count(counts: &mut BTreeMap<u32, u64>, number: u32) {
+        if counts.len() < NUMBERS_MAX || counts.contains_key(&number) {
+            *counts.entry(number).or_default() += 1;
+        }
+    }
+
+    fn add(&mut self, other: &Self) {
+        let pairs =
+            [(&mut self.dropped, &other.dropped), (&mut self.would_drop, &other.would_drop)];
+        for (to, from) in pairs {
+            from.iter().for_each(|(number, count)| *to.entry(*number).or_default() += count);
+        }
+    }
 }
 
 impl InstanceCounters {
@@ -171,16 +198,11 @@ impl InstanceCounters {
 
     pub(crate) fn note_drop(&self, number: u32) {
         increment(&self.drops);
-        let mut by_number = lock(&self.by_number);
-        if by_number.len() < NUMBERS_MAX || by_number.contains_key(&number) {
-            *by_number.entry(number).or_default() += 1;
-        }
+        Numbers::count(&mut lock(&self.numbers).dropped, number);
     }
 
-    fn add_numbers(&self, to: &mut BTreeMap<u32, u64>) {
-        for (number, count) in lock(&self.by_number).iter() {
-            *to.entry(*number).or_default() += count;
-        }
+    pub(crate) fn note_would_drop(&self, number: u32) {
+        Numbers::count(&mut lock(&self.numbers).would_drop, number);
     }
 
     pub(crate) fn note_fault(&self, fault: PluginFault) {
@@ -264,10 +286,13 @@ mod tests {
         a.note_call();
         b.note_call();
         b.note_drop(7);
+        b.note_would_drop(8);
         shared.retire(&b);
+        a.note_would_drop(8);
         let status = shared.status();
         assert_eq!((status.counters.calls, status.counters.drops, status.instances), (2, 1, 1));
         assert_eq!(status.drops_by_number, BTreeMap::from([(7, 1)]));
+        assert_eq!(status.would_drop_by_number, BTreeMap::from([(8, 2)]));
     }
 
     #[test]

@@ -66,6 +66,11 @@ fn verdict_is_handed_on() {
         instance(EXPORTS, "i32.const 1124 i32.const 7 i32.store i32.const 258").unwrap();
     assert_eq!(ask(&mut plugin), Ok(Verdict::Drop(7)));
     assert_eq!(plugin.shared().status().counters.drops, 1);
+    let mut plugin =
+        instance(EXPORTS, "i32.const 1124 i32.const 8 i32.store i32.const 262").unwrap();
+    assert_eq!(ask(&mut plugin), Ok(Verdict::WouldDrop(8)));
+    let status = plugin.shared().status();
+    assert_eq!((status.counters.drops, status.would_drop_by_number[&8]), (0, 1));
 }
 
 #[test]

@@ -155,6 +155,8 @@ type FlowKey = (u8, SocketAddr, SocketAddr);
 pub(super) struct Node {
     pub(super) plugin: NativePlugin<Policies>,
     flows: BTreeMap<FlowKey, [u8; 16]>,
+    /// Numbers that something passed with as what would be dropped, in their order.
+    pub(super) would_drop: Vec<u32>,
 }
 
 impl Node {
@@ -164,7 +166,7 @@ impl Node {
 
     pub(super) fn with(tables: &PolicyTables) -> Self {
         let plugin = NativePlugin::new(tables.encode_to_vec()).unwrap();
-        Self { plugin, flows: BTreeMap::new() }
+        Self { plugin, flows: BTreeMap::new(), would_drop: Vec::new() }
     }
 
     pub(super) fn full(&mut self, tables: &PolicyTables) {
@@ -226,7 +228,11 @@ impl Node {
         };
         let outcome = self.plugin.on_packet(&told, &[0x45]).unwrap();
         let slot = outcome.slot.copied().unwrap_or(told.slot);
-        let answer = Answered::from(outcome.verdict);
+        let mut answer = Answered::from(outcome.verdict);
+        if let Answered::WouldDrop(number) = answer {
+            self.would_drop.push(number);
+            answer = Answered::Continue;
+        }
         if answer == Answered::Continue {
             self.flows.insert(key, slot);
         }

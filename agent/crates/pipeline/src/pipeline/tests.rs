@@ -527,12 +527,37 @@ fn what_a_plugin_drops_is_noted_with_both_ends() {
     assert_eq!(peer(&mut node, &mut tcp(REMOTE, POD2, SYN)), Action::ToTun);
     assert_eq!(tun(&mut node, &mut tcp(POD2, REMOTE, SYN | ACK)), dropped(DropReason::Plugin));
     let (_, mut noted) = node.stages.plugins.log().since(0);
-    noted.sort_by_key(|entry| std::cmp::Reverse(entry.packets));
+    noted.sort_by_key(|entry| std::cmp::Reverse(entry.count));
     let [out, back] = noted.try_into().unwrap();
     assert_eq!((out.key.source, out.key.destination), (POD.ip(), REMOTE.ip()));
     assert_eq!((out.key.port, out.key.ingress, out.key.number), (REMOTE.port(), false, 7));
-    assert_eq!((&*out.key.plugin, out.sent_to, out.packets), ("watch", Some(SERVICE), 3));
+    assert_eq!((&*out.key.plugin, out.sent_to, out.count), ("watch", Some(SERVICE), 3));
     assert_eq!((back.key.source, back.key.destination), (REMOTE.ip(), POD2.ip()));
     assert_eq!((back.key.port, back.key.ingress), (POD2.port(), true));
     assert_eq!(back.sent_to, None);
+}
+
+/// NP-113: it goes on, to further plugins too; a flow is noted once if the plugin is asked once.
+#[test]
+fn what_a_plugin_would_drop_passes_and_is_noted() {
+    let mut node = node(vec![
+        TestPlugin::new("watch", |_, _| Verdict::WouldDrop(7)).mode(PluginMode::Flow).priority(1),
+        TestPlugin::new("last", |d, _| match d.destination_port {
+            port if port == REMOTE.port() => Verdict::Continue,
+            _ => Verdict::Drop(8),
+        })
+        .priority(2),
+    ]);
+    for _ in 0..3 {
+        assert!(matches!(tun(&mut node, &mut tcp(POD, REMOTE, SYN)), Action::ToPeer(_)));
+    }
+    assert_eq!(tun(&mut node, &mut tcp(POD, SERVICE, SYN)), dropped(DropReason::Plugin));
+    let (_, mut noted) = node.stages.plugins.log().since(0);
+    noted.sort_by_key(|entry| (entry.key.number, entry.key.destination));
+    let told: Vec<_> =
+        noted.iter().map(|e| (e.key.number, e.key.passed, e.key.destination, e.count)).collect();
+    let mut expected =
+        vec![(7, true, REMOTE.ip(), 1), (7, true, SERVICE.ip(), 1), (8, false, SERVICE.ip(), 1)];
+    expected.sort_unstable();
+    assert_eq!(told, expected);
 }

@@ -188,6 +188,7 @@ pub(super) enum Verdict {
     Reject(u32),
     Rewrite(RewriteFields),
     Reply(Vec<u8>),
+    WouldDrop(u32),
     Fault,
 }
 
@@ -308,6 +309,7 @@ impl Plugin for TestPlugin {
                 self.reply = packet;
                 V::Reply(&self.reply)
             }
+            Verdict::WouldDrop(code) => V::WouldDrop(code),
             Verdict::Fault => return Err(PluginFault::Trap),
         };
         Ok(Outcome { verdict, slot: self.slot.as_ref(), again: self.again })
