@@ -3,6 +3,7 @@
 pub(crate) mod agent;
 pub(crate) mod control;
 pub(crate) mod datapath;
+pub(crate) mod dns;
 pub(crate) mod drops;
 pub(crate) mod explain;
 pub(crate) mod hub;

@@ -46,6 +46,9 @@ enum Command {
     Explain(command::explain::Arguments),
     /// Shows the connections that plugins, network policies among them, dropped on this node of late.
     Drops(command::drops::Arguments),
+    /// Names, as nodes answer them.
+    #[command(subcommand)]
+    Dns(command::dns::Command),
     /// Nodes of the fabric.
     #[command(subcommand)]
     Node(command::node::Command),
@@ -124,6 +127,7 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             Command::Services(a) => a.run().await,
             Command::Explain(a) => return a.run().await,
             Command::Drops(a) => a.run().await,
+            Command::Dns(c) => return c.run().await,
             Command::Node(c) => c.run().await,
             Command::Token(c) => c.run(),
             Command::Keys(c) => c.run().await,

@@ -83,7 +83,7 @@ impl<F: Filter> Plugin<F> {
             _ => {}
         }
         let (code, answer) = verdict.to_abi(&flow);
-        if let Verdict::Reply(reply) = &verdict {
+        if let Verdict::Reply(reply, _) = &verdict {
             // One that does not fit is for the host to refuse: it sees its length.
             if let Some(window) = area.window.get_mut(..reply.len()) {
                 window.copy_from_slice(reply);

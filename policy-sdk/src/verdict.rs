@@ -21,8 +21,8 @@ pub enum Verdict {
     /// Translate the flow and ask the next plugin. Needs [`crate::capability::REWRITE`].
     Rewrite(Rewrite),
     /// Send this packet, from its IP header on, back to the sender instead. No longer than the
-    /// window. Needs [`crate::capability::REPLY`].
-    Reply(Vec<u8>),
+    /// window. Needs [`crate::capability::REPLY`]. The number is counted and is the plugin's own.
+    Reply(Vec<u8>, u32),
     /// Ask the next plugin, and tell that the packet would be dropped if the plugin did not only watch.
     /// It is counted and logged by its number as a drop is: so say it once for each flow.
     WouldDrop(u32),
@@ -102,7 +102,8 @@ impl Verdict {
                 answer.rewrite = rewrite.fields();
                 VerdictCode::Rewrite
             }
-            Self::Reply(packet) => {
+            Self::Reply(packet, number) => {
+                answer.reason = *number;
                 answer.reply_len = u32::try_from(packet.len()).unwrap_or(u32::MAX);
                 VerdictCode::Reply
             }

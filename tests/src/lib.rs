@@ -6,6 +6,7 @@
 pub mod connects;
 pub mod cost;
 pub mod machine;
+pub mod names;
 pub mod outsider;
 pub mod race;
 pub mod raw;

@@ -1,7 +1,7 @@
 //! `weft agent` and `weft uninstall`.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -54,6 +54,9 @@ pub(crate) struct Arguments {
     /// some.
     #[arg(long, env = "WEFT_RESOLV_CONF", default_value = "/etc/resolv.conf")]
     resolv_conf: PathBuf,
+    /// ADDRESS:PORT where metrics are served over HTTP, at /metrics; nowhere unless set.
+    #[arg(long, env = "WEFT_METRICS_LISTEN")]
+    metrics_listen: Option<SocketAddr>,
     /// Seconds that a rotated WireGuard key is still answered to.
     #[arg(long, env = "WEFT_KEY_OVERLAP", default_value_t = 180)]
     key_overlap: u64,
@@ -143,6 +146,7 @@ impl Arguments {
             masquerade: !self.no_masquerade,
             mtu: self.mtu,
             resolv_conf: self.resolv_conf,
+            metrics_listen: self.metrics_listen,
             key_overlap: Duration::from_secs(self.key_overlap),
             ..self.node.config(node_name, self.hub)
         };

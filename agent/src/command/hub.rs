@@ -86,6 +86,10 @@ pub(crate) struct Arguments {
     /// Answer the first query that a pod's search list makes of a name with what the last one would find.
     #[arg(long, env = "WEFT_DNS_AUTOPATH")]
     dns_autopath: bool,
+    /// Call endpoints that have no name of their own as their pods are called, instead of by their
+    /// addresses.
+    #[arg(long, env = "WEFT_DNS_ENDPOINT_POD_NAMES")]
+    dns_endpoint_pod_names: bool,
     /// How nodes talk to each other.
     #[arg(long, env = "WEFT_ENCAPSULATION", default_value = "wireguard")]
     encapsulation: EncapsulationArgument,
@@ -174,6 +178,7 @@ impl Arguments {
             stub_domains,
             hosts,
             autopath: self.dns_autopath,
+            endpoint_pod_names: self.dns_endpoint_pod_names,
         };
         weft_hub::run(HubConfig {
             dns: (!self.no_dns).then_some(dns),

@@ -216,7 +216,8 @@ mod tests {
         assert_eq!(cells, expected);
         let waits = Service { pending: "no AddressPool".into(), ..service.clone() };
         assert!(overview(&[waits]).contains("  pending: no AddressPool  "));
-        let headless = Service { serving: Serving::Headless.into(), cluster_ips: vec![], ..service.clone() };
+        let headless =
+            Service { serving: Serving::Headless.into(), cluster_ips: vec![], ..service.clone() };
         assert!(overview(&[headless]).contains("web   None "));
         let alias = Service {
             serving: Serving::Alias.into(),
@@ -225,7 +226,8 @@ mod tests {
             ..service.clone()
         };
         assert!(overview(&[alias]).contains("-> db.example"));
-        let nodes = Service { serving: Serving::Nodes.into(), endpoints: vec![], ..service.clone() };
+        let nodes =
+            Service { serving: Serving::Nodes.into(), endpoints: vec![], ..service.clone() };
         assert!(overview(std::slice::from_ref(&nodes)).contains(" nodes "));
         assert!(endpoints(&[nodes]).contains("every node"));
         let text = endpoints(std::slice::from_ref(&service));

@@ -110,7 +110,7 @@ impl<F: Export> Plugin for NativePlugin<F> {
             weft_policy_sdk::Verdict::Drop(reason) => Verdict::Drop(reason),
             weft_policy_sdk::Verdict::Reject(reason) => Verdict::Reject(reason),
             weft_policy_sdk::Verdict::Rewrite(_) => Verdict::Rewrite(&self.answer.rewrite),
-            weft_policy_sdk::Verdict::Reply(reply) => {
+            weft_policy_sdk::Verdict::Reply(reply, _) => {
                 if reply.is_empty() || reply.len() > window {
                     return Err(PluginFault::Trap);
                 }

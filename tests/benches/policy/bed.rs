@@ -51,11 +51,9 @@ impl Measured {
 impl Bed {
     /// `pods` in applications of ten, and as many policies as there are applications, or `policies`.
     pub(super) async fn make(report: &mut Report, pods: usize, policies: usize) -> Result<Self> {
-        let mut lab = TestLab::up(Options {
-            nodes: 1,
-            hub_arguments: without_names(),
-            ..Options::default()
-        }).await?;
+        let mut lab =
+            TestLab::up(Options { nodes: 1, hub_arguments: without_names(), ..Options::default() })
+                .await?;
         let node = lab.nodes().remove(0);
         lab.record_memory(report, "none")?;
         let local = pods.min(LOCAL_MAX);

@@ -1,12 +1,17 @@
 //! Names, asked for by the tools that users have.
 
-use std::process::{Child, Stdio};
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use weft_lab::Options;
+use weft_tests::names::pairs;
+use weft_tests::service::{self, Over, Server};
 use weft_tests::{TestLab, can_run, command_in, eventually};
 
 use crate::services::{apply, pod};
@@ -14,7 +19,10 @@ use crate::services::{apply, pod};
 const SOON: Duration = Duration::from_secs(10);
 /// Number 10 of the usual ranges of cluster IPs.
 const SERVERS: [&str; 2] = ["10.96.0.10", "fd00:10:96::a"];
+/// The hub's address.
+const HUB: &str = "198.18.0.2";
 const UPSTREAM_PORT: u16 = 5353;
+const METRICS_PORT: u16 = 9101;
 
 const WEB: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec:\n  clusterIPs: [10.96.0.20, \"fd00:10:96::20\"]\n  ipFamilyPolicy: RequireDualStack\n  selector: {app: web}\n  ports: [{name: http, port: 80, targetPort: 8080}]\n";
 const DB: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: db}\nspec:\n  clusterIP: None\n  selector: {app: web}\n  ports: [{name: peer, port: 7000}]\n";
@@ -24,13 +32,14 @@ const ALIAS: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: ext}\nspec:
 struct Upstream(Child);
 
 impl Upstream {
-    fn start(lab: &TestLab) -> Result<Self> {
+    /// `address`: of `there.example`.
+    fn start(lab: &TestLab, port: u16, address: &str) -> Result<Self> {
         let mut command = command_in(&lab.hub_namespace(), "dnsmasq")?;
         command
             .args(["--keep-in-foreground", "--no-resolv", "--no-hosts", "--conf-file=/dev/null"])
             .args(["--pid-file=", "--user=root", "--log-facility=-"])
-            .arg(format!("--port={UPSTREAM_PORT}"))
-            .arg("--address=/there.example/192.0.2.7")
+            .arg(format!("--port={port}"))
+            .arg(format!("--address=/there.example/{address}"))
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         Ok(Self(command.spawn().context("dnsmasq")?))
@@ -45,11 +54,21 @@ impl Drop for Upstream {
 
 /// Two nodes with a pod each beside those that serve, whose names are answered.
 async fn lab() -> Result<(TestLab, Upstream)> {
-    let upstream = format!("--dns-upstream=198.18.0.2:{UPSTREAM_PORT}");
-    let hub_arguments = vec!["--dns".to_owned(), upstream];
-    let options = Options { nodes: 2, hub_arguments, ..Options::default() };
+    lab_with(&[]).await
+}
+
+/// As [`lab`], with more arguments of the hub.
+async fn lab_with(arguments: &[&str]) -> Result<(TestLab, Upstream)> {
+    let upstream = format!("--dns-upstream={HUB}:{UPSTREAM_PORT}");
+    let arguments = arguments.iter().map(|a| (*a).to_owned());
+    let options = Options {
+        nodes: 2,
+        hub_arguments: arguments.chain([upstream]).collect(),
+        agent_arguments: vec![format!("--metrics-listen=0.0.0.0:{METRICS_PORT}")],
+        ..Options::default()
+    };
     let lab = TestLab::with_pods(options, 2).await?;
-    let upstream = Upstream::start(&lab)?;
+    let upstream = Upstream::start(&lab, UPSTREAM_PORT, "192.0.2.7")?;
     let serving = ["a2", "b2"].map(|name| pod(name, "app: web"));
     let clients = ["a1", "b1"].map(|name| pod(name, "role: client"));
     let manifests = [&serving[..], &clients, &[WEB, DB, ALIAS].map(String::from)].concat();
@@ -85,7 +104,7 @@ fn status(lab: &TestLab, target: &str, arguments: &[&str]) -> Result<String> {
     Ok(rest.split(',').next().unwrap_or_default().to_owned())
 }
 
-/// DNS-002, DNS-003, DNS-004, DNS-005, DNS-006, DNS-011, DNS-040, DNS-070, DNS-100, DNS-120, DNS-124,
+/// DNS-002, DNS-003, DNS-004, DNS-005, DNS-006, DNS-011, DNS-040, DNS-070, DNS-091, DNS-100, DNS-120, DNS-124,
 /// DNS-130: from pods and the host, on every node, at both addresses, over UDP and TCP.
 #[tokio::test(flavor = "multi_thread")]
 async fn names_are_answered_on_every_node() -> Result<()> {
@@ -165,19 +184,21 @@ async fn policies_hold_for_queries() -> Result<()> {
     Ok(())
 }
 
-/// DNS-125: names of the cluster do not need the agent, and others are back when it is.
+/// DNS-044, DNS-125: names of the cluster need neither agent nor hub, and others are back when the agent is.
 #[tokio::test(flavor = "multi_thread")]
 async fn names_of_the_cluster_are_answered_without_the_agent() -> Result<()> {
     if !can_run(&["nft", "dig", "dnsmasq"]) {
         return Ok(());
     }
     let (lab, _upstream) = lab().await?;
-    let old = lab.pid("node-1-agent")?;
+    let (old, hub) = (lab.pid("node-1-agent")?, lab.pid("hub")?);
+    kill(Pid::from_raw(hub), Signal::SIGSTOP)?;
     kill(Pid::from_raw(old), Signal::SIGSTOP)?;
     for server in SERVERS {
         let found = dig(&lab, "a1", server, &["web.default.svc.cluster.local"])?;
         assert_eq!(found, ["10.96.0.20"]);
     }
+    kill(Pid::from_raw(hub), Signal::SIGCONT)?;
     kill(Pid::from_raw(old), Signal::SIGKILL)?;
     eventually(SOON, async || {
         ensure!(lab.pid("node-1-agent")? != old, "the agent is not back");
@@ -187,6 +208,260 @@ async fn names_of_the_cluster_are_answered_without_the_agent() -> Result<()> {
     eventually(SOON, async || {
         let found = dig(&lab, "a1", SERVERS[0], &["there.example"])?;
         ensure!(found == ["192.0.2.7"], "{found:?}");
+        Ok(())
+    })
+    .await
+}
+
+/// What a program in a pod prints, a line each.
+fn lines(lab: &TestLab, pod: &str, command: &[&str]) -> Result<Vec<String>> {
+    Ok(lab.run(pod, command)?.lines().map(ToOwned::to_owned).collect())
+}
+
+/// A program that prints the addresses of a name as musl's resolver finds them.
+fn musl_resolver(dir: &Path) -> Result<String> {
+    let (source, program) = (dir.join("getaddrinfo.c"), dir.join("getaddrinfo"));
+    std::fs::write(&source, include_str!("getaddrinfo.c"))?;
+    let mut compiler = Command::new("musl-gcc");
+    let status = compiler.arg("-static").arg("-o").args([&program, &source]).status()?;
+    ensure!(status.success(), "musl-gcc: {status}");
+    Ok(program.to_string_lossy().into_owned())
+}
+
+/// DNS-090, DNS-120, DNS-127, DNS-147: short and whole names, by the resolvers of glibc and musl, and by tools.
+#[tokio::test(flavor = "multi_thread")]
+async fn resolvers_of_users_find_names() -> Result<()> {
+    if !can_run(&["nft", "dig", "dnsmasq", "drill", "getent", "musl-gcc"]) {
+        return Ok(());
+    }
+    let (lab, _upstream) = lab().await?;
+    let dir = tempfile::tempdir()?;
+    let musl = musl_resolver(dir.path())?;
+    let web = ["10.96.0.20", "fd00:10:96::20"];
+    for (name, expected) in [
+        ("web", &web[..]),
+        ("web.default", &web),
+        ("web.default.svc", &web),
+        ("web.default.svc.cluster.local", &web),
+        ("web.default.svc.cluster.local.", &web),
+        ("WEB.Default", &web),
+        ("there.example", &["192.0.2.7"]),
+        ("ext", &["192.0.2.7"]),
+    ] {
+        for pod in ["a1", "b1"] {
+            let by_glibc = lines(&lab, pod, &["getent", "ahosts", name])?;
+            let addresses = by_glibc.iter().filter_map(|l| l.split_whitespace().next());
+            let addresses: BTreeSet<&str> = addresses.collect();
+            assert_eq!(addresses, expected.iter().copied().collect(), "glibc, {name}");
+            let by_musl: BTreeSet<String> = lines(&lab, pod, &[&musl, name])?.into_iter().collect();
+            let expected: BTreeSet<String> = expected.iter().map(|a| (*a).to_owned()).collect();
+            assert_eq!(by_musl, expected, "musl, {name}");
+        }
+    }
+    for name in ["nobody", "nobody.example"] {
+        assert!(!lab.exec("a1", &["getent", "hosts", name])?.status.success());
+        assert!(!lab.exec("a1", &[&musl, name])?.status.success());
+    }
+    let by_drill = lab.run("a1", &["drill", "-Q", "web.default.svc.cluster.local"])?;
+    assert_eq!(by_drill.trim(), "10.96.0.20");
+    let searched = lab.run("a1", &["dig", "+search", "+short", "web"])?;
+    assert_eq!(searched.trim(), "10.96.0.20");
+    // DNS-050.
+    let cased = lab.run("a1", &["dig", "+noall", "+answer", "wEb.DEFAULT.svc.cluster.LOCAL"])?;
+    assert!(cased.starts_with("wEb.DEFAULT.svc.cluster.LOCAL."), "{cased}");
+    Ok(())
+}
+
+/// DNS-126: both families at once from one socket, again and again, at both addresses of the Service.
+#[tokio::test(flavor = "multi_thread")]
+async fn parallel_queries_of_one_socket_are_all_answered() -> Result<()> {
+    if !can_run(&["nft", "dig", "dnsmasq"]) {
+        return Ok(());
+    }
+    let (lab, _upstream) = lab().await?;
+    let addresses = ["10.96.0.20".parse()?, "fd00:10:96::20".parse()?];
+    for (family, server) in SERVERS.iter().enumerate() {
+        let (client, server) = (lab.party("a1", family)?, SocketAddr::new(server.parse()?, 53));
+        let name = "web.default.svc.cluster.local";
+        // One that takes longer counts as lost.
+        let patience = Duration::from_secs(1);
+        let done = pairs(&client, server, name, addresses, 10_000, patience)?;
+        assert_eq!(done.lost, 0, "{server}");
+    }
+    Ok(())
+}
+
+/// DNS-032, DNS-054, DNS-059, DNS-073: as many addresses as there are; what is too long for a datagram comes
+/// over TCP.
+#[tokio::test(flavor = "multi_thread")]
+async fn all_addresses_of_a_headless_service_are_told() -> Result<()> {
+    if !can_run(&["nft", "dig", "dnsmasq"]) {
+        return Ok(());
+    }
+    let (lab, _upstream) = lab().await?;
+    let mut manifests = Vec::new();
+    for count in [1_u16, 30, 1000] {
+        manifests.push(format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: many-{count}}}\nspec: {{clusterIP: None}}\n"
+        ));
+        let [high, low] = count.to_be_bytes();
+        let endpoints: Vec<String> = (0..count)
+            .map(|n| {
+                format!("{{addresses: [198.19.{}.{}]}}", n.to_be_bytes()[0] + high + low, n & 0xff)
+            })
+            .collect();
+        // As controllers do it, of at most 100.
+        for (part, endpoints) in endpoints.chunks(100).enumerate() {
+            manifests.push(format!(
+                "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: many-{count}-{part}, labels: {{kubernetes.io/service-name: many-{count}}}}}\naddressType: IPv4\nendpoints: [{}]\n",
+                endpoints.join(", ")
+            ));
+        }
+    }
+    std::fs::write(lab.manifests().join("many.yaml"), manifests.join("---\n"))?;
+    for count in [1, 30, 1000] {
+        let name = format!("many-{count}.default.svc.cluster.local");
+        eventually(SOON, async || {
+            let found = dig(&lab, "a1", SERVERS[0], &[&name])?.len();
+            ensure!(found == count, "{found} of {count}");
+            Ok(())
+        })
+        .await?;
+        assert_eq!(dig(&lab, "a1", SERVERS[1], &["+tcp", &name])?.len(), count);
+        let cut = lab.run("a1", &["dig", "+notcp", "+ignore", "+noedns", &name])?;
+        let (_, flags) = cut.split_once("flags: ").context("no flags")?;
+        let flags = flags.split(';').next().unwrap_or_default();
+        // 512 bytes have room for 27 addresses beside the name.
+        assert_eq!(flags.split(' ').any(|flag| flag == "tc"), count > 27, "{count}: {flags}");
+    }
+    Ok(())
+}
+
+/// DNS-103, DNS-104: a server that is gone costs a client no answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn server_that_is_killed_costs_no_answer() -> Result<()> {
+    if !can_run(&["nft", "dig", "dnsmasq"]) {
+        return Ok(());
+    }
+    let other = format!("--dns-upstream={HUB}:{}", UPSTREAM_PORT + 1);
+    let (lab, upstream) = lab_with(&[&other]).await?;
+    let _other = Upstream::start(&lab, UPSTREAM_PORT + 1, "192.0.2.7")?;
+    let ask = |name: &str| dig(&lab, "a1", SERVERS[0], &["+time=4", name]);
+    assert_eq!(ask("a.there.example")?, ["192.0.2.7"]);
+    drop(upstream);
+    // Of names that nothing is kept of.
+    for name in ["b.there.example", "c.there.example", "d.there.example"] {
+        assert_eq!(ask(name)?, ["192.0.2.7"]);
+    }
+    Ok(())
+}
+
+/// DNS-058, DNS-093, DNS-101, DNS-140: what the operator sets.
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_of_the_operator_hold() -> Result<()> {
+    if !can_run(&["nft", "dig", "dnsmasq"]) {
+        return Ok(());
+    }
+    let stub = format!("--dns-stub-domain=there.example={HUB}:{}", UPSTREAM_PORT + 1);
+    let arguments = [
+        "--cluster-domain=cluster.local,k8s.example.com",
+        "--dns-ttl=77",
+        "--dns-host=git.example=192.0.2.9",
+        "--dns-autopath",
+        &stub,
+    ];
+    let (lab, _upstream) = lab_with(&arguments).await?;
+    let _stub = Upstream::start(&lab, UPSTREAM_PORT + 1, "192.0.2.8")?;
+    let ask = |arguments: &[&str]| dig(&lab, "a1", SERVERS[0], arguments);
+    assert_eq!(ask(&["web.default.svc.k8s.example.com"])?, ["10.96.0.20"]);
+    assert_eq!(ask(&["git.example"])?, ["192.0.2.9"]);
+    assert_eq!(ask(&["-x", "192.0.2.9"])?, ["git.example."]);
+    assert_eq!(ask(&["there.example"])?, ["192.0.2.8"]);
+    let whole = lab.run("a1", &["dig", "+noall", "+answer", "web.default.svc.cluster.local"])?;
+    assert_eq!(whole.split_whitespace().nth(1), Some("77"), "{whole}");
+    // The first name of the search list is answered with what the last would find.
+    let first = ask(&["there.example.default.svc.cluster.local"])?;
+    assert_eq!(first, ["192.0.2.8", "there.example."]);
+    let first = ask(&["web.default.default.svc.cluster.local"])?;
+    assert_eq!(first, ["10.96.0.20", "web.default.svc.cluster.local."]);
+    Ok(())
+}
+
+/// DNS-121, DNS-122, DNS-134: who is asked directly answers, and other ports of the Service are its
+/// endpoints', whatever is said of those.
+#[tokio::test(flavor = "multi_thread")]
+async fn others_are_asked_as_they_are_called() -> Result<()> {
+    if !can_run(&["nft", "dig", "dnsmasq"]) {
+        return Ok(());
+    }
+    let (lab, _upstream) = lab().await?;
+    let direct = ["dig", "+short", &format!("@{HUB}"), "-p", "5353", "there.example"];
+    assert_eq!(lab.run("a1", &direct)?.trim(), "192.0.2.7");
+    let coredns = lab.pod_v4("a2")?;
+    let manifest = format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: kube-dns, namespace: kube-system}}\nspec:\n  clusterIP: {}\n  internalTrafficPolicy: Local\n  ports: [{{name: dns, port: 53, protocol: UDP}}, {{name: metrics, port: 9153}}]\n---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: kube-dns-1, namespace: kube-system, labels: {{kubernetes.io/service-name: kube-dns}}}}\naddressType: IPv4\nports: [{{name: dns, port: 53, protocol: UDP}}, {{name: metrics, port: 9153}}]\nendpoints: [{{addresses: [{coredns}]}}]\n",
+        SERVERS[0]
+    );
+    std::fs::write(lab.manifests().join("kube-dns.yaml"), manifest)?;
+    let _metrics = Server::start(&lab.party("a2", 0)?, 9153, "metrics")?;
+    let client = lab.party("a1", 0)?;
+    eventually(SOON, async || {
+        let answer =
+            service::ask(&client.namespace, Over::Tcp, SocketAddr::new(SERVERS[0].parse()?, 9153))?;
+        ensure!(answer.by == "metrics", "{answer:?}");
+        Ok(())
+    })
+    .await?;
+    assert_eq!(dig(&lab, "a1", SERVERS[0], &["web.default.svc.cluster.local"])?, ["10.96.0.20"]);
+    Ok(())
+}
+
+/// DNS-144: what is asked is told by `weft dns query`, and counted.
+#[tokio::test(flavor = "multi_thread")]
+async fn operators_are_told_what_a_pod_gets() -> Result<()> {
+    if !can_run(&["nft", "dig", "dnsmasq", "curl"]) {
+        return Ok(());
+    }
+    let (lab, _upstream) = lab().await?;
+    let query = |arguments: &[&str]| {
+        let output = lab.weft_output(&[&["dns", "query"], arguments].concat())?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        Ok::<_, anyhow::Error>((output.status.code(), text))
+    };
+    let (code, text) = query(&["web", "--from", "a1"])?;
+    assert_eq!(code, Some(0), "{text}");
+    let expected = "web.default.svc.cluster.local. A: NOERROR, from the node\n  web.default.svc.cluster.local. 5 A 10.96.0.20\n";
+    assert!(
+        text.contains("asked by pod default/a1 on node-1\n") && text.ends_with(expected),
+        "{text}"
+    );
+    let (code, text) = query(&["there.example", "--from", "b1"])?;
+    assert_eq!(code, Some(0), "{text}");
+    let expected =
+        format!("there.example. A: NOERROR, from {HUB}:{UPSTREAM_PORT} or what is kept of it\n");
+    assert!(text.contains("there.example.cluster.local. A: NXDOMAIN, from the node\n"), "{text}");
+    assert!(text.contains(&expected), "{text}");
+    let (code, text) =
+        query(&["web.default.svc.cluster.local", "--type", "aaaa", "--from", "node-2"])?;
+    assert!(code == Some(0) && text.contains("AAAA fd00:10:96::20"), "{text}");
+    assert_eq!(query(&["nobody.default.svc.cluster.local."])?.0, Some(4));
+    for bad in [&["web", "--from", "nobody"][..], &["web", "--type", "NONE"], &["a..b"]] {
+        assert_eq!(query(bad)?.0, Some(1), "{bad:?}");
+    }
+    let policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: closed}\nspec: {podSelector: {matchLabels: {role: client}}, policyTypes: [Egress]}\n";
+    std::fs::write(lab.manifests().join("policy.yaml"), policy)?;
+    eventually(SOON, async || {
+        let (code, text) = query(&["web", "--from", "a1"])?;
+        ensure!(code == Some(3) && text.contains("default/closed"), "{text}");
+        Ok(())
+    })
+    .await?;
+    let metrics = format!("http://127.0.0.1:{METRICS_PORT}/metrics");
+    eventually(SOON, async || {
+        let text = lab.run("node-1", &["curl", "-sf", &metrics])?;
+        let told = |start: &str| text.lines().any(|l| l.starts_with(start) && !l.ends_with(" 0"));
+        ensure!(told("weft_dns_answers_total{type=\"A\",code=\"NOERROR\"} "), "{text}");
+        ensure!(told("weft_dns_resolver_queries_total{result=\"cluster\"} "), "{text}");
         Ok(())
     })
     .await

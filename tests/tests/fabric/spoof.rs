@@ -52,7 +52,7 @@ async fn dropped(lab: &TestLab, node: &str, reason: DropReason) -> Result<u64> {
     Ok(status.drops.iter().filter(|d| d.reason == reason.label()).map(|d| d.packets).sum())
 }
 
-/// CNI-009: at the port of a pod, towards pods of this and of another node.
+/// CNI-009, DNS-128, NP-112: at the port of a pod, towards pods of this and of another node.
 #[tokio::test]
 async fn pod_cannot_send_from_the_address_of_another() -> Result<()> {
     if !can_run(&["ip"]) {

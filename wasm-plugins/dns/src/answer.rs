@@ -178,7 +178,8 @@ fn of_host(tables: &Tables, host: &Host, rtype: Rtype) -> Answer {
     };
     let records: Vec<_> = data.into_iter().map(|data| Record { owner: None, data }).collect();
     let server_zone = tables.settings().zones.first().map(|z| z.name.clone());
-    let authority = server_zone.map(|server_zone| Authority { zone: host.name.clone(), server_zone });
+    let authority =
+        server_zone.map(|server_zone| Authority { zone: host.name.clone(), server_zone });
     let negative = records.is_empty();
     Answer { rcode: Rcode::NOERROR, records, additional: Vec::new(), authority, negative }
 }

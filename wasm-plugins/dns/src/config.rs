@@ -6,7 +6,8 @@ use domain::base::Name;
 use hashbrown::HashMap;
 use prost::Message;
 use weft_proto::tables::v1::{
-    DnsEndpoints, DnsHost, DnsName, DnsNamespace, DnsPodNames, DnsPort, DnsService, DnsSettings, DnsTables,
+    DnsEndpoints, DnsHost, DnsName, DnsNamespace, DnsPodNames, DnsPort, DnsService, DnsSettings,
+    DnsTables,
 };
 
 use crate::address::{self, Range};

@@ -25,8 +25,8 @@ mod tests;
 
 use std::net::IpAddr;
 
-use domain::base::Rtype;
 use domain::base::iana::Rcode;
+use domain::base::{Message, Rtype};
 use weft_policy_sdk::flags;
 use weft_policy_sdk::prelude::*;
 
@@ -151,7 +151,9 @@ impl Filter for Dns {
         let client = Some(packet.source());
         match self.zones.answer(packet.payload(), Transport::Udp, client, mix(seed)) {
             Outcome::Reply(reply) => {
-                packet.udp_reply(&reply).map_or(Verdict::Continue, Verdict::Reply)
+                let number = reply_number(&reply);
+                let reply = packet.udp_reply(&reply);
+                reply.map_or(Verdict::Continue, |packet| Verdict::Reply(packet, number))
             }
             Outcome::Elsewhere(_) => Verdict::Continue,
             Outcome::Nothing => Verdict::Drop(NO_QUERY),
@@ -169,6 +171,19 @@ impl Dns {
             && self.zones.tables.settings().resolvers.contains(&packet.destination())
     }
 }
+
+/// What a reply is counted by: the type that was asked for in the second byte, 0 for one that is seldom,
+/// and the status in the first.
+fn reply_number(reply: &[u8]) -> u32 {
+    let Ok(message) = Message::from_slice(reply) else { return 0 };
+    let question = message.sole_question().ok();
+    let rtype = question.map_or(0, |q| u32::from(q.qtype().to_int()));
+    let rtype = if rtype < RTYPE_MAX { rtype } else { 0 };
+    rtype << 8 | u32::from(message.header().rcode().to_int())
+}
+
+/// Types from this number on are counted together.
+const RTYPE_MAX: u32 = 256;
 
 /// Every bit of the number changes half of the result's.
 fn mix(number: u64) -> u64 {

@@ -80,7 +80,7 @@ impl Filter for Misbehaving {
                 return if depth == 1 { Verdict::Accept } else { Verdict::Continue };
             }
             Behaviour::Grow => self.grow(),
-            Behaviour::Reply => return Verdict::Reply(vec![0x45; 100_000]),
+            Behaviour::Reply => return Verdict::Reply(vec![0x45; 100_000], 0),
             Behaviour::Undeclared => return Verdict::Rewrite(Rewrite::new().destination_port(1)),
             Behaviour::Pointer => bad_pointer(host),
             Behaviour::None

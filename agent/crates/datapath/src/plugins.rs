@@ -227,6 +227,7 @@ impl Plugins {
         };
         let drops_by_number = numbers(|s| &s.drops_by_number);
         let would_drop_by_number = numbers(|s| &s.would_drop_by_number);
+        let replies_by_number = numbers(|s| &s.replies_by_number);
         let state = match status.as_ref().is_some_and(|s| s.taken_out) {
             true => State::TakenOut,
             false if cut_off > 0 => State::Impaired,
@@ -248,6 +249,7 @@ impl Plugins {
             drops: counters.drops,
             drops_by_number,
             would_drop_by_number,
+            replies_by_number,
         }
     }
 

@@ -7,8 +7,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use weft_model::{Generation, NodeName};
-use weft_proto::v1::{EndAnswers, EndQuestion, EndQuestions};
+use weft_model::NodeName;
+use weft_proto::v1::{EndAnswers, EndQuestions};
 
 /// How long a node may take to answer: longer than its agent waits for its datapath.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -65,15 +65,14 @@ impl Asking {
         }
     }
 
-    /// Asks a node about what it does with a snapshot, or a later one.
+    /// Asks a node; the id is given here.
     ///
     /// # Errors
     /// Why there is no answer, for an operator.
     pub(crate) async fn ask(
         &self,
         node: &NodeName,
-        generation: Generation,
-        questions: Vec<EndQuestion>,
+        questions: EndQuestions,
     ) -> Result<EndAnswers, String> {
         let line = lock(&self.lines).get(node).map(|line| line.questions.clone());
         let line = line.ok_or("its agent is away")?;
@@ -81,7 +80,7 @@ impl Asking {
         let (answer, answered) = oneshot::channel();
         lock(&self.waiting).insert(id, Waiting { node: node.clone(), answer });
         let asked = async {
-            line.send(EndQuestions { id, questions, generation: generation.0 }).await.ok()?;
+            line.send(EndQuestions { id, ..questions }).await.ok()?;
             answered.await.ok()
         };
         let answer = tokio::time::timeout(ANSWER_TIMEOUT, asked).await;
@@ -120,7 +119,7 @@ mod tests {
         let (_, mut questions) = asking.open(&a);
         let asked = tokio::spawn({
             let (asking, a) = (asking.clone(), a.clone());
-            async move { asking.ask(&a, Generation(1), vec![EndQuestion::default()]).await }
+            async move { asking.ask(&a, EndQuestions::default()).await }
         });
         let id = questions.recv().await.unwrap().id;
         let says = |error: &str| EndAnswers { id, error: error.into(), ..EndAnswers::default() };
@@ -134,13 +133,16 @@ mod tests {
     async fn node_without_a_line_is_away_and_an_old_line_closes_no_new_one() {
         let asking = Asking::default();
         let a = node("a");
-        assert_eq!(asking.ask(&a, Generation(1), vec![]).await.unwrap_err(), "its agent is away");
+        assert_eq!(asking.ask(&a, EndQuestions::default()).await.unwrap_err(), "its agent is away");
         let (first, _questions) = asking.open(&a);
         let (second, questions) = asking.open(&a);
         asking.close(&a, first);
         drop(questions);
-        assert_eq!(asking.ask(&a, Generation(1), vec![]).await.unwrap_err(), "its agent has left");
+        assert_eq!(
+            asking.ask(&a, EndQuestions::default()).await.unwrap_err(),
+            "its agent has left"
+        );
         asking.close(&a, second);
-        assert_eq!(asking.ask(&a, Generation(1), vec![]).await.unwrap_err(), "its agent is away");
+        assert_eq!(asking.ask(&a, EndQuestions::default()).await.unwrap_err(), "its agent is away");
     }
 }

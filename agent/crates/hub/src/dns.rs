@@ -27,6 +27,7 @@ pub fn usual_dns() -> Dns {
         stub_domains: BTreeMap::new(),
         hosts: BTreeMap::new(),
         autopath: false,
+        endpoint_pod_names: false,
     }
 }
 

@@ -7,6 +7,7 @@ mod extent;
 mod listing;
 mod membership;
 mod merge;
+mod names;
 mod plugins;
 mod policies;
 mod report;

@@ -38,6 +38,9 @@ pub struct Dns {
     /// A query that a pod's search list makes of a name, and that has no answer, is answered with what the
     /// pod would find in the end.
     pub autopath: bool,
+    /// An endpoint that no manifest names is called as its pod is, if that is a DNS label; else by its
+    /// address.
+    pub endpoint_pod_names: bool,
 }
 
 /// Which pods have a name by their address, `10-0-0-1.NAMESPACE.pod.ZONE`.

@@ -1,7 +1,7 @@
 //! What the agent is told: plain data, checked once before anything is made.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -100,6 +100,8 @@ pub struct AgentConfig {
     pub mtu: Option<u16>,
     /// Names DNS servers, for what is not the cluster's and where the fabric gives none.
     pub resolv_conf: PathBuf,
+    /// Where metrics are served; nowhere unless set.
+    pub metrics_listen: Option<SocketAddr>,
     /// How long the old WireGuard key is still answered to after a rotation.
     pub key_overlap: Duration,
 }
@@ -125,6 +127,7 @@ impl AgentConfig {
             masquerade: true,
             mtu: None,
             resolv_conf: "/etc/resolv.conf".into(),
+            metrics_listen: None,
             key_overlap: Duration::from_secs(180),
         }
     }

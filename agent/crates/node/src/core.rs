@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -15,6 +15,7 @@ use weft_control::ToProto;
 use weft_model::cni::{Delegation, Range};
 use weft_model::{MacAddr, Mtu, NodeName, Pod, PodName, Snapshot};
 use weft_proto::v1::{self, DatapathStatus, PluginStatus, ReportRequest, TranslatedFlows};
+use weft_resolver::Resolver;
 
 use crate::cni::Record;
 use crate::config::AgentConfig;
@@ -113,6 +114,8 @@ pub(crate) struct Core {
     applied: watch::Sender<Applied>,
     datapath_status: Mutex<Option<DatapathStatus>>,
     drops: Drops,
+    /// What answers names on this node; none until it is made at the start.
+    resolver: OnceLock<Arc<Resolver>>,
 }
 
 impl Core {
@@ -132,7 +135,18 @@ impl Core {
             applied: watch::Sender::default(),
             datapath_status: Mutex::default(),
             drops: Drops::default(),
+            resolver: OnceLock::new(),
         }
+    }
+
+    /// What answers names, as soon as there is one.
+    pub(crate) fn resolver(&self) -> Option<&Arc<Resolver>> {
+        self.resolver.get()
+    }
+
+    /// Keeps what answers names; the first one stays.
+    pub(crate) fn set_resolver(&self, resolver: Arc<Resolver>) {
+        let _first = self.resolver.set(resolver);
     }
 
     /// Changes what is known, compiles the tables again, and wakes everybody if it made a
@@ -331,7 +345,12 @@ impl Core {
 /// What the hub has use for.
 fn short(plugin: PluginStatus) -> PluginStatus {
     let none = HashMap::new;
-    PluginStatus { drops_by_number: none(), would_drop_by_number: none(), ..plugin }
+    PluginStatus {
+        drops_by_number: none(),
+        would_drop_by_number: none(),
+        replies_by_number: none(),
+        ..plugin
+    }
 }
 
 /// Who finds what is told to whoever looks at the fabric, since it concerns Services, beside to those who

@@ -17,6 +17,7 @@ use weft_proto::v1::plugin_status::State as Standing;
 use weft_proto::v1::{EndAnswers, EndQuestions, ExplainRequest, ExplainResponse};
 
 use crate::core::{Core, Target};
+use crate::names;
 use crate::tables::Explaining;
 
 /// How long the datapath may take to use what was compiled last.
@@ -89,19 +90,25 @@ pub(crate) async fn explain(
 const NOTHING_KNOWN: &str = "the node has not heard of the hub yet, and has no tables";
 
 async fn answer(core: &Arc<Core>, asked: EndQuestions) -> EndAnswers {
-    let EndQuestions { id, questions, generation } = asked;
+    let EndQuestions { id, questions, generation, name } = asked;
     let failed = |error: String| EndAnswers { id, error, ..EndAnswers::default() };
     let Some((target, snapshot, confirmed)) = in_force(core, generation).await else {
         return failed(NOTHING_KNOWN.to_owned());
     };
     let notes = notes(core, &target, confirmed);
+    if let Some(question) = name {
+        return match names::answer(core, &target, &snapshot, &question).await {
+            Ok(answer) => EndAnswers { id, notes, name: Some(answer), ..EndAnswers::default() },
+            Err(error) => failed(error),
+        };
+    }
     // It may take a while where there is much of everything.
     let work = tokio::task::spawn_blocking(move || {
         let explaining = Explaining::new(target.tables.policies(), &snapshot)?;
         questions.iter().map(|question| explaining.answer(question)).collect::<Result<_, _>>()
     });
     match work.await {
-        Ok(Ok(answers)) => EndAnswers { id, answers, notes, error: String::new() },
+        Ok(Ok(answers)) => EndAnswers { id, answers, notes, ..EndAnswers::default() },
         Ok(Err(error)) => failed(error),
         Err(_) => failed("the agent failed on this question: see its log".to_owned()),
     }

@@ -29,6 +29,7 @@ const INTERVAL: Duration = Duration::from_secs(2);
 pub(crate) async fn run(core: Arc<Core>, netlink: Netlink) {
     let asked_by = Arc::clone(&core);
     let resolver = Resolver::new(move |client| asked_by.read(|state| may_ask(state, client)));
+    core.set_resolver(Arc::clone(&resolver));
     let mut server = Server { core, netlink, resolver, known: None, asks: None, serving: None };
     let mut changes = server.core.changes();
     let mut ticks = interval(INTERVAL);

@@ -24,6 +24,7 @@ use crate::hub::{HubLink, HubTask};
 use crate::identity::{IdentityStore, vtep_mac};
 use crate::install::{self, Installer};
 use crate::keys::KeyStore;
+use crate::metrics;
 use crate::modules::Modules;
 use crate::network::{KernelPorts, NFT_TABLE, NetworkTask, OldSysctls, announce, listeners};
 use crate::service::AgentService;
@@ -127,7 +128,8 @@ impl Parts {
     ) -> anyhow::Result<()> {
         let (_stopping, stopped) = oneshot::channel::<()>();
         let service = AgentService { core: self.core.clone(), spoofed: self.spoofed.clone() };
-        let router = Server::builder().add_service(AgentServer::new(service));
+        let service = Arc::new(service);
+        let router = Server::builder().add_service(AgentServer::from_arc(service.clone()));
         let agent_socket = KeptSocket::bind(&self.core.config.socket(socket::AGENT)).await?;
         let end = async { drop(stopped.await) };
         tokio::select! {
@@ -141,6 +143,7 @@ impl Parts {
             () = crate::health::run(self.core.clone()) => Ok(()),
             () = listeners::run(self.core.clone()) => Ok(()),
             () = crate::resolver::run(self.core.clone(), self.netlink.clone()) => Ok(()),
+            () = metrics::run(self.core.clone(), service) => Ok(()),
             () = announce::run(self.core.clone(), self.netlink.clone()) => Ok(()),
             result = drop_old_keys(&self.core, &self.keys) => result,
             () = drop_old_modules(&self.core, &self.modules) => Ok(()),

@@ -48,7 +48,8 @@ impl Agent for AgentService {
 }
 
 impl AgentService {
-    fn status(&self) -> AgentStatus {
+    /// All that is known of the node.
+    pub(crate) fn status(&self) -> AgentStatus {
         let applied = self.core.applied().borrow().clone();
         let datapath = self.core.datapath_status();
         let policies = datapath.as_ref().and_then(of_policies);

@@ -16,6 +16,7 @@ mod reply;
 mod serve;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod upstreams;
 
 use std::net::IpAddr;
@@ -29,6 +30,7 @@ use weft_dns::{Outcome, Transport, Zones};
 use weft_policy_sdk::Config;
 
 pub use serve::{serve_tcp, serve_udp};
+pub use trace::Traced;
 pub use upstreams::{StubDomains, UpstreamError, Upstreams, servers_of};
 
 use ask::Asking;

@@ -1,10 +1,12 @@
 //! Queries in datagrams and over connections.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -18,6 +20,8 @@ use crate::Resolver;
 const DATAGRAM_MAX: usize = 4096;
 /// Open connections, over all clients.
 const CONNECTIONS_MAX: usize = 4096;
+/// Those of one client: it cannot keep others out.
+const CONNECTIONS_OF_ONE_MAX: usize = 1024;
 /// A connection that says nothing for so long is closed; also one that takes no answer.
 const IDLE: Duration = Duration::from_secs(10);
 /// Queries of one connection that wait for an answer at once; then no more are read.
@@ -45,7 +49,9 @@ pub async fn serve_udp(resolver: Arc<Resolver>, socket: UdpSocket) {
         let message = buffer.get(..length).unwrap_or_default().to_vec();
         let (resolver, socket) = (Arc::clone(&resolver), Arc::clone(&socket));
         tokio::spawn(async move {
-            let Some(reply) = resolver.answer(&message, Transport::Udp, client.ip()).await else { return };
+            let Some(reply) = resolver.answer(&message, Transport::Udp, client.ip()).await else {
+                return;
+            };
             if let Err(error) = socket.send_to(&reply, client).await {
                 tracing::debug!(%error, %client, "no answer sent");
             }
@@ -55,7 +61,7 @@ pub async fn serve_udp(resolver: Arc<Resolver>, socket: UdpSocket) {
 
 /// Answers connections for ever.
 pub async fn serve_tcp(resolver: Arc<Resolver>, listener: TcpListener) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let (places, clients) = (Arc::new(Semaphore::new(CONNECTIONS_MAX)), Arc::default());
     loop {
         let (stream, client) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -70,13 +76,48 @@ pub async fn serve_tcp(resolver: Arc<Resolver>, listener: TcpListener) {
         if !resolver.may_ask(client.ip()) {
             continue;
         }
+        let Some(of_client) = OfClient::begin(&clients, client.ip()) else { continue };
         let resolver = Arc::clone(&resolver);
         tokio::spawn(async move {
             if let Err(error) = converse(resolver, stream, client.ip()).await {
                 tracing::debug!(%error, %client, "connection ended");
             }
-            drop(place);
+            drop((place, of_client));
         });
+    }
+}
+
+/// Open connections of each client that has one.
+type Clients = Mutex<HashMap<IpAddr, usize>>;
+
+/// One of a client's connections.
+struct OfClient {
+    clients: Arc<Clients>,
+    client: IpAddr,
+}
+
+impl OfClient {
+    /// `None`: it has as many as it may have.
+    fn begin(clients: &Arc<Clients>, client: IpAddr) -> Option<Self> {
+        let mut all = clients.lock();
+        let count = all.entry(client).or_default();
+        if *count >= CONNECTIONS_OF_ONE_MAX {
+            return None;
+        }
+        *count += 1;
+        Some(Self { clients: Arc::clone(clients), client })
+    }
+}
+
+impl Drop for OfClient {
+    fn drop(&mut self) {
+        let mut all = self.clients.lock();
+        if let Some(count) = all.get_mut(&self.client) {
+            *count -= 1;
+            if *count == 0 {
+                all.remove(&self.client);
+            }
+        }
     }
 }
 

@@ -360,6 +360,45 @@ fn answer_that_was_cut_is_asked_for_over_tcp() {
     });
 }
 
+/// DNS-105: what is no answer to our query is none.
+#[test]
+fn answer_with_another_number_is_not_taken() {
+    run(async {
+        let forger = server(|query, _| {
+            let mut reply = reply_to(query, ResponseCode::NoError, vec![]);
+            reply.add_answers([address(query.queries[0].name(), 300, 66)]);
+            reply.metadata.id = query.metadata.id.wrapping_add(1);
+            Some(reply)
+        })
+        .await;
+        let resolver = resolver(&[forger.address], &StubDomains::new());
+        let (code, answers) = found(&resolver, "forged.example.").await;
+        assert_eq!((code, answers), (ResponseCode::ServFail, vec![]));
+    });
+}
+
+/// DNS-106: a client that asks when too many wait is told so at once, and names of the cluster do not wait.
+#[test]
+fn so_many_queries_wait_and_no_more() {
+    run(async {
+        let silent = server(|_, _| None).await;
+        let resolver = resolver(&[silent.address], &StubDomains::new());
+        let mut waiting = Vec::new();
+        for number in 0..WAITING_MAX {
+            let resolver = Arc::clone(&resolver);
+            let name = format!("{number}.example.");
+            waiting.push(tokio::spawn(async move { found(&resolver, &name).await }));
+        }
+        tokio::task::yield_now().await;
+        assert_eq!(found(&resolver, "more.example.").await.0, ResponseCode::Refused);
+        assert_eq!(
+            found(&resolver, "web.default.svc.cluster.local.").await.0,
+            ResponseCode::NoError
+        );
+        waiting.iter().for_each(tokio::task::JoinHandle::abort);
+    });
+}
+
 /// DNS-065: a client that asks for no recursion, and one that asks for everything.
 #[test]
 fn nobody_is_asked_for_what_is_not_served() {
@@ -427,6 +466,48 @@ fn connection_carries_many_queries() {
         ids.sort_unstable();
         assert_eq!(ids, (0..40).collect::<Vec<_>>());
         drop(stream);
+    });
+}
+
+/// DNS-072: a client that opens connections and says nothing keeps no other out.
+#[test]
+fn silent_connections_of_one_client_are_bounded() {
+    run(async {
+        let other = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+        let resolver = Resolver::new(|_| true);
+        resolver.configure(Config::Full(&tables().encode_to_vec())).unwrap();
+        let listener = TcpListener::bind((LOCAL, 0)).await.unwrap();
+        let at = listener.local_addr().unwrap();
+        tokio::spawn(serve_tcp(resolver, listener));
+        let connect = async |from: IpAddr| {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.bind(SocketAddr::new(from, 0)).unwrap();
+            socket.connect(at).await.unwrap()
+        };
+        let mut silent = Vec::new();
+        for _ in 0..1024 {
+            silent.push(connect(LOCAL).await);
+        }
+        let mut one_more = connect(LOCAL).await;
+        assert_eq!(timeout(SOON, one_more.read(&mut [0])).await.unwrap().unwrap(), 0);
+        for from in [other, LOCAL] {
+            // One that is closed leaves its place.
+            silent.pop();
+            let message = query("web.default.svc.cluster.local.", RecordType::A).to_vec().unwrap();
+            let reply = async {
+                loop {
+                    let mut stream = connect(from).await;
+                    stream.write_u16(message.len().try_into().unwrap()).await.unwrap();
+                    if stream.write_all(&message).await.is_err() {
+                        continue;
+                    }
+                    if let Ok(length) = stream.read_u16().await {
+                        return length;
+                    }
+                }
+            };
+            assert!(timeout(SOON, reply).await.unwrap() > 12);
+        }
     });
 }
 

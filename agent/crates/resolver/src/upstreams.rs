@@ -43,11 +43,17 @@ pub enum UpstreamError {
 /// answers for another's names.
 pub struct Upstreams {
     /// `None`: nobody.
-    usual: Option<Arc<TokioResolver>>,
+    usual: Option<Group>,
     /// Longest names first.
-    stubs: Vec<(Name, Arc<TokioResolver>)>,
+    stubs: Vec<(Name, Group)>,
     /// What is asked to find out whether a query comes back.
     probe: Option<Name>,
+}
+
+/// Servers that know the same.
+struct Group {
+    servers: Vec<SocketAddr>,
+    resolver: Arc<TokioResolver>,
 }
 
 impl Upstreams {
@@ -80,8 +86,17 @@ impl Upstreams {
 
     /// Who knows the name.
     pub(crate) fn of(&self, name: &Name) -> Option<Arc<TokioResolver>> {
+        self.group(name).map(|group| Arc::clone(&group.resolver))
+    }
+
+    /// Their addresses.
+    pub(crate) fn servers(&self, name: &Name) -> Vec<SocketAddr> {
+        self.group(name).map(|group| group.servers.clone()).unwrap_or_default()
+    }
+
+    fn group(&self, name: &Name) -> Option<&Group> {
         let stub = self.stubs.iter().find(|(domain, _)| domain.zone_of(name));
-        stub.map(|(_, servers)| servers).or(self.usual.as_ref()).cloned()
+        stub.map(|(_, group)| group).or(self.usual.as_ref())
     }
 
     /// True if this is the name that nobody but [`Self::probe`] asks for.
@@ -92,7 +107,7 @@ impl Upstreams {
     /// Asks the usual servers something that they should not ask us.
     pub(crate) async fn probe(&self) {
         if let (Some(usual), Some(name)) = (&self.usual, &self.probe) {
-            let _answered = usual.lookup(name.clone(), RecordType::HINFO).await;
+            let _answered = usual.resolver.lookup(name.clone(), RecordType::HINFO).await;
         }
     }
 }
@@ -104,7 +119,7 @@ impl std::fmt::Debug for Upstreams {
     }
 }
 
-fn group(servers: &[SocketAddr]) -> Result<Arc<TokioResolver>, UpstreamError> {
+fn group(servers: &[SocketAddr]) -> Result<Group, UpstreamError> {
     let server = |address: &SocketAddr| {
         let with_port = |mut connection: ConnectionConfig| {
             connection.port = address.port();
@@ -117,7 +132,7 @@ fn group(servers: &[SocketAddr]) -> Result<Arc<TokioResolver>, UpstreamError> {
     let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
     *builder.options_mut() = options();
     let resolver = builder.build().map_err(|e| UpstreamError::Library(e.to_string()))?;
-    Ok(Arc::new(resolver))
+    Ok(Group { servers: servers.to_vec(), resolver: Arc::new(resolver) })
 }
 
 fn options() -> ResolverOpts {

@@ -219,7 +219,10 @@ impl Plugin for PluginInstance {
                 Verdict::Reject(reason)
             }
             Decision::Rewrite => Verdict::Rewrite(&live.answer().rewrite),
-            Decision::Reply(len) => Verdict::Reply(live.reply(len)),
+            Decision::Reply(len, number) => {
+                self.counters.note_reply(number);
+                Verdict::Reply(live.reply(len))
+            }
             Decision::WouldDrop(reason) => {
                 self.counters.note_would_drop(reason);
                 Verdict::WouldDrop(reason)

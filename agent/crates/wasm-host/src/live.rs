@@ -55,7 +55,7 @@ pub(crate) enum Decision {
     Drop(u32),
     Reject(u32),
     Rewrite,
-    Reply(usize),
+    Reply(usize, u32),
     WouldDrop(u32),
 }
 
@@ -201,7 +201,7 @@ impl Live {
             VerdictCode::Drop => Decision::Drop(self.answer.reason),
             VerdictCode::Reject => Decision::Reject(self.answer.reason),
             VerdictCode::Rewrite => self.rewrite(ip_version)?,
-            VerdictCode::Reply => Decision::Reply(self.reply_len()?),
+            VerdictCode::Reply => Decision::Reply(self.reply_len()?, self.answer.reason),
             VerdictCode::WouldDrop => Decision::WouldDrop(self.answer.reason),
         };
         Ok(Decided { decision, answered: true, again: code & ASK_AGAIN != 0 })

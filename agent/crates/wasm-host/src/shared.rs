@@ -13,7 +13,7 @@ use crate::standing::Standing;
 /// Lines of a plugin's log in one second; more are counted and dropped.
 const LOG_LINES_PER_SECOND: u32 = 20;
 /// Numbers of drops that an instance counts apart; drops with others count in the sum only. The same
-/// of what it would drop.
+/// of what it would drop and of its replies.
 const NUMBERS_MAX: usize = 4096;
 
 /// Kept by plugin name for as long as the process lives, so that the map outlives a replace.
@@ -70,6 +70,8 @@ pub struct Status {
     pub drops_by_number: BTreeMap<u32, u64>,
     /// How often it told that it would drop one, by the number that it gave.
     pub would_drop_by_number: BTreeMap<u32, u64>,
+    /// Packets that it replied to, by the number that it gave.
+    pub replies_by_number: BTreeMap<u32, u64>,
 }
 
 impl SharedState {
@@ -116,6 +118,7 @@ impl SharedState {
             instances: instances.live.len(),
             drops_by_number: numbers.dropped,
             would_drop_by_number: numbers.would_drop,
+            replies_by_number: numbers.replied,
         }
     }
 
@@ -172,6 +175,7 @@ pub(crate) struct InstanceCounters {
 struct Numbers {
     dropped: BTreeMap<u32, u64>,
     would_drop: BTreeMap<u32, u64>,
+    replied: BTreeMap<u32, u64>,
 }
 
 impl Numbers {
@@ -182,8 +186,11 @@ impl Numbers {
     }
 
     fn add(&mut self, other: &Self) {
-        let pairs =
-            [(&mut self.dropped, &other.dropped), (&mut self.would_drop, &other.would_drop)];
+        let pairs = [
+            (&mut self.dropped, &other.dropped),
+            (&mut self.would_drop, &other.would_drop),
+            (&mut self.replied, &other.replied),
+        ];
         for (to, from) in pairs {
             from.iter().for_each(|(number, count)| *to.entry(*number).or_default() += count);
         }
@@ -203,6 +210,10 @@ impl InstanceCounters {
 
     pub(crate) fn note_would_drop(&self, number: u32) {
         Numbers::count(&mut lock(&self.numbers).would_drop, number);
+    }
+
+    pub(crate) fn note_reply(&self, number: u32) {
+        Numbers::count(&mut lock(&self.numbers).replied, number);
     }
 
     pub(crate) fn note_fault(&self, fault: PluginFault) {

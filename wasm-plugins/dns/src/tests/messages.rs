@@ -161,7 +161,9 @@ fn addresses_take_turns() {
     let mut first = std::collections::BTreeMap::<String, u32>::new();
     for n in 0..1000_u64 {
         let seed = crate::mix(n * 1_000_003);
-        let Outcome::Reply(reply) = zones.answer(&query, Transport::Udp, None, seed) else { panic!() };
+        let Outcome::Reply(reply) = zones.answer(&query, Transport::Udp, None, seed) else {
+            panic!()
+        };
         let reply = Message::from_vec(&reply).unwrap();
         assert_eq!(reply.answers.len(), 10);
         *first.entry(reply.answers[0].data.to_string()).or_default() += 1;

@@ -15,7 +15,7 @@ fn check(name: &str, rtype: RecordType, code: ResponseCode) {
     assert!(soa.contains(&format!(" {TTL} SOA ")) && soa.ends_with(&format!(" {TTL}")), "{soa}");
 }
 
-/// DNS-040, DNS-042: a name that has something else.
+/// DNS-034, DNS-040, DNS-042: a name that has something else, or addresses of one family only.
 #[test]
 fn name_without_the_type_exists() {
     for rtype in [MX, CAA, HTTPS, SVCB, TXT, RecordType::Unknown(65_280)] {

@@ -103,7 +103,10 @@ fn hosts_of_the_operator_come_first() {
     let zones = zones_of(&with_hosts());
     assert_eq!(data(&zones, "gIT.example.com.", A), ["192.0.2.8", "192.0.2.9"]);
     assert_eq!(data(&zones, "web.default.svc.cluster.local.", A), ["192.0.2.10"]);
-    assert_eq!(data(&zones, "ext.default.svc.cluster.local.", A), ["192.0.2.11", "db.example.COM."]);
+    assert_eq!(
+        data(&zones, "ext.default.svc.cluster.local.", A),
+        ["192.0.2.11", "db.example.COM."]
+    );
     assert_eq!(data(&zones, "8.2.0.192.in-addr.arpa.", PTR), ["Git.example.com."]);
     let none = answer(&zones, "git.example.com.", AAAA).unwrap();
     assert_eq!(none.metadata.response_code, ResponseCode::NoError);

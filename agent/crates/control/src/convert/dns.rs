@@ -38,6 +38,7 @@ impl ToProto for Dns {
             stub_domains: self.stub_domains.iter().map(stub).collect(),
             hosts: self.hosts.iter().map(host).collect(),
             autopath: self.autopath,
+            endpoint_pod_names: self.endpoint_pod_names,
         }
     }
 }
@@ -73,6 +74,7 @@ impl FromProto<v1::Dns> for Dns {
             stub_domains: each("stub_domains", message.stub_domains, stub)?.into_iter().collect(),
             hosts: each("hosts", message.hosts, host)?.into_iter().collect(),
             autopath: message.autopath,
+            endpoint_pod_names: message.endpoint_pod_names,
         })
     }
 }

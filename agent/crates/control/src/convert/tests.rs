@@ -95,6 +95,7 @@ fn dns() -> Dns {
         )]),
         hosts: BTreeMap::from([("git.example".into(), vec!["192.0.2.9".parse().unwrap()])]),
         autopath: true,
+        endpoint_pod_names: true,
     }
 }
 

@@ -8,7 +8,7 @@ use time::format_description::well_known::Rfc3339;
 use tonic::Status;
 use weft_control::ConvertError;
 use weft_explain::AskError;
-use weft_model::{NodeName, USER_PLUGINS_MAX};
+use weft_model::{NodeName, PodName, USER_PLUGINS_MAX};
 
 use crate::ca::RequestError;
 use crate::lease::LeaseError;
@@ -83,6 +83,16 @@ pub(crate) enum FabricError {
     Broken,
     #[error("no plugin has a module of this digest")]
     NoModule,
+    #[error("nodes of this fabric answer no names: the hub was started with --no-dns")]
+    NoNames,
+    #[error("there is no pod and no node {0}")]
+    NoAsker(String),
+    #[error("pod {0} has no address: it runs on no node")]
+    NotRunning(PodName),
+    #[error("node {node} cannot be asked: {reason}")]
+    Unanswered { node: NodeName, reason: String },
+    #[error("{0}")]
+    NameQuestion(String),
     #[error(transparent)]
     Ask(#[from] AskError),
     #[error(transparent)]
@@ -106,9 +116,11 @@ impl From<FabricError> for Status {
         let text = error.to_string();
         match error {
             E::WrongToken => Self::unauthenticated(text),
-            E::ClockSkew { .. } | E::StaticPeer(_) | E::PluginDeclared { .. } => {
-                Self::failed_precondition(text)
-            }
+            E::ClockSkew { .. }
+            | E::StaticPeer(_)
+            | E::PluginDeclared { .. }
+            | E::NoNames
+            | E::NotRunning(_) => Self::failed_precondition(text),
             E::NameTaken(_)
             | E::NameOfStaticPeer(_)
             | E::UidTaken(_)
@@ -117,7 +129,7 @@ impl From<FabricError> for Status {
             | E::PluginExists(_) => Self::already_exists(text),
             E::RemovedUid | E::NotMember(_) => Self::permission_denied(text),
             E::Ask(ask) if ask.is_absence() => Self::not_found(text),
-            E::NoNode(_) | E::NoPlugin(_) | E::NoModule => Self::not_found(text),
+            E::NoNode(_) | E::NoPlugin(_) | E::NoModule | E::NoAsker(_) => Self::not_found(text),
             E::Uid
             | E::AddressUnusable(_)
             | E::AddressInside { .. }
@@ -127,13 +139,14 @@ impl From<FabricError> for Status {
             | E::Module(_)
             | E::ConfigTooLarge(_)
             | E::Ask(_)
+            | E::NameQuestion(_)
             | E::Convert(_)
             | E::Request(_) => Self::invalid_argument(text),
             E::TooManyPlugins | E::Lease(LeaseError::Exhausted { .. }) => {
                 Self::resource_exhausted(text)
             }
             // Waiting helps.
-            E::Lease(LeaseError::Resting { .. }) => Self::unavailable(text),
+            E::Lease(LeaseError::Resting { .. }) | E::Unanswered { .. } => Self::unavailable(text),
             E::Broken | E::Lease(LeaseError::Store(_)) | E::Store(_) => Self::internal(text),
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::task::JoinSet;
 use weft_explain::Plan;
-use weft_proto::v1::{ExplainRequest, ExplainResponse};
+use weft_proto::v1::{EndQuestions, ExplainRequest, ExplainResponse};
 
 use super::{Fabric, FabricError};
 
@@ -21,7 +21,9 @@ impl Fabric {
         for (node, questions) in plan.questions().clone() {
             let fabric = Arc::clone(self);
             asked.spawn(async move {
-                let answer = fabric.asking().ask(&node, generation, questions).await;
+                let questions =
+                    EndQuestions { questions, generation: generation.0, ..EndQuestions::default() };
+                let answer = fabric.asking().ask(&node, questions).await;
                 (node, answer)
             });
         }

@@ -111,6 +111,14 @@ impl Control for ControlService {
         Ok(Response::new(self.fabric.explain(&request).await?))
     }
 
+    async fn query_name(
+        &self,
+        request: Request<v1::QueryNameRequest>,
+    ) -> Result<Response<v1::QueryNameResponse>, Status> {
+        let request = self.admit(request)?;
+        Ok(Response::new(self.fabric.query_name(request).await?))
+    }
+
     async fn rotate_keys(
         &self,
         request: Request<v1::RotateKeysRequest>,

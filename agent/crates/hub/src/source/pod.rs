@@ -168,7 +168,9 @@ mod tests {
     fn pod_with_a_search_list_of_its_own_is_told_from_others() {
         let own = |spec: &str| pod(&format!("spec: {{{spec}}}")).pod.own_search;
         assert!(!own(""));
-        assert!(!own("dnsPolicy: ClusterFirst, dnsConfig: {options: [{name: ndots, value: \"2\"}]}"));
+        assert!(!own(
+            "dnsPolicy: ClusterFirst, dnsConfig: {options: [{name: ndots, value: \"2\"}]}"
+        ));
         assert!(!own("dnsPolicy: ClusterFirstWithHostNet, hostNetwork: true"));
         assert!(own("dnsPolicy: None, dnsConfig: {nameservers: [192.0.2.1]}"));
         assert!(own("dnsPolicy: Default"));

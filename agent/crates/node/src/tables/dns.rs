@@ -9,7 +9,8 @@ use weft_model::{
     Snapshot,
 };
 use weft_proto::tables::v1::{
-    DnsEndpoints, DnsHost, DnsName, DnsNamespace, DnsPodNames, DnsPort, DnsService, DnsSettings, DnsTables,
+    DnsEndpoints, DnsHost, DnsName, DnsNamespace, DnsPodNames, DnsPort, DnsService, DnsSettings,
+    DnsTables,
 };
 
 use super::services::{bytes, range};

@@ -28,6 +28,8 @@ pub(super) struct Endpoints<'a> {
     /// Places in `pods` by namespace, label and its value.
     by_label: BTreeMap<(&'a str, &'a str, &'a str), Vec<usize>>,
     service_cidrs: &'a [IpNet],
+    /// An endpoint without a name of its own has its pod's.
+    pod_names: bool,
 }
 
 /// A pod that has an address.
@@ -61,7 +63,8 @@ impl<'a> Endpoints<'a> {
             }
         }
         let (by_label, service_cidrs) = (BTreeMap::new(), inputs.cluster.service_cidrs.as_slice());
-        let mut endpoints = Self { slices, pods: Vec::new(), by_label, service_cidrs };
+        let pod_names = inputs.cluster.dns.as_ref().is_some_and(|dns| dns.endpoint_pod_names);
+        let mut endpoints = Self { slices, pods: Vec::new(), by_label, service_cidrs, pod_names };
         let concerns = |pod: &&Arc<Pod>| only.as_ref().is_none_or(|only| only.selects(pod));
         for pod in inputs.pods.values().filter(concerns) {
             let manifest = manifests.get(&pod.name).copied();
@@ -137,12 +140,14 @@ impl<'a> Endpoints<'a> {
                 );
                 problems.push(Problem { file, line, reason });
             };
-            for endpoint in of_slice(slice, &draft.ports, self.service_cidrs, &mut report) {
+            for endpoint in
+                of_slice(slice, &draft.ports, (self.service_cidrs, self.pod_names), &mut report)
+            {
                 join(&mut found, endpoint);
             }
         }
         for candidate in self.selected(draft) {
-            for endpoint in of_pod(candidate, draft) {
+            for endpoint in of_pod(candidate, draft, self.pod_names) {
                 join(&mut found, endpoint);
             }
         }
@@ -226,6 +231,7 @@ fn addresses_of(pod: &Pod, manifest: Option<&PodManifest>, inputs: &Inputs<'_>) 
 fn of_pod<'e>(
     candidate: &'e Candidate<'_>,
     draft: &'e Draft<'_>,
+    pod_names: bool,
 ) -> impl Iterator<Item = Endpoint> + 'e {
     let serving = !candidate.lost && candidate.manifest.is_none_or(|m| m.ready);
     let terminating = candidate.manifest.is_some_and(|m| m.terminating);
@@ -233,6 +239,8 @@ fn of_pod<'e>(
     let targets: Vec<_> = draft.ports.iter().map(|p| target(p, candidate.manifest)).collect();
     let subdomain = |m: &&PodManifest| m.subdomain.as_deref() == Some(draft.name.name.as_str());
     let hostname = candidate.manifest.filter(subdomain).and_then(|m| m.hostname.clone());
+    let pod_name = Some(&candidate.pod.name.name).filter(|name| pod_names && is_label(name));
+    let hostname = hostname.or_else(|| pod_name.cloned());
     candidate.addresses.iter().map(move |address| Endpoint {
         address: *address,
         hostname: hostname.clone(),
@@ -260,7 +268,7 @@ fn target(port: &DraftPort, manifest: Option<&PodManifest>) -> u16 {
 fn of_slice(
     slice: &kube::EndpointSlice,
     ports: &[DraftPort],
-    service_cidrs: &[IpNet],
+    (service_cidrs, pod_names): (&[IpNet], bool),
     report: &mut impl FnMut(String),
 ) -> Vec<Endpoint> {
     // `FQDN`, or what a later Kubernetes has.
@@ -287,14 +295,21 @@ fn of_slice(
             Some(a) => Ok(a),
         };
         match address {
-            Ok(address) => endpoints.push(endpoint(given, address, targets.clone())),
+            Ok(address) => endpoints.push(endpoint(given, address, targets.clone(), pod_names)),
             Err(reason) => report(format!("endpoint address `{first}` {reason}: it is ignored")),
         }
     }
     endpoints
 }
 
-fn endpoint(given: &kube::Endpoint, address: IpAddr, targets: Vec<u16>) -> Endpoint {
+fn endpoint(
+    given: &kube::Endpoint,
+    address: IpAddr,
+    targets: Vec<u16>,
+    pod_names: bool,
+) -> Endpoint {
+    let pod = given.target_ref.as_ref().filter(|r| pod_names && r.kind.as_deref() == Some("Pod"));
+    let names = [given.hostname.as_ref(), pod.and_then(|p| p.name.as_ref())];
     let conditions = given.conditions.as_ref();
     let hints = given.hints.as_ref();
     let node = |name: &String| NodeName::try_new(name.as_str()).ok();
@@ -302,7 +317,7 @@ fn endpoint(given: &kube::Endpoint, address: IpAddr, targets: Vec<u16>) -> Endpo
     let for_zones = hints.iter().flat_map(|h| h.for_zones.iter().flatten());
     Endpoint {
         address,
-        hostname: given.hostname.clone().filter(|h| is_label(h)),
+        hostname: names.into_iter().flatten().find(|name| is_label(name)).cloned(),
         node: given.node_name.as_ref().and_then(node),
         ready: conditions.and_then(|c| c.ready).unwrap_or(true),
         serving: conditions.and_then(|c| c.serving).unwrap_or(true),

@@ -21,6 +21,7 @@ fn dns() -> Dns {
         stub_domains: BTreeMap::new(),
         hosts: BTreeMap::new(),
         autopath: false,
+        endpoint_pod_names: false,
     }
 }
 

@@ -46,6 +46,23 @@ fn unready_pods_are_published_if_the_service_says_so() {
     assert!(bench.named("web").endpoints[0].ready);
 }
 
+/// DNS-008, DNS-141, DNS-142: if the operator says so, endpoints without a name have their pod's.
+#[test]
+fn endpoints_are_called_as_their_pods_if_the_operator_says_so() {
+    let long = "p".repeat(64);
+    let ready = |last: u8| format!("status: {{podIPs: [{{ip: 10.42.0.{last}}}]}}");
+    let pods = [pod("one", &ready(1)), pod(&long, &ready(2))].concat();
+    let slice = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: s, labels: {kubernetes.io/service-name: web}}\naddressType: IPv4\nendpoints:\n- {addresses: [10.42.0.3], targetRef: {kind: Pod, name: three}}\n- {addresses: [10.42.0.4], hostname: own, targetRef: {kind: Pod, name: four}}\n";
+    let spec = "clusterIP: None, selector: {app: web}";
+    let mut bench = Bench::new(&[&service("web", spec), &pods, slice]);
+    let names = |bench: &mut Bench| -> Vec<_> {
+        bench.named("web").endpoints.into_iter().map(|e| e.hostname.unwrap_or_default()).collect()
+    };
+    assert_eq!(names(&mut bench), ["", "", "", "own"]);
+    bench.cluster.dns = Some(weft_model::Dns { endpoint_pod_names: true, ..crate::usual_dns() });
+    assert_eq!(names(&mut bench), ["one", "", "three", "own"]);
+}
+
 /// DNS-007, DNS-026: a pod has a name below its own subdomain only.
 #[test]
 fn pod_with_a_hostname_has_a_name_below_its_subdomain() {
