@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use ipnet::IpNet;
 use weft_hub::HubConfig;
-use weft_model::{Dns, PodNames, ServiceName, Vni};
+use weft_model::{Dns, NoUpstream, PodNames, ServiceName, Upstream, Vni};
 
 use super::lab::EncapsulationArgument;
 
@@ -71,14 +71,15 @@ pub(crate) struct Arguments {
     /// Pods that have a name by their address.
     #[arg(long, env = "WEFT_DNS_POD_NAMES", default_value = "verified")]
     dns_pod_names: PodNamesArgument,
-    /// Server for names that are not the cluster's, ADDRESS or ADDRESS:PORT; may be given several times.
-    /// Unless set, each node asks those of its own /etc/resolv.conf.
-    #[arg(long, env = "WEFT_DNS_UPSTREAM", value_delimiter = ',', value_parser = server)]
-    dns_upstream: Vec<SocketAddr>,
-    /// DOMAIN=ADDRESS or DOMAIN=ADDRESS:PORT: server for names of this domain; may be given several
-    /// times, for one domain too.
+    /// Server for names that are not the cluster's: ADDRESS, ADDRESS:PORT or, over TLS,
+    /// tls://ADDRESS#NAME, where NAME is that of its certificate; may be given several times. Unless set,
+    /// each node asks those of its own /etc/resolv.conf.
+    #[arg(long, env = "WEFT_DNS_UPSTREAM", value_delimiter = ',')]
+    dns_upstream: Vec<Upstream>,
+    /// DOMAIN=SERVER: server for names of this domain, as of --dns-upstream; may be given several times,
+    /// for one domain too.
     #[arg(long, env = "WEFT_DNS_STUB_DOMAIN", value_delimiter = ',', value_parser = stub_domain)]
-    dns_stub_domain: Vec<(String, SocketAddr)>,
+    dns_stub_domain: Vec<(String, Upstream)>,
     /// NAME=ADDRESS: an address of this name, whatever others say of it; may be given several times, for
     /// one name too.
     #[arg(long, env = "WEFT_DNS_HOST", value_delimiter = ',', value_parser = host)]
@@ -140,17 +141,9 @@ fn service_name(text: &str) -> Result<ServiceName, String> {
     }
 }
 
-/// Where a DNS server listens unless it is told.
-const DNS_PORT: u16 = 53;
-
-fn server(text: &str) -> Result<SocketAddr, String> {
-    let address = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, DNS_PORT));
-    address.or_else(|_| text.parse()).map_err(|_| "give ADDRESS or ADDRESS:PORT".to_owned())
-}
-
-fn stub_domain(text: &str) -> Result<(String, SocketAddr), String> {
-    let (domain, address) = text.split_once('=').ok_or("give DOMAIN=ADDRESS")?;
-    Ok((domain.to_owned(), server(address)?))
+fn stub_domain(text: &str) -> Result<(String, Upstream), String> {
+    let (domain, address) = text.split_once('=').ok_or("give DOMAIN=SERVER")?;
+    Ok((domain.to_owned(), address.parse().map_err(|e: NoUpstream| e.to_string())?))
 }
 
 fn host(text: &str) -> Result<(String, IpAddr), String> {
@@ -160,7 +153,7 @@ fn host(text: &str) -> Result<(String, IpAddr), String> {
 
 impl Arguments {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
-        let mut stub_domains = BTreeMap::<String, Vec<SocketAddr>>::new();
+        let mut stub_domains = BTreeMap::<String, Vec<Upstream>>::new();
         for (domain, server) in self.dns_stub_domain {
             stub_domains.entry(domain).or_default().push(server);
         }

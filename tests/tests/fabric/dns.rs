@@ -40,6 +40,8 @@ impl Upstream {
             .args(["--pid-file=", "--user=root", "--log-facility=-"])
             .arg(format!("--port={port}"))
             .arg(format!("--address=/there.example/{address}"))
+            // Of other types it has nothing, and asks nobody.
+            .arg("--local=/there.example/")
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         Ok(Self(command.spawn().context("dnsmasq")?))
@@ -399,7 +401,7 @@ async fn others_are_asked_as_they_are_called() -> Result<()> {
     assert_eq!(lab.run("a1", &direct)?.trim(), "192.0.2.7");
     let coredns = lab.pod_v4("a2")?;
     let manifest = format!(
-        "apiVersion: v1\nkind: Service\nmetadata: {{name: kube-dns, namespace: kube-system}}\nspec:\n  clusterIP: {}\n  internalTrafficPolicy: Local\n  ports: [{{name: dns, port: 53, protocol: UDP}}, {{name: metrics, port: 9153}}]\n---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: kube-dns-1, namespace: kube-system, labels: {{kubernetes.io/service-name: kube-dns}}}}\naddressType: IPv4\nports: [{{name: dns, port: 53, protocol: UDP}}, {{name: metrics, port: 9153}}]\nendpoints: [{{addresses: [{coredns}]}}]\n",
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: kube-dns, namespace: kube-system}}\nspec:\n  clusterIP: {}\n  internalTrafficPolicy: Local\n  ports: [{{name: dns, port: 53, protocol: UDP}}, {{name: metrics, port: 9153}}]\n---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: kube-dns-1, namespace: kube-system, labels: {{kubernetes.io/service-name: kube-dns}}}}\naddressType: IPv4\nports: [{{name: dns, port: 53, protocol: UDP}}, {{name: metrics, port: 9153}}]\nendpoints: [{{addresses: [{coredns}], nodeName: node-1}}]\n",
         SERVERS[0]
     );
     std::fs::write(lab.manifests().join("kube-dns.yaml"), manifest)?;

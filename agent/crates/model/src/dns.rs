@@ -1,7 +1,9 @@
 //! DNS as nodes serve it: settings, and Services that nodes have nothing but names for.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
 
 use crate::{Endpoint, ServiceName, ServicePort};
 
@@ -30,9 +32,9 @@ pub struct Dns {
     /// Which pods have a name by their address.
     pub pod_names: PodNames,
     /// Who knows other names; those of the node's own configuration if there is none.
-    pub upstreams: Vec<SocketAddr>,
+    pub upstreams: Vec<Upstream>,
     /// Who knows names below these.
-    pub stub_domains: BTreeMap<String, Vec<SocketAddr>>,
+    pub stub_domains: BTreeMap<String, Vec<Upstream>>,
     /// Names that the operator gave addresses, of at least two labels.
     pub hosts: BTreeMap<String, Vec<IpAddr>>,
     /// A query that a pod's search list makes of a name, and that has no answer, is answered with what the
@@ -41,6 +43,58 @@ pub struct Dns {
     /// An endpoint that no manifest names is called as its pod is, if that is a DNS label; else by its
     /// address.
     pub endpoint_pod_names: bool,
+}
+
+/// A DNS server that is asked for names of others.
+///
+/// As text `ADDRESS`, `ADDRESS:PORT` or, over TLS, `tls://ADDRESS#NAME` or `tls://ADDRESS:PORT#NAME`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Upstream {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Asked over TLS (RFC 7858), if the server's certificate has this name; else in clear.
+    pub tls: Option<String>,
+}
+
+impl Upstream {
+    /// Usual port in clear.
+    pub const PORT: u16 = 53;
+    /// Usual port over TLS.
+    pub const TLS_PORT: u16 = 853;
+}
+
+impl fmt::Display for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.tls {
+            None => self.address.fmt(f),
+            Some(name) => write!(f, "tls://{}#{name}", self.address),
+        }
+    }
+}
+
+/// A text that is no [`Upstream`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "give ADDRESS, ADDRESS:PORT or tls://ADDRESS#NAME, where NAME is that of the server's certificate"
+)]
+pub struct NoUpstream;
+
+impl FromStr for Upstream {
+    type Err = NoUpstream;
+
+    fn from_str(text: &str) -> Result<Self, NoUpstream> {
+        let (address, port, tls) = match text.strip_prefix("tls://") {
+            None => (text, Self::PORT, None),
+            Some(rest) => {
+                let (address, name) = rest.split_once('#').ok_or(NoUpstream)?;
+                let name = Some(name).filter(|n| !n.is_empty()).ok_or(NoUpstream)?;
+                (address, Self::TLS_PORT, Some(name.to_owned()))
+            }
+        };
+        let bare = address.parse().map(|ip| SocketAddr::new(ip, port));
+        let address = bare.or_else(|_| address.parse()).map_err(|_| NoUpstream)?;
+        Ok(Self { address, tls })
+    }
 }
 
 /// Which pods have a name by their address, `10-0-0-1.NAMESPACE.pod.ZONE`.
@@ -77,4 +131,27 @@ pub enum NamedKind {
     Alias(String),
     /// Another proxy serves these cluster IPs.
     Foreign(Vec<IpAddr>),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn upstream_is_read_as_it_is_written() {
+        for (text, written) in [
+            ("192.0.2.1", "192.0.2.1:53"),
+            ("192.0.2.1:5353", "192.0.2.1:5353"),
+            ("2001:db8::1", "[2001:db8::1]:53"),
+            ("tls://192.0.2.1#dns.example", "tls://192.0.2.1:853#dns.example"),
+            ("tls://[2001:db8::1]:8853#dns.example", "tls://[2001:db8::1]:8853#dns.example"),
+        ] {
+            let upstream: Upstream = text.parse().unwrap();
+            assert_eq!(upstream.to_string(), written);
+            assert_eq!(written.parse(), Ok(upstream));
+        }
+        for text in ["", "dns.example", "tls://192.0.2.1", "tls://192.0.2.1#", "192.0.2.1:"] {
+            assert_eq!(text.parse::<Upstream>(), Err(NoUpstream), "{text}");
+        }
+    }
 }

@@ -17,7 +17,9 @@ mod shared_map;
 mod snapshot;
 mod time;
 
-pub use dns::{DNS_PLUGIN, Dns, NamedKind, NamedService, PodNames, RESOLVERS};
+pub use dns::{
+    DNS_PLUGIN, Dns, NamedKind, NamedService, NoUpstream, PodNames, RESOLVERS, Upstream,
+};
 pub use drop_reason::DropReason;
 pub use ids::{Generation, IdError, MacAddr, NodeName, PeerId, PodName, PublicKey, Vni};
 pub use mtu::{Encapsulation, Mtu, MtuError, overhead};

@@ -10,10 +10,12 @@ use prost::Message as _;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
-use weft_model::{Dns, HOST_SOURCES, RESOLVERS, Snapshot};
+use weft_model::{Dns, HOST_SOURCES, RESOLVERS, Snapshot, Upstream};
 use weft_netio::{Netlink, addr};
 use weft_policy_sdk::Config;
-use weft_resolver::{Resolver, Upstreams, serve_tcp, serve_udp, servers_of};
+use weft_resolver::{
+    NameServer, Resolver, RootCertStore, StubDomains, Upstreams, serve_tcp, serve_udp, servers_of,
+};
 
 use crate::core::{Core, State};
 use crate::tables::Names;
@@ -77,7 +79,7 @@ struct Serving {
 /// Whom the resolver asks, and why not others.
 #[derive(Clone, Debug, PartialEq)]
 struct Asks {
-    usual: Vec<SocketAddr>,
+    usual: Vec<NameServer>,
     dns: Dns,
     problems: Vec<String>,
 }
@@ -122,7 +124,11 @@ impl Server {
     }
 
     fn ask(&self, asks: &Asks) {
-        match Upstreams::new(&asks.usual, &asks.dns.stub_domains) {
+        let stubs = asks.dns.stub_domains.iter();
+        let stubs: StubDomains = stubs.map(|(d, all)| (d.clone(), name_servers(all))).collect();
+        let over_tls = asks.usual.iter().chain(stubs.values().flatten()).any(|s| s.tls.is_some());
+        let roots = if over_tls { believed() } else { RootCertStore::empty() };
+        match Upstreams::new(&asks.usual, &stubs, roots) {
             Ok(upstreams) => self.resolver.set_upstreams(upstreams),
             Err(error) => {
                 tracing::warn!(%error, "nobody is asked for names that are not the cluster's");
@@ -195,6 +201,23 @@ pub(crate) async fn remove_addresses(netlink: &Netlink) -> Result<(), weft_netio
     Ok(())
 }
 
+fn name_servers(given: &[Upstream]) -> Vec<NameServer> {
+    let one = |u: &Upstream| NameServer { address: u.address, tls: u.tls.clone() };
+    given.iter().map(one).collect()
+}
+
+/// Certificates that this machine believes.
+fn believed() -> RootCertStore {
+    let found = rustls_native_certs::load_native_certs();
+    for error in &found.errors {
+        tracing::warn!(%error, "certificates that are believed cannot be read");
+    }
+    let mut roots = RootCertStore::empty();
+    let (taken, refused) = roots.add_parsable_certificates(found.certs);
+    tracing::debug!(taken, refused, "certificates that are believed");
+    roots
+}
+
 /// `None` if no names are served.
 fn asks(snapshot: &Snapshot, core: &Core) -> Option<Asks> {
     let dns = snapshot.cluster.dns.clone()?;
@@ -209,7 +232,7 @@ fn asks(snapshot: &Snapshot, core: &Core) -> Option<Asks> {
             }
         }
     } else {
-        dns.upstreams.clone()
+        name_servers(&dns.upstreams)
     };
     let own: Vec<IpAddr> = snapshot
         .services
@@ -218,7 +241,8 @@ fn asks(snapshot: &Snapshot, core: &Core) -> Option<Asks> {
         .flat_map(|s| s.cluster_ips.iter().copied())
         .chain(RESOLVERS)
         .collect();
-    let (loops, usual): (Vec<_>, Vec<_>) = given.into_iter().partition(|s| own.contains(&s.ip()));
+    let (loops, usual): (Vec<_>, Vec<_>) =
+        given.into_iter().partition(|s| own.contains(&s.address.ip()));
     problems.extend(
         loops
             .iter()

@@ -121,10 +121,19 @@ fn tables() -> DnsTables {
     }
 }
 
+/// Servers that are asked in clear.
+fn clear(addresses: &[SocketAddr]) -> Vec<NameServer> {
+    addresses.iter().map(|a| NameServer { address: *a, tls: None }).collect()
+}
+
+fn upstreams(usual: &[SocketAddr], stubs: &StubDomains) -> Upstreams {
+    Upstreams::new(&clear(usual), stubs, RootCertStore::empty()).unwrap()
+}
+
 fn resolver(usual: &[SocketAddr], stubs: &StubDomains) -> Arc<Resolver> {
     let resolver = Resolver::new(|client| client == LOCAL);
     resolver.configure(Config::Full(&tables().encode_to_vec())).unwrap();
-    resolver.set_upstreams(Upstreams::new(usual, stubs).unwrap());
+    resolver.set_upstreams(upstreams(usual, stubs));
     resolver
 }
 
@@ -212,8 +221,8 @@ fn longest_stub_domain_decides() {
     run(async {
         let (usual, corp, lab) = (knowing(1).await, knowing(2).await, knowing(3).await);
         let stubs = BTreeMap::from([
-            ("corp.example".to_owned(), vec![corp.address]),
-            ("lab.Corp.example.".to_owned(), vec![lab.address]),
+            ("corp.example".to_owned(), clear(&[corp.address])),
+            ("lab.Corp.example.".to_owned(), clear(&[lab.address])),
         ]);
         let resolver = resolver(&[usual.address], &stubs);
         for (name, last) in [
@@ -360,6 +369,67 @@ fn answer_that_was_cut_is_asked_for_over_tcp() {
     });
 }
 
+/// One that is spoken to over TLS, and the certificate that it has.
+async fn tls_server(name: &str, last: u8) -> (SocketAddr, RootCertStore) {
+    let own = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(own.cert.der().clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![own.cert.der().clone()],
+            rustls::pki_types::PrivateKeyDer::try_from(own.signing_key.serialize_der()).unwrap(),
+        )
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind((LOCAL, 0)).await.unwrap();
+    let at = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            tokio::spawn(async move {
+                while let Ok(length) = stream.read_u16().await {
+                    let mut message = vec![0; usize::from(length)];
+                    stream.read_exact(&mut message).await.unwrap();
+                    let query = Message::from_vec(&message).unwrap();
+                    let answers = vec![address(query.queries[0].name(), 300, last)];
+                    let reply = reply_to(&query, ResponseCode::NoError, answers).to_vec().unwrap();
+                    stream.write_u16(reply.len().try_into().unwrap()).await.unwrap();
+                    stream.write_all(&reply).await.unwrap();
+                    stream.flush().await.unwrap();
+                }
+            });
+        }
+    });
+    (at, roots)
+}
+
+/// DNS-112: over TLS, if the certificate is the server's; else it is not asked at all.
+#[test]
+fn server_with_a_certificate_is_asked_over_tls() {
+    run(async {
+        let (at, roots) = tls_server("dns.example", 7).await;
+        for (name, roots, found_there) in [
+            ("dns.example", roots.clone(), true),
+            ("other.example", roots, false),
+            ("dns.example", RootCertStore::empty(), false),
+        ] {
+            let server = NameServer { address: at, tls: Some(name.to_owned()) };
+            let resolver = resolver(&[], &StubDomains::new());
+            resolver.set_upstreams(Upstreams::new(&[server], &StubDomains::new(), roots).unwrap());
+            let expected = match found_there {
+                true => (ResponseCode::NoError, vec!["x.example. 192.0.2.7".to_owned()]),
+                false => (ResponseCode::ServFail, vec![]),
+            };
+            assert_eq!(found(&resolver, "x.example.").await, expected, "{name}");
+        }
+    });
+}
+
 /// DNS-105: what is no answer to our query is none.
 #[test]
 fn answer_with_another_number_is_not_taken() {
@@ -389,7 +459,12 @@ fn so_many_queries_wait_and_no_more() {
             let name = format!("{number}.example.");
             waiting.push(tokio::spawn(async move { found(&resolver, &name).await }));
         }
-        tokio::task::yield_now().await;
+        let all_wait = async {
+            while resolver.waiting.available_permits() > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(SOON, all_wait).await.unwrap();
         assert_eq!(found(&resolver, "more.example.").await.0, ResponseCode::Refused);
         assert_eq!(
             found(&resolver, "web.default.svc.cluster.local.").await.0,
@@ -425,9 +500,9 @@ fn loop_is_found() {
         let socket = UdpSocket::bind((LOCAL, 0)).await.unwrap();
         let own = socket.local_addr().unwrap();
         tokio::spawn(serve_udp(Arc::clone(&resolver), socket));
-        resolver.set_upstreams(Upstreams::new(&[own], &StubDomains::new()).unwrap());
+        resolver.set_upstreams(upstreams(&[own], &StubDomains::new()));
         assert!(resolver.loops().await);
-        resolver.set_upstreams(Upstreams::new(&[honest.address], &StubDomains::new()).unwrap());
+        resolver.set_upstreams(upstreams(&[honest.address], &StubDomains::new()));
         assert!(!resolver.loops().await);
     });
 }
@@ -539,7 +614,7 @@ fn servers_of_a_resolv_conf_are_read() {
 
 #[test]
 fn upstreams_that_are_none_are_refused() {
-    let stubs = BTreeMap::from([("a..b".to_owned(), vec![SocketAddr::new(LOCAL, 53)])]);
-    let refusal = Upstreams::new(&[], &stubs).unwrap_err().to_string();
+    let stubs = BTreeMap::from([("a..b".to_owned(), clear(&[SocketAddr::new(LOCAL, 53)]))]);
+    let refusal = Upstreams::new(&[], &stubs, RootCertStore::empty()).unwrap_err().to_string();
     assert_eq!(refusal, "`a..b` is no name of a domain");
 }

@@ -1,13 +1,13 @@
 //! What a client would be told, and by whom, for operators.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::str::FromStr as _;
 
 use hickory_resolver::proto::op::{Message, MessageType, OpCode, Query};
 use hickory_resolver::proto::rr::{Name, Record, RecordType};
 use weft_dns::{Outcome, Transport};
 
-use crate::{Resolver, reply};
+use crate::{NameServer, Resolver, reply};
 
 /// One query and its answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,7 +17,7 @@ pub struct Traced {
     /// Status of the answer, such as `NXDOMAIN`.
     pub code: String,
     /// Who was asked, now or when it was kept; empty if the cluster has the name.
-    pub servers: Vec<SocketAddr>,
+    pub servers: Vec<NameServer>,
     /// NAME TTL TYPE DATA.
     pub records: Vec<String>,
 }

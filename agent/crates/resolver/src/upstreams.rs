@@ -11,6 +11,7 @@ use hickory_resolver::config::{
 };
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::{Name, RecordType};
+use rustls::ClientConfig;
 
 /// A server that is silent for this long is passed over.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -25,8 +26,20 @@ const NEGATIVE_TTL_MAX: Duration = Duration::from_secs(1800);
 /// Where a server listens unless it is told.
 const PORT: u16 = 53;
 
+/// A server to ask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NameServer {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Asked over TLS, if its certificate has this name.
+    pub tls: Option<String>,
+}
+
 /// Domains and the servers that know names below them.
-pub type StubDomains = BTreeMap<String, Vec<SocketAddr>>;
+pub type StubDomains = BTreeMap<String, Vec<NameServer>>;
+
+/// Certificates that servers are believed by.
+pub use rustls::RootCertStore;
 
 /// Servers that cannot be asked.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +65,7 @@ pub struct Upstreams {
 
 /// Servers that know the same.
 struct Group {
-    servers: Vec<SocketAddr>,
+    servers: Vec<NameServer>,
     resolver: Arc<TokioResolver>,
 }
 
@@ -67,10 +80,15 @@ impl Upstreams {
     ///
     /// # Errors
     /// [`UpstreamError`].
-    pub fn new(usual: &[SocketAddr], stubs: &StubDomains) -> Result<Self, UpstreamError> {
+    pub fn new(
+        usual: &[NameServer],
+        stubs: &StubDomains,
+        roots: RootCertStore,
+    ) -> Result<Self, UpstreamError> {
+        let tls = believing(roots)?;
         let mut upstreams = Self::none();
         if !usual.is_empty() {
-            upstreams.usual = Some(group(usual)?);
+            upstreams.usual = Some(group(usual, &tls)?);
             let random: u64 = rand::random();
             upstreams.probe = Name::from_ascii(format!("{random:016x}.{:016x}.", !random)).ok();
         }
@@ -78,7 +96,7 @@ impl Upstreams {
             let no_name = |_| UpstreamError::Domain(domain.clone());
             let mut name = Name::from_utf8(domain).map_err(no_name)?;
             name.set_fqdn(true);
-            upstreams.stubs.push((name.to_lowercase(), group(servers)?));
+            upstreams.stubs.push((name.to_lowercase(), group(servers, &tls)?));
         }
         upstreams.stubs.sort_by_key(|(name, _)| std::cmp::Reverse(name.num_labels()));
         Ok(upstreams)
@@ -90,7 +108,7 @@ impl Upstreams {
     }
 
     /// Their addresses.
-    pub(crate) fn servers(&self, name: &Name) -> Vec<SocketAddr> {
+    pub(crate) fn servers(&self, name: &Name) -> Vec<NameServer> {
         self.group(name).map(|group| group.servers.clone()).unwrap_or_default()
     }
 
@@ -112,6 +130,15 @@ impl Upstreams {
     }
 }
 
+impl std::fmt::Display for NameServer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.tls {
+            None => self.address.fmt(f),
+            Some(name) => write!(f, "tls://{}#{name}", self.address),
+        }
+    }
+}
+
 impl std::fmt::Debug for Upstreams {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let stubs: Vec<_> = self.stubs.iter().map(|(name, _)| name).collect();
@@ -119,17 +146,31 @@ impl std::fmt::Debug for Upstreams {
     }
 }
 
-fn group(servers: &[SocketAddr]) -> Result<Group, UpstreamError> {
-    let server = |address: &SocketAddr| {
+/// Of TLS to servers whose certificates these have signed.
+fn believing(roots: RootCertStore) -> Result<ClientConfig, UpstreamError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder =
+        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let builder = builder.map_err(|e| UpstreamError::Library(e.to_string()))?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+fn group(servers: &[NameServer], tls: &ClientConfig) -> Result<Group, UpstreamError> {
+    let server = |server: &NameServer| {
         let with_port = |mut connection: ConnectionConfig| {
-            connection.port = address.port();
+            connection.port = server.address.port();
             connection
         };
-        let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(with_port);
-        NameServerConfig::new(address.ip(), true, connections.into())
+        let connections = match &server.tls {
+            Some(name) => vec![ConnectionConfig::tls(name.as_str().into())],
+            None => vec![ConnectionConfig::udp(), ConnectionConfig::tcp()],
+        };
+        let connections = connections.into_iter().map(with_port).collect();
+        NameServerConfig::new(server.address.ip(), true, connections)
     };
     let config = ResolverConfig::from_parts(None, Vec::new(), servers.iter().map(server).collect());
-    let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+    let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+        .with_tls_config(tls.clone());
     *builder.options_mut() = options();
     let resolver = builder.build().map_err(|e| UpstreamError::Library(e.to_string()))?;
     Ok(Group { servers: servers.to_vec(), resolver: Arc::new(resolver) })
@@ -154,7 +195,7 @@ fn options() -> ResolverOpts {
 
 /// Servers that a `resolv.conf` names.
 #[must_use]
-pub fn servers_of(resolv_conf: &str) -> Vec<SocketAddr> {
+pub fn servers_of(resolv_conf: &str) -> Vec<NameServer> {
     let Ok(config) = resolv_conf::Config::parse(resolv_conf) else { return Vec::new() };
     let address = |ip: &resolv_conf::ScopedIp| match ip {
         resolv_conf::ScopedIp::V4(v4) => Some(IpAddr::V4(*v4)),
@@ -162,5 +203,6 @@ pub fn servers_of(resolv_conf: &str) -> Vec<SocketAddr> {
         resolv_conf::ScopedIp::V6(v6, None) => Some(IpAddr::V6(*v6)),
         resolv_conf::ScopedIp::V6(_, Some(_)) => None,
     };
-    config.nameservers.iter().filter_map(address).map(|ip| SocketAddr::new(ip, PORT)).collect()
+    let server = |ip| NameServer { address: SocketAddr::new(ip, PORT), tls: None };
+    config.nameservers.iter().filter_map(address).map(server).collect()
 }

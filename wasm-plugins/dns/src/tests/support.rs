@@ -77,6 +77,7 @@ pub(super) fn settings() -> DnsSettings {
         reverse_ranges: vec![range("10.96.0.0", 12), range("10.244.0.0", 16), range("fd00::", 48)],
         pod_names: DnsPodNames::Verified.into(),
         synced: true,
+        ..DnsSettings::default()
     }
 }
 

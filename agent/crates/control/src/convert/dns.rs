@@ -1,8 +1,10 @@
 //! Settings of DNS, and Services that have nothing but names.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
-use weft_model::{Dns, Endpoint, NamedKind, NamedService, PodNames, ServiceName, ServicePort};
+use weft_model::{
+    Dns, Endpoint, NamedKind, NamedService, PodNames, ServiceName, ServicePort, Upstream,
+};
 use weft_proto::v1;
 
 use super::service::fits;
@@ -20,7 +22,7 @@ impl ToProto for Dns {
             PodNames::Verified => v1::PodNames::Verified,
             PodNames::Insecure => v1::PodNames::Insecure,
         };
-        let stub = |(name, upstreams): (&String, &Vec<SocketAddr>)| v1::StubDomain {
+        let stub = |(name, upstreams): (&String, &Vec<Upstream>)| v1::StubDomain {
             name: name.clone(),
             upstreams: texts(upstreams),
         };
@@ -62,7 +64,7 @@ impl FromProto<v1::Dns> for Dns {
         };
         let service =
             message.service.ok_or_else(|| ConvertError::new("service", Reason::Missing))?;
-        let stub = |s: v1::StubDomain| Ok((s.name, sockets("upstreams", &s.upstreams)?));
+        let stub = |s: v1::StubDomain| Ok((s.name, servers("upstreams", &s.upstreams)?));
         let host = |h: v1::HostName| Ok((h.name, addresses("addresses", &h.addresses)?));
         Ok(Self {
             zones: message.zones,
@@ -70,7 +72,7 @@ impl FromProto<v1::Dns> for Dns {
             service: ServiceName::from_proto(service).map_err(|e| e.within("service"))?,
             labels: message.labels.into_iter().collect(),
             pod_names,
-            upstreams: sockets("upstreams", &message.upstreams)?,
+            upstreams: servers("upstreams", &message.upstreams)?,
             stub_domains: each("stub_domains", message.stub_domains, stub)?.into_iter().collect(),
             hosts: each("hosts", message.hosts, host)?.into_iter().collect(),
             autopath: message.autopath,
@@ -79,7 +81,7 @@ impl FromProto<v1::Dns> for Dns {
     }
 }
 
-fn sockets(field: &str, items: &[String]) -> Result<Vec<SocketAddr>, ConvertError> {
+fn servers(field: &str, items: &[String]) -> Result<Vec<Upstream>, ConvertError> {
     each_text(field, items, |t| Reason::Endpoint(t.to_owned()))
 }
 

@@ -91,7 +91,7 @@ fn dns() -> Dns {
         upstreams: vec!["192.0.2.53:53".parse().unwrap()],
         stub_domains: BTreeMap::from([(
             "corp.example".into(),
-            vec!["[2001:db8::53]:5353".parse().unwrap()],
+            vec!["tls://[2001:db8::53]:5353#dns.example".parse().unwrap()],
         )]),
         hosts: BTreeMap::from([("git.example".into(), vec!["192.0.2.9".parse().unwrap()])]),
         autopath: true,
