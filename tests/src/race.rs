@@ -26,6 +26,7 @@ use self::ear::Ear;
 use self::hammer::Hammer;
 use self::pod::Process;
 use crate::outsider::Outsider;
+use crate::raw::SCTP;
 use crate::{TestLab, eventually};
 
 /// How long a pod is there at least.
@@ -112,22 +113,26 @@ struct Seen {
     /// By [`Who`], whether the pod of this number was heard.
     heard: [Vec<AtomicBool>; 4],
     packets: AtomicUsize,
+    /// Those of them that were of SCTP.
+    sctp: AtomicUsize,
 }
 
 impl Seen {
     fn new(pods: usize) -> Self {
         let none = || (0..pods).map(|_| AtomicBool::new(false)).collect();
         let heard = [none(), none(), none(), none()];
-        Self { forbidden: Mutex::default(), heard, packets: AtomicUsize::new(0) }
+        let (packets, sctp) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Self { forbidden: Mutex::default(), heard, packets, sctp }
     }
 
     fn forbid(&self, what: String) {
         self.forbidden.lock().unwrap_or_else(PoisonError::into_inner).push(what);
     }
 
-    fn hears(&self, who: Who, pod: usize) {
+    fn hears(&self, who: Who, pod: usize, protocol: u8) {
         let Some(heard) = self.heard[who as usize].get(pod) else { return };
         self.packets.fetch_add(1, Ordering::Relaxed);
+        self.sctp.fetch_add(usize::from(protocol == SCTP), Ordering::Relaxed);
         let first = !heard.swap(true, Ordering::Relaxed);
         let class = Class::of(pod);
         if first && !class.may_send(who) {
@@ -200,6 +205,7 @@ pub async fn run(pods: usize) -> Result<Outcome> {
     let (count, shown) = (forbidden.len(), forbidden.iter().take(20).cloned().collect::<Vec<_>>());
     ensure!(forbidden.is_empty(), "{count} times: {}", shown.join("\n"));
     let (sent, tried_again) = outcome?;
+    ensure!(seen.sctp.load(Ordering::Relaxed) > 0, "no SCTP arrived, though some is allowed");
     Ok(Outcome { pods, sent, heard: seen.packets.load(Ordering::Relaxed), tried_again })
 }
 
@@ -230,7 +236,7 @@ fn listen(
             while !stop.load(Ordering::Relaxed) {
                 ear.drain(|packet| {
                     if let Some(pod) = packet.ports.0.checked_sub(FIRST_PORT) {
-                        seen.hears(who, usize::from(pod));
+                        seen.hears(who, usize::from(pod), packet.protocol);
                     }
                 })?;
                 std::thread::sleep(GLANCE);

@@ -8,14 +8,17 @@ use std::thread::JoinHandle;
 
 use anyhow::{Context, Result};
 use nix::libc::EINPROGRESS;
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 use weft_netio::NetNs;
 
 use super::ear::Ear;
 use super::{Class, FIRST_PORT, GLANCE, POD_PORT, Seen, Who, Witness};
+use crate::raw::{SCTP, sctp};
 
-/// Where it sends to, on TCP and UDP.
+/// Where it sends to, on TCP, UDP and SCTP.
 const PORT: u16 = 7_000;
+/// What begins an association (RFC 9260, 3.3.2): initiate tag, window, streams out and in, first TSN.
+const INIT: [u8; 20] = [1, 0, 0, 20, 0, 0, 0, 7, 0, 1, 0, 0, 0, 10, 0, 10, 0, 0, 0, 9];
 
 /// Something that runs in a pod's namespace, whether there is a network or not yet.
 pub(super) struct Process {
@@ -91,6 +94,9 @@ impl Talk {
             self.socket(Type::DGRAM, Ipv4Addr::UNSPECIFIED.into())?,
             self.socket(Type::DGRAM, Ipv6Addr::UNSPECIFIED.into())?,
         ];
+        // The kernel need not know the protocol.
+        let crafted = [raw_sctp(Domain::IPV4)?, raw_sctp(Domain::IPV6)?];
+        let init = sctp((self.port, PORT), 0, &INIT);
         let mut sent = 0;
         while !self.stop.load(Ordering::Relaxed) {
             self.connections.clear();
@@ -101,6 +107,8 @@ impl Talk {
                 sent +=
                     usize::from(socket.send_to(b"?", &SocketAddr::new(to, PORT).into()).is_ok());
                 sent += usize::from(self.connect(to).is_ok());
+                let raw = &crafted[usize::from(to.is_ipv6())];
+                sent += usize::from(raw.send_to(&init, &SocketAddr::new(to, 0).into()).is_ok());
             }
             let _ = begin.send(());
             ear.drain(|packet| {
@@ -139,4 +147,11 @@ impl Talk {
         socket.bind(&at.into())?;
         Ok(socket)
     }
+}
+
+fn raw_sctp(family: Domain) -> io::Result<Socket> {
+    let protocol = Protocol::from(i32::from(SCTP));
+    let socket = Socket::new(family, Type::RAW, Some(protocol))?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
 }

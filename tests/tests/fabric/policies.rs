@@ -176,6 +176,54 @@ async fn policy_cuts_what_it_no_longer_allows_and_nothing_else() -> Result<()> {
     Ok(())
 }
 
+/// NP-096, NP-103: a hub that starts anew does not take pods for others because their documents are gone or
+/// cannot be read.
+#[tokio::test(flavor = "multi_thread")]
+async fn policy_holds_for_pods_whose_documents_a_new_hub_does_not_find() -> Result<()> {
+    if !can_run(&["nft"]) {
+        return Ok(());
+    }
+    let lab = lab(3).await?;
+    let _servers = servers(&lab)?;
+    let _more = Server::start(&lab.party("a1", 0)?, PORT, "a1")?;
+    let documents = ["a2.yaml", "b2.yaml"];
+    for name in documents {
+        lab.put(name, &pod(name.trim_end_matches(".yaml"), "app: web"))?;
+    }
+    let others = pods().into_iter().filter(|pod| !pod.contains("app: web"));
+    apply(&lab, &others.chain([policy("web", "app: web", "")]).collect::<Vec<_>>()).await?;
+    let passing = |to: &[&str]| -> Result<Vec<String>> {
+        let mut passing = Vec::new();
+        for pod in to {
+            let to = SocketAddr::new(address(&lab, pod, 0)?, PORT);
+            if passes(&lab, "a3", Over::Tcp, to)? {
+                passing.push((*pod).to_owned());
+            }
+        }
+        Ok(passing)
+    };
+    ensure!(passing(&["a1", "a2", "b2"])? == ["a1"], "before");
+    std::fs::remove_file(lab.manifests().join(documents[0]))?;
+    lab.put(documents[1], "apiVersion: v1\nkind: Pod\nmetadata: {{\n")?;
+    eventually(SOON, async || {
+        let problems = lab.status().await?.problems;
+        ensure!(problems.len() == 1, "the hub has not seen it: {problems:?}");
+        Ok(())
+    })
+    .await?;
+    kill_and_await_return(&lab, "hub").await?;
+    // What the new hub says has come to the nodes when this holds.
+    lab.put("more.yaml", &policy("more", "role: client", ""))?;
+    eventually(SOON, async || {
+        ensure!(passing(&["a1"])?.is_empty(), "a policy that came after the restart");
+        Ok(())
+    })
+    .await?;
+    let passing = passing(&["a2", "b2"])?;
+    ensure!(passing.is_empty(), "{passing:?}");
+    Ok(())
+}
+
 /// NP-100, NP-102: a pod that sends in its first instant, while it is wired, gets nothing out that its
 /// policy forbids.
 #[tokio::test(flavor = "multi_thread")]

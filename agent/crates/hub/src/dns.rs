@@ -83,10 +83,9 @@ pub(crate) struct Stand {
 
 impl Stand {
     pub(crate) fn new(name: &ServiceName, service_cidrs: &[IpNet]) -> Self {
-        let ServiceName { namespace, name } = name.clone();
         let metadata = ObjectMeta {
-            namespace: Some(namespace.clone()),
-            name: Some(name.clone()),
+            namespace: Some(name.namespace.clone()),
+            name: Some(name.name.clone()),
             ..ObjectMeta::default()
         };
         let addresses: Vec<String> =
@@ -108,7 +107,7 @@ impl Stand {
         let manifest = Service { metadata, spec: Some(spec), status: None };
         let object = Object::Service(Box::new(manifest));
         Self {
-            key: Key { kind: "Service".to_owned(), namespace, name },
+            key: Key::service(name),
             defined: Arc::new(Defined { object, file: PathBuf::from("(built in)"), line: 0 }),
         }
     }
@@ -130,9 +129,7 @@ fn usual_address(cidr: &IpNet) -> Option<IpAddr> {
 
 /// What selects the pods of the Service that clients ask.
 pub(crate) fn labels(source: &Objects, service: &ServiceName) -> BTreeMap<String, String> {
-    let ServiceName { namespace, name } = service.clone();
-    let key = Key { kind: "Service".to_owned(), namespace, name };
-    match source.objects.get(&key).map(|d| &d.object) {
+    match source.objects.get(&Key::service(service)).map(|d| &d.object) {
         Some(Object::Service(manifest)) => {
             manifest.spec.as_ref().and_then(|s| s.selector.clone()).unwrap_or_default()
         }

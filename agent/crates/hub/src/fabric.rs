@@ -194,6 +194,8 @@ impl Fabric {
         // First: who is removed gets nothing more.
         self.history.set_members(members(state));
         state.forget_departed();
+        // On disk before anybody hears of it.
+        state.keep_pods(&self.store, extent.pods())?;
         let before = self.history.newest().snapshot;
         let mut next = match extent {
             Extent::Everything => self.make_everything(state, &before)?,

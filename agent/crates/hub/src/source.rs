@@ -5,6 +5,7 @@
 
 mod check;
 pub(crate) mod document;
+mod fields;
 pub(crate) mod files;
 pub(crate) mod index;
 pub(crate) mod object;

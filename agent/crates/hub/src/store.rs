@@ -28,6 +28,8 @@ pub(crate) enum Table {
     Services,
     /// Name of a policy -> the policy.
     Policies,
+    /// Namespace/name of a pod that a node has -> the pod as its manifest had it.
+    Pods,
     /// Single values.
     Meta,
 }
@@ -43,6 +45,7 @@ impl Table {
             Self::Modules => "modules",
             Self::Services => "services",
             Self::Policies => "policies",
+            Self::Pods => "pods",
             Self::Meta => "meta",
         })
     }

@@ -1,6 +1,6 @@
 //! What `Watch` streams.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use weft_model::{
@@ -107,14 +107,12 @@ impl FromProto<(Generation, v1::Snapshot)> for Snapshot {
             generation,
             cluster: Cluster::from_proto(cluster).map_err(|e| e.within("cluster"))?,
             nodes: by_key("nodes", nodes, |n| n.name.clone())?,
-            pods: by_key("pods", pods, |p| p.name.clone())?.into_iter().collect(),
+            pods: by_key("pods", pods, |p| p.name.clone())?,
             plugins: by_key("plugins", plugins, |p| p.name.clone())?,
-            services: by_key("services", services, |s| s.name.clone())?.into_iter().collect(),
-            named_services: by_key("named_services", named, |s| s.name.clone())?
-                .into_iter()
-                .collect(),
-            namespaces: by_key("namespaces", namespaces, |n| n.name.clone())?.into_iter().collect(),
-            policies: by_key("policies", policies, |p| p.name.clone())?.into_iter().collect(),
+            services: by_key("services", services, |s| s.name.clone())?,
+            named_services: by_key("named_services", named, |s| s.name.clone())?,
+            namespaces: by_key("namespaces", namespaces, |n| n.name.clone())?,
+            policies: by_key("policies", policies, |p| p.name.clone())?,
         })
     }
 }
@@ -123,19 +121,18 @@ fn shared<M, T: FromProto<M>>(message: M) -> Result<Arc<T>, ConvertError> {
     T::from_proto(message).map(Arc::new)
 }
 
-fn by_key<K: Ord + ToString, V>(
+/// A map that each key is in once.
+fn by_key<K: Ord + ToString, V, M: FromIterator<(K, V)>>(
     field: &str,
     items: Vec<V>,
     key: impl Fn(&V) -> K,
-) -> Result<BTreeMap<K, V>, ConvertError> {
-    let mut map = BTreeMap::new();
-    for item in items {
-        let name = key(&item).to_string();
-        if map.insert(key(&item), item).is_some() {
-            return Err(ConvertError::new(field, Reason::Duplicate(name)));
-        }
+) -> Result<M, ConvertError> {
+    let all: Vec<_> = items.into_iter().map(|item| (key(&item), item)).collect();
+    let mut seen = BTreeSet::new();
+    if let Some((twice, _)) = all.iter().find(|(key, _)| !seen.insert(key)) {
+        return Err(ConvertError::new(field, Reason::Duplicate(twice.to_string())));
     }
-    Ok(map)
+    Ok(all.into_iter().collect())
 }
 
 /// Without `to`, which is the generation of the `Update` around it.

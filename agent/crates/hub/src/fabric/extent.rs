@@ -26,6 +26,14 @@ pub(crate) struct ChangedEndpoints {
 }
 
 impl Extent {
+    /// Pods that may be other than they were; `None`: any.
+    pub(crate) fn pods(&self) -> Option<&BTreeSet<PodName>> {
+        match self {
+            Self::Everything => None,
+            Self::Endpoints(changed) => Some(&changed.pods),
+        }
+    }
+
     /// From one reading of the source to the next; `None` if nothing changed.
     pub(crate) fn of_source(before: &Objects, after: &Objects) -> Option<Self> {
         if !after.differs_in_objects_only(before) {

@@ -20,7 +20,7 @@ use super::{FabricError, inside};
 use crate::source::Problem;
 use crate::source::files::Objects;
 use crate::source::index::Defined;
-use crate::source::object::{Key, Object, PacketFilter};
+use crate::source::object::{Object, PacketFilter};
 
 /// The outcome.
 #[derive(Default)]
@@ -134,12 +134,7 @@ pub(crate) fn merge_endpoints(
 
 /// A pod of the source, the reports, or both.
 fn pod_of(state: &State, name: &PodName) -> Option<Arc<Pod>> {
-    let (namespace, name_in_it) = (name.namespace.clone(), name.name.clone());
-    let key = Key { kind: "Pod".to_owned(), namespace, name: name_in_it };
-    let of_manifest = match state.source.objects.get(&key).map(|d| &d.object) {
-        Some(Object::Pod(pod)) => Some(&pod.pod),
-        _ => None,
-    };
+    let of_manifest = state.source.pod(name);
     let declared = of_manifest.or_else(|| state.departed.get(name));
     let on = |(node, joined): (&'_ NodeName, &'_ Joined)| {
         let pod = joined.reported.pods.iter().find(|p| p.name == *name)?.clone();

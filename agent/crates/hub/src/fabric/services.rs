@@ -130,7 +130,7 @@ pub(super) fn rebuild(
     let finish = Finish::new(inputs, inputs.before, &endpoints);
     let available = families_of(inputs.cluster);
     let made = names.iter().filter_map(|name| {
-        let defined = inputs.source.objects.get(&key_of(name))?;
+        let defined = inputs.source.objects.get(&Key::service(name))?;
         let Object::Service(manifest) = &defined.object else { return None };
         // What its manifest lacks has been said.
         let draft = draft(name, defined, manifest, &available, &mut Vec::new()).ok()??;
@@ -170,10 +170,6 @@ fn balancers(
 
 fn name_of(key: &Key) -> ServiceName {
     ServiceName { namespace: key.namespace.clone(), name: key.name.clone() }
-}
-
-fn key_of(ServiceName { namespace, name }: &ServiceName) -> Key {
-    Key { kind: "Service".to_owned(), namespace: namespace.clone(), name: name.clone() }
 }
 
 /// Not left to another proxy, and not only a name for DNS.

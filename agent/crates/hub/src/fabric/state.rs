@@ -20,7 +20,7 @@ use crate::ca::Incarnation;
 use crate::lease::{Allocator, LeaseStore};
 use crate::source::Problem;
 use crate::source::files::{Module, Objects};
-use crate::source::object::{Key, Object};
+use crate::source::object::Object;
 use crate::store::{Change, Store, StoreError, Table};
 
 /// What is on disk of a node that joined.
@@ -115,9 +115,11 @@ pub(crate) struct State {
     /// with what was good before.
     pub(crate) trial: Option<Trial>,
     pub(crate) source: Objects,
-    /// Pods whose documents are gone and that nodes have still, as their documents had them: policies
-    /// hold for them until their end.
+    /// Pods whose documents are gone, or are no YAML since before the hub's start, and that nodes have
+    /// still, as their documents had them: policies hold for them until their end.
     pub(crate) departed: BTreeMap<PodName, Arc<Pod>>,
+    /// What documents say, or said last, of pods that nodes have, as it is on disk.
+    saved_pods: BTreeMap<PodName, Pod>,
     /// Addresses and ports that Services have, as it is on disk.
     pub(crate) allocations: BTreeMap<ServiceName, Allocation>,
     /// Policies in force, as they are on disk.
@@ -258,6 +260,13 @@ impl State {
             state.unseen_policies.insert(policy.name.clone());
             state.saved_policies.insert(policy.name.clone(), Arc::new(policy));
         }
+        for (name, bytes) in store.all(Table::Pods)? {
+            let damaged = || StoreError::Damaged { table: "pods", key: name.clone() };
+            let message = v1::Pod::decode(bytes.as_slice()).map_err(|_| damaged())?;
+            let pod = Pod::from_proto(message).map_err(|_| damaged())?;
+            state.departed.insert(pod.name.clone(), Arc::new(pod.clone()));
+            state.saved_pods.insert(pod.name.clone(), pod);
+        }
         for (name, bytes) in store.all(Table::Services)? {
             let damaged = || StoreError::Damaged { table: "services", key: name.clone() };
             let (namespace, service) = name.split_once('/').ok_or_else(damaged)?;
@@ -307,14 +316,53 @@ impl State {
 
     /// Forgets pods that have ended, or that the source speaks of again.
     pub(crate) fn forget_departed(&mut self) {
+        if self.departed.is_empty() {
+            return;
+        }
         let Self { departed, source, nodes, .. } = self;
-        departed.retain(|name, _| {
-            let PodName { namespace, name: pod } = name.clone();
-            let key = Key { kind: "Pod".to_owned(), namespace, name: pod };
-            let reported =
-                || nodes.values().any(|n| n.reported.pods.iter().any(|p| p.name == *name));
-            !source.objects.contains_key(&key) && reported()
+        let reported: BTreeSet<_> = reported(nodes).collect();
+        departed.retain(|name, _| source.pod(name).is_none() && reported.contains(name));
+    }
+
+    /// Writes down what documents say of pods that nodes have, so that policies hold for them after a
+    /// restart too, whatever has become of the documents. `changed`: only these may be other than they were.
+    pub(crate) fn keep_pods(
+        &mut self,
+        store: &Store,
+        changed: Option<&BTreeSet<PodName>>,
+    ) -> Result<(), StoreError> {
+        let concerned = |name: &&PodName| changed.is_none_or(|changed| changed.contains(*name));
+        let reported: BTreeSet<_> = reported(&self.nodes).filter(concerned).collect();
+        let gone = self.saved_pods.keys().filter(concerned).filter(|name| !reported.contains(name));
+        let mut changes: Vec<_> = gone.map(|name| (name.clone(), None)).collect();
+        for name in reported {
+            let declared = self.source.pod(name).or_else(|| self.departed.get(name));
+            let Some(pod) = declared else { continue };
+            if !self.saved_pods.get(name).is_some_and(|saved| says_the_same(saved, pod)) {
+                // Where it is, is the node's to say.
+                let pod = Pod { node: None, addresses: Vec::new(), ..(**pod).clone() };
+                changes.push((name.clone(), Some(pod)));
+            }
+        }
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let rows = changes.iter().map(|(name, pod)| {
+            (name.to_string(), pod.as_ref().map(|pod| pod.to_proto().encode_to_vec()))
         });
+        let rows: Vec<_> = rows.collect();
+        let writes = rows.iter().map(|(name, pod)| match pod {
+            Some(bytes) => Change::Put(Table::Pods, name, bytes),
+            None => Change::Remove(Table::Pods, name),
+        });
+        store.write(&writes.collect::<Vec<_>>())?;
+        for (name, pod) in changes {
+            match pod {
+                Some(pod) => drop(self.saved_pods.insert(name, pod)),
+                None => drop(self.saved_pods.remove(&name)),
+            }
+        }
+        Ok(())
     }
 
     /// Adds to the policies what was in force before the hub's start and that no document has had since,
@@ -361,6 +409,16 @@ impl State {
         let bytes = serde_json::to_vec(record).unwrap_or_default();
         store.write(&[Change::Put(Table::Nodes, name.as_str(), &bytes)])
     }
+}
+
+/// Pods that nodes have.
+fn reported(nodes: &BTreeMap<NodeName, Joined>) -> impl Iterator<Item = &PodName> {
+    nodes.values().flat_map(|node| &node.reported.pods).map(|pod| &pod.name)
+}
+
+/// Of what is kept of a pod.
+fn says_the_same(a: &Pod, b: &Pod) -> bool {
+    (&a.labels, &a.ports, a.finished) == (&b.labels, &b.ports, b.finished)
 }
 
 #[cfg(test)]

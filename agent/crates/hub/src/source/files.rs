@@ -14,6 +14,7 @@ use notify::{RecursiveMode, Watcher as _};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 use weft_control::MODULE_MAX;
+use weft_model::{Pod, PodName};
 
 use super::Problem;
 use super::index::{Defined, Index};
@@ -53,6 +54,14 @@ pub(crate) struct Objects {
 }
 
 impl Objects {
+    /// A pod as its manifest has it.
+    pub(crate) fn pod(&self, name: &PodName) -> Option<&Arc<Pod>> {
+        match &self.objects.get(&Key::pod(name))?.object {
+            Object::Pod(manifest) => Some(&manifest.pod),
+            _ => None,
+        }
+    }
+
     /// Path of a filter's module, seen from the manifest.
     pub(crate) fn module_path(manifest: &Path, filter: &PacketFilter) -> PathBuf {
         manifest.parent().unwrap_or(Path::new("")).join(&filter.module)

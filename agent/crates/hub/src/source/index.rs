@@ -8,8 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde_yaml_ng::Value;
+
 use super::Problem;
 use super::document::{Document, split};
+use super::fields;
 use super::object::{self, Key, Object, ObjectError, Parse, Read};
 
 /// An object and where it is defined.
@@ -33,7 +36,10 @@ struct Definition {
 #[derive(Default)]
 struct File {
     objects: Vec<Definition>,
+    /// Why a document could not be read.
     problems: Vec<Problem>,
+    /// What those that were read have too much.
+    notices: Vec<Problem>,
     /// For documents that are bad and that nothing good is known of.
     stand_ins: Vec<Definition>,
     unknown: Vec<(String, usize)>,
@@ -111,7 +117,8 @@ impl Index {
                 Entry::Occupied(_) => duplicates.push(definition),
             }
         }
-        let mut problems: Vec<_> = self.files.values().flat_map(|f| f.problems.clone()).collect();
+        let of_files = self.files.values().flat_map(|f| f.problems.iter().chain(&f.notices));
+        let mut problems: Vec<_> = of_files.cloned().collect();
         for Definition { key, defined, .. } in duplicates {
             let Some(Definition { defined: first, .. }) = oldest.get(key) else { continue };
             let place = format!("{}:{}", first.file.display(), first.line);
@@ -164,15 +171,15 @@ impl File {
     fn take(&mut self, path: &Path, document: Document<'_>) {
         let line = document.line;
         // A map, unlike the readers of objects, notices a key that is there twice.
-        let unique = serde_yaml_ng::from_str::<serde_yaml_ng::Value>(document.text);
-        let read = unique.map_err(ObjectError::from).and_then(|_| object::read(document.text));
+        let unique = serde_yaml_ng::from_str::<Value>(document.text).map_err(ObjectError::from);
+        let read = unique.and_then(|whole| Ok((object::read(document.text)?, whole)));
         match read {
-            Ok(Read::List(items)) => {
+            Ok((Read::List(items), _)) => {
                 for (i, item) in items.iter().enumerate() {
                     self.take_item(path, line, i, item);
                 }
             }
-            Ok(read) => self.add(path, line, read),
+            Ok((read, whole)) => self.add(path, line, read, &whole),
             Err(error) => {
                 self.stand_in(path, line, document.text);
                 let (line, reason) = explain(document, &error);
@@ -181,13 +188,13 @@ impl File {
         }
     }
 
-    fn take_item(&mut self, path: &Path, line: usize, i: usize, item: &(impl Parse + ?Sized)) {
+    fn take_item(&mut self, path: &Path, line: usize, i: usize, item: &Value) {
         let problem = |reason| Problem { file: path.to_owned(), line, reason };
         match object::read(item) {
             Ok(Read::List(_)) => {
                 self.problems.push(problem(format!("items[{i}]: a list in a list is not read")));
             }
-            Ok(read) => self.add(path, line, read),
+            Ok(read) => self.add(path, line, read, item),
             Err(error) => {
                 self.stand_in(path, line, item);
                 self.problems.push(problem(one_line(&format!("items[{i}]: {error}"))));
@@ -203,9 +210,17 @@ impl File {
         }
     }
 
-    fn add(&mut self, path: &Path, line: usize, read: Read) {
+    fn add(&mut self, path: &Path, line: usize, read: Read, whole: &Value) {
         match read {
             Read::Object(key, object) => {
+                let unknown = fields::unknown(&key.kind, whole).into_iter();
+                // Beside its `spec` it may be meant for a part of that, which is judged with the policy.
+                let here = unknown.filter(|u| !(object.is_policy() && u.inside.is_empty()));
+                self.notices.extend(here.map(|unknown| Problem {
+                    file: path.to_owned(),
+                    line,
+                    reason: one_line(&format!("{key}: {unknown}")),
+                }));
                 let defined = Defined { object: *object, file: path.to_owned(), line };
                 let defined = Arc::new(defined);
                 self.objects.push(Definition { key, defined, since: 0, stands_in: false });

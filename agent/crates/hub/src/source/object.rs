@@ -11,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_yaml_ng::Value;
-use weft_model::{HookPosition, MacAddr, NodeName, OnFault, PublicKey};
+use weft_model::{HookPosition, MacAddr, NodeName, OnFault, PodName, PublicKey, ServiceName};
 
 use super::check;
 use super::pod::{self, PodManifest};
@@ -29,6 +29,18 @@ pub(crate) struct Key {
     pub(crate) kind: String,
     pub(crate) namespace: String,
     pub(crate) name: String,
+}
+
+impl Key {
+    /// Of a pod's manifest.
+    pub(crate) fn pod(PodName { namespace, name }: &PodName) -> Self {
+        Self { kind: "Pod".to_owned(), namespace: namespace.clone(), name: name.clone() }
+    }
+
+    /// Of a Service's.
+    pub(crate) fn service(ServiceName { namespace, name }: &ServiceName) -> Self {
+        Self { kind: "Service".to_owned(), namespace: namespace.clone(), name: name.clone() }
+    }
 }
 
 impl std::fmt::Display for Key {
@@ -60,6 +72,13 @@ pub(crate) enum Object {
     ClusterNetworkPolicy(Box<PolicyManifest<ClusterPolicySpec>>),
     /// A policy of a kind that is not enforced.
     OldPolicy,
+}
+
+impl Object {
+    /// A policy that is enforced.
+    pub(crate) fn is_policy(&self) -> bool {
+        matches!(self, Self::NetworkPolicy(_) | Self::ClusterNetworkPolicy(_))
+    }
 }
 
 /// `PacketFilter` of `weft.dev/v1alpha1`: a plugin for every node.

@@ -8,6 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use serde::{Deserialize, Serialize};
 use serde_yaml_ng::Value;
 
+use super::fields;
 use super::object::{Key, Object, ObjectError, Parse, cluster_key, key};
 
 const MODE: &str = "weft.dev/policy-mode";
@@ -29,9 +30,17 @@ pub(crate) struct PolicyManifest<S> {
 /// A field that nobody here reads: of a later version, or misspelt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct UnknownField {
-    /// Path of what it is in, as `spec.ingress[0]`.
+    /// Path of what it is in, as `spec.ingress[0]`; empty beside the `spec`.
     pub(crate) inside: String,
     pub(crate) name: String,
+}
+
+impl std::fmt::Display for UnknownField {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { inside, name } = self;
+        let dot = if inside.is_empty() { "" } else { "." };
+        write!(f, "`{inside}{dot}{name}` is no known field, and ignored")
+    }
 }
 
 /// `spec` of a `ClusterNetworkPolicy`. Whatever has to be there is optional, so that what lacks it is
@@ -182,7 +191,8 @@ fn manifest<D: Parse + ?Sized, S: Serialize>(
     spec: S,
 ) -> Result<PolicyManifest<S>, ObjectError> {
     let whole: Value = document.parse()?;
-    let mut unknown = Vec::new();
+    let mut unknown = fields::unknown("", &whole);
+    unknown.retain(|field| field.inside.is_empty());
     if let Some(given) = whole.get("spec") {
         // What was read, written again, has every field that is known.
         compare("spec", given, &serde_yaml_ng::to_value(&spec)?, &mut unknown);

@@ -61,9 +61,12 @@ impl<'a> Reader<'a> {
         own.map_or(Ok(()), |u| Err(no_field(u)))
     }
 
-    /// The same of the policy as a whole.
+    /// The same of the policy as a whole: what stands beside the `spec` may be meant for it, or be it.
     pub(super) fn spec_known(&self) -> Result<(), Why> {
-        if self.unread { Err("it cannot be read".to_owned()) } else { self.own_known("spec") }
+        if self.unread {
+            return Err("it cannot be read".to_owned());
+        }
+        self.own_known("").and_then(|()| self.own_known("spec"))
     }
 
     /// A selector of which all is understood.

@@ -10,11 +10,11 @@ use k8s_openapi::api::discovery::v1 as kube;
 use weft_model::{Endpoint, NodeName, Pod, PodName, ServiceName, ServiceProtocol};
 
 use super::draft::{Draft, DraftPort, Target};
-use super::{HEADLESS, Inputs, is_unusable, key_of, text};
+use super::{HEADLESS, Inputs, is_unusable, text};
 use crate::range::Family;
 use crate::source::Problem;
 use crate::source::index::Defined;
-use crate::source::object::Object;
+use crate::source::object::{Key, Object};
 use crate::source::pod::{PodManifest, protocol};
 
 /// The Service that a slice is of.
@@ -183,7 +183,7 @@ struct Only<'a> {
 impl<'a> Only<'a> {
     fn new(inputs: &'a Inputs<'_>, names: &'a BTreeSet<ServiceName>) -> Self {
         let selector = |name: &'a ServiceName| {
-            let Object::Service(manifest) = &inputs.source.objects.get(&key_of(name))?.object
+            let Object::Service(manifest) = &inputs.source.objects.get(&Key::service(name))?.object
             else {
                 return None;
             };

@@ -8,9 +8,9 @@ use weft_model::{NamedKind, NamedService, ServiceName, ServicePort};
 
 use super::draft::{Draft, DraftPort, Target, headless, is_headless};
 use super::endpoints::Endpoints;
-use super::{Allocation, Inputs, Made, families_of, is_ours, key_of, name_of, problem};
+use super::{Allocation, Inputs, Made, families_of, is_ours, name_of, problem};
 use crate::source::index::Defined;
-use crate::source::object::Object;
+use crate::source::object::{Key, Object};
 
 /// Longest name in characters, without a dot at its end.
 const NAME_MAX: usize = 253;
@@ -29,7 +29,8 @@ pub(super) fn build(
     };
     match names {
         Some(names) => {
-            let known = |n: &ServiceName| Some((n.clone(), inputs.source.objects.get(&key_of(n))?));
+            let known =
+                |n: &ServiceName| Some((n.clone(), inputs.source.objects.get(&Key::service(n))?));
             names.iter().filter_map(known).filter_map(|(name, d)| one(name, d)).collect()
         }
         None => {

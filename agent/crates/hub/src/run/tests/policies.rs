@@ -125,6 +125,55 @@ async fn pod_keeps_its_labels_until_its_end() {
     until(&mut stream, &mut snapshot, |s| s.pods.is_empty()).await;
 }
 
+/// NP-096, NP-103: a hub that starts while a pod's document is gone, or is no YAML, has the pod's labels all
+/// the same, and no longer than the pod is there.
+#[tokio::test]
+async fn labels_of_a_pod_survive_a_kill_without_its_document() {
+    let mut bench = Bench::new().await;
+    let a = bench.join("node-a").await;
+    let report = |names: &[&str]| {
+        let pods = names.iter().map(|name| v1::Pod {
+            name: Some(v1::PodName { namespace: "x".into(), name: (*name).into() }),
+            addresses: vec![format!("10.42.0.{}", name.len())],
+            ..v1::Pod::default()
+        });
+        v1::ReportRequest { pods: pods.collect(), ..v1::ReportRequest::default() }
+    };
+    let text = |name: &str| pod("{app: a}").replace("name: a,", &format!("name: {name},"));
+    let labelled = |s: &Snapshot| s.pods.values().filter(|p| p.labels.len() == 1).count();
+    for name in ["a", "bb"] {
+        fs::write(bench.manifest(&format!("{name}.yaml")), text(name)).unwrap();
+    }
+    let mut client = bench.node(&a).await;
+    client.report(report(&["a", "bb"])).await.unwrap();
+    let mut stream = watch_from(&mut client, vec![]).await;
+    let (mut snapshot, _) = first(&mut stream).await;
+    until(&mut stream, &mut snapshot, |s| labelled(s) == 2).await;
+    fs::remove_file(bench.manifest("a.yaml")).unwrap();
+    fs::write(bench.manifest("bb.yaml"), text("bb").replace("metadata: {", "metadata: {{"))
+        .unwrap();
+    for _ in 0..2 {
+        bench = bench.after_a_kill().await;
+        let mut stream = watch_from(&mut bench.node(&a).await, vec![]).await;
+        let (mut snapshot, _) = first(&mut stream).await;
+        assert_eq!(labelled(&snapshot), 2, "{:?}", snapshot.pods);
+        // And when everything there is has been read.
+        fs::write(bench.manifest("policy.yaml"), POLICY).unwrap();
+        until(&mut stream, &mut snapshot, |s| s.policies.len() == 1).await;
+        assert_eq!(labelled(&snapshot), 2, "{:?}", snapshot.pods);
+        assert_eq!(snapshot.pods.values().map(|p| p.addresses.len()).sum::<usize>(), 2);
+    }
+    // Another one of that name has nothing of it.
+    let mut client = bench.node(&a).await;
+    client.report(report(&["bb"])).await.unwrap();
+    let bench = bench.after_a_kill().await;
+    let mut client = bench.node(&a).await;
+    client.report(report(&["a", "bb"])).await.unwrap();
+    let mut stream = watch_from(&mut client, vec![]).await;
+    let (mut snapshot, _) = first(&mut stream).await;
+    until(&mut stream, &mut snapshot, |s| s.pods.len() == 2 && labelled(s) == 1).await;
+}
+
 /// NP-095: a pod that has finished is told as such, also while it is still attached.
 #[tokio::test]
 async fn finished_pod_is_told_though_it_is_attached() {

@@ -222,3 +222,24 @@ fn pod_that_was_never_good_has_its_labels() {
     index.set(Path::new("a.yaml"), &bad.replace("app: web", "app: other"));
     assert_eq!(labels(&mut index)["app"], "web");
 }
+
+/// NP-110: it is said, with file and line, and nothing else changes.
+#[test]
+fn misspelt_field_beside_the_spec_or_in_the_metadata_is_a_problem_and_the_object_counts() {
+    let pod = POD.replace("labels", "lables").replace("name: web,", "name: web, namspace: a,");
+    let namespace = format!("{NAMESPACE}spek: {{}}\n");
+    let list = "apiVersion: v1\nkind: List\nmetadata: {resourceVersion: \"\", selfLink: \"\"}\nitems:\n- {apiVersion: v1, kind: Pod, metadata: {name: b, anotations: {}}}\n";
+    let mut index = index(&[("a.yaml", &[&namespace, pod.as_str(), list].join("---\n"))]);
+    assert_eq!(names(&mut index), ["Namespace a", "Pod default/b", "Pod default/web"]);
+    let said = problems(&mut index);
+    let said: Vec<_> = said.iter().map(|(_, line, reason)| format!("{line} {reason}")).collect();
+    let expected = [
+        "1 Namespace a: `spek` is no known field, and ignored",
+        "6 Pod default/web: `metadata.namspace` is no known field, and ignored",
+        "6 Pod default/web: `metadata.lables` is no known field, and ignored",
+        "10 Pod default/b: `metadata.anotations` is no known field, and ignored",
+    ];
+    assert!(expected.iter().all(|e| said.contains(&(*e).to_owned())), "{said:?}");
+    assert_eq!(said.len(), expected.len(), "{said:?}");
+    assert!(index.is_complete());
+}

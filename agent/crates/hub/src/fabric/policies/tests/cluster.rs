@@ -117,7 +117,7 @@ fn policy_for_whom_or_when_is_not_certain_only_drops() {
 /// NP-141.
 #[test]
 fn priority_out_of_range_keeps_its_order() {
-    for (given, tier) in [(-5, PolicyTier::Baseline(0)), (70_000, PolicyTier::Baseline(1000))] {
+    for (given, tier) in [(-1, PolicyTier::Baseline(0)), (70_000, PolicyTier::Baseline(1000))] {
         let (policy, problems) =
             bad(&policy(&format!("tier: Baseline, priority: {given}, {EVERYBODY}")));
         assert_eq!(policy.tier, tier);
@@ -330,6 +330,10 @@ fn policy_that_may_say_anything_drops_everything() {
         problems,
         ["`spec`: `ingres` is no known field; the policy drops everything in both directions"]
     );
+    let (policy, problems) = bad(&admin("").replace("spec:", "spek:"));
+    assert_eq!(pods(&policy.subject), "*/*");
+    assert_eq!(rules(&policy.ingress).unwrap(), deny);
+    assert!(problems.iter().any(|p| p.contains("`spek` is no known field")), "{problems:?}");
     let source = read(&admin("").replace("priority: 10", "priority: ten"));
     let outcome = build(&source);
     let policy = outcome.policies.values().next().unwrap();

@@ -191,9 +191,16 @@ fn rule_with_an_unknown_field_matches_nothing_and_the_others_stand() {
     let (rules, problems) = ingress("{form: [{podSelector: {}}], ports: [{port: 80}]}, {}");
     assert_eq!(rules, ["ingress[0] Accept [] [TCP 80]", "ingress[1] Accept any any"]);
     assert_eq!(problems, ["`spec.ingress[0]`: `form` is no known field; it matches nothing"]);
-    for spec in ["policyType: [Egress], ingress: [{}]", "egres: [{}], ingress: [{}]"] {
-        let (policy, problems) = bad(&policy(spec));
-        assert_eq!((&policy.ingress, &policy.egress), (&Some(vec![]), &Some(vec![])), "{spec}");
+    let beside = policy("ingress: [{}]") + "policyTypes: [Egress]\n";
+    let misspelt = policy("").replace("spec:", "spek:");
+    for text in [
+        policy("policyType: [Egress], ingress: [{}]"),
+        policy("egres: [{}], ingress: [{}]"),
+        beside,
+        misspelt,
+    ] {
+        let (policy, problems) = bad(&text);
+        assert_eq!((&policy.ingress, &policy.egress), (&Some(vec![]), &Some(vec![])), "{text}");
         let says = "is no known field; the policy isolates in both directions and allows nothing";
         assert!(problems.len() == 1 && problems[0].ends_with(says), "{problems:?}");
     }
