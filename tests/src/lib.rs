@@ -5,6 +5,7 @@
 
 pub mod connects;
 pub mod cost;
+pub mod dns;
 pub mod machine;
 pub mod names;
 pub mod outsider;

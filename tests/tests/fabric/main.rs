@@ -12,6 +12,7 @@ mod errors;
 mod explained;
 mod failures;
 mod firewall;
+mod fqdn;
 mod fragments;
 mod heal;
 mod keys;

@@ -63,6 +63,8 @@ pub(crate) struct Settings {
     /// By name in wire form, in small letters.
     pub(crate) hosts: HashMap<Box<[u8]>, Host>,
     pub(crate) autopath: bool,
+    /// In rising order.
+    pub(crate) passed_clients: Box<[IpAddr]>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -122,6 +124,9 @@ fn settings(message: DnsSettings) -> Result<Settings, String> {
     let address = |bytes: Vec<u8>| {
         address::of_bytes(&bytes).ok_or_else(|| format!("an address of {} bytes", bytes.len()))
     };
+    let mut passed =
+        each(message.passed_clients, address).map_err(|e| format!("passed_clients: {e}"))?;
+    passed.sort_unstable();
     Ok(Settings {
         zones,
         ttl: message.ttl_s,
@@ -137,6 +142,7 @@ fn settings(message: DnsSettings) -> Result<Settings, String> {
         synced: message.synced,
         hosts: each(message.hosts, host_name)?.into_iter().collect(),
         autopath: message.autopath,
+        passed_clients: passed.into(),
     })
 }
 

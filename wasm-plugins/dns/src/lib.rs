@@ -139,7 +139,7 @@ impl Filter for Dns {
     }
 
     fn on_packet(&mut self, packet: &Packet, flow: &mut Flow, _host: &Host) -> Verdict {
-        if !self.is_asked(packet) || flow.is_reply() {
+        if !self.is_asked(packet) || flow.is_reply() || self.is_passed(packet) {
             return Verdict::Continue;
         }
         // The next packet of the flow may be about another name.
@@ -169,6 +169,14 @@ impl Dns {
         packet.protocol() == Protocol::Udp
             && packet.destination_port() == PORT
             && self.zones.tables.settings().resolvers.contains(&packet.destination())
+    }
+}
+
+impl Dns {
+    /// True if what the client is told is the resolver's to say.
+    fn is_passed(&self, packet: &Packet) -> bool {
+        let passed = &self.zones.tables.settings().passed_clients;
+        !passed.is_empty() && passed.binary_search(&packet.source()).is_ok()
     }
 }
 

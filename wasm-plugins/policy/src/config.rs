@@ -10,12 +10,14 @@ use prost::bytes::Buf;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field, uint32};
 use weft_proto::tables::v1::policy_rule::Action as ActionMessage;
 use weft_proto::tables::v1::{
-    IdentitySet, IdentitySetChange, PolicyBlock, PolicyPort, PolicyProgram, PolicyRule,
-    PolicySettings, PolicySubject, Range,
+    IdentitySet, IdentitySetChange, PolicyBlock, PolicyLearned, PolicyPort, PolicyProgram,
+    PolicyRule, PolicySettings, PolicySubject, Range,
 };
 
 use crate::OWN_NUMBERS;
 use crate::address::{Address, Span};
+use crate::memory::NAMES_END;
+use crate::names::Pair;
 use crate::program::Program;
 use crate::rules::{Action, NewRule, PeersBuilder, PortRange, Rules, ServicePort};
 use crate::tables::Subject;
@@ -31,6 +33,8 @@ pub(crate) struct Change<'a> {
     pub(crate) programs: BTreeMap<u32, Option<Program>>,
     /// As `programs`.
     pub(crate) subjects: BTreeMap<u32, Option<Subject>>,
+    /// Numbers of names in rising order; none: the address is known no more.
+    pub(crate) learned: BTreeMap<Pair, Box<[u64]>>,
 }
 
 /// Records of an address and the number of its identity, as they came.
@@ -109,6 +113,14 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Change<'_>, String> {
                     once("subject", n, change.subjects.insert(n, None))?;
                 }
             }
+            11 => {
+                let message =
+                    PolicyLearned::decode(content).map_err(|e| format!("learned: {e}"))?;
+                let (pair, names) = learned(&message).map_err(|e| format!("learned: {e}"))?;
+                if change.learned.insert(pair, names).is_some() {
+                    return Err("learned: one is there twice".to_owned());
+                }
+            }
             _ => {}
         }
     }
@@ -139,7 +151,7 @@ fn field<'a>(rest: &mut &'a [u8]) -> Result<(u32, WireType, &'a [u8]), String> {
     match (field, wire_type) {
         // Numbers may come one by one.
         (6 | 8 | 10, WireType::Varint) => Ok((field, wire_type, content)),
-        (1..=10, _) => Err(broken(&format!("field {field} is of another type"))),
+        (1..=11, _) => Err(broken(&format!("field {field} is of another type"))),
         _ => Ok((0, wire_type, &[])),
     }
 }
@@ -200,6 +212,26 @@ fn difference(mut message: IdentitySetChange) -> Result<(u32, SetChange), String
     Ok((number, SetChange::Difference { added, removed }))
 }
 
+fn learned(message: &PolicyLearned) -> Result<(Pair, Box<[u64]>), String> {
+    let [pod, peer] = [&message.pod, &message.address].map(|bytes| address(bytes));
+    let pair = (pod?, peer?);
+    if matches!(pair.0, Address::V4(_)) != matches!(pair.1, Address::V4(_)) {
+        return Err("an address of another family than its pod's".to_owned());
+    }
+    check_names(&message.names)?;
+    match message.names.array_windows().find(|[a, b]| a >= b) {
+        Some([a, b]) => Err(format!("name {b} after {a}: expected rising order")),
+        None => Ok((pair, message.names.as_slice().into())),
+    }
+}
+
+fn check_names(names: &[u64]) -> Result<(), String> {
+    match names.iter().find(|name| !(1..NAMES_END).contains(*name)) {
+        Some(name) => Err(format!("name {name}: expected 1 to {}", NAMES_END - 1)),
+        None => Ok(()),
+    }
+}
+
 fn check_identities(identities: &[u32]) -> Result<(), String> {
     if identities.first() == Some(&0) {
         return Err("identity 0".to_owned());
@@ -256,11 +288,16 @@ fn check_drop(field: &str, number: u32) -> Result<(), String> {
 }
 
 pub(crate) fn rule(message: &PolicyRule, action: Action) -> Result<NewRule, String> {
-    let mut peers =
-        PeersBuilder { any: message.any_peer, sets: message.sets.clone(), ..Default::default() };
+    let mut peers = PeersBuilder {
+        any: message.any_peer,
+        sets: message.sets.clone(),
+        names: message.names.clone(),
+        ..Default::default()
+    };
     if peers.sets.contains(&0) {
         return Err("sets: one with number 0".to_owned());
     }
+    check_names(&peers.names)?;
     for (block, except) in each(&message.blocks, block).map_err(|e| format!("blocks{e}"))? {
         peers.blocks.add(block, &except);
     }

@@ -12,6 +12,9 @@
 //! What policies that are only watched would drop passes, and is told with the same numbers, once for
 //! each flow at each of its ends.
 //!
+//! Names of hosts in rules are numbers, and so are names that pods have learned addresses by (see `names`):
+//! the agent knows the names.
+//!
 //! [`explain`] asks the same tables by the same code why a connection passes or does not.
 
 #![deny(unsafe_code)]
@@ -24,6 +27,7 @@ mod config;
 pub mod explain;
 mod hash;
 mod memory;
+mod names;
 mod program;
 mod rules;
 mod sets;
@@ -145,7 +149,13 @@ impl End {
         match self.ground(tables, flow) {
             Ground::Unknown(number) => Judgement::Drop(number),
             Ground::Itself | Ground::WithHost | Ground::Unrestricted => Judgement::Pass,
-            Ground::Program { program, .. } => program.judge(&self.asked(tables)),
+            Ground::Program { program, .. } => {
+                let asked = self.asked(tables);
+                match self.began && program.has_names() {
+                    true => names::judge(program, &asked, flow),
+                    false => program.judge(&asked),
+                }
+            }
         }
     }
 
@@ -180,6 +190,7 @@ impl End {
         Asked {
             peer: self.peer,
             sets: tables.sets_of(self.peer),
+            names: if self.began { tables.names_of(self.pod, self.peer) } else { &[] },
             service: ServicePort::new(self.protocol, self.port),
         }
     }
@@ -200,7 +211,7 @@ impl End {
         match remembered {
             _ if translated => Memory::ReachesItself(self.peer).keep(flow),
             Memory::ReachesItself(_) => Memory::Nothing.keep(flow),
-            Memory::Nothing | Memory::Watched { .. } => {}
+            Memory::Nothing | Memory::Judged(_) => {}
         }
         translated || self.pod == self.peer
     }

@@ -50,6 +50,12 @@ impl Program {
         self.dropped(asked, true).map_or(Judgement::Pass, Judgement::PassWatched)
     }
 
+    /// True if a rule has names.
+    #[inline]
+    pub(crate) fn has_names(&self) -> bool {
+        [&self.admin, &self.allowed, &self.baseline].iter().any(|rules| rules.has_names())
+    }
+
     /// Every set that a rule names, for each rule that does.
     pub(crate) fn sets(&self) -> impl Iterator<Item = u32> {
         self.admin.sets().chain(self.allowed.sets()).chain(self.baseline.sets())

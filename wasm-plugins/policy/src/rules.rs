@@ -22,6 +22,9 @@ pub(crate) struct Asked<'a> {
     pub(crate) peer: Address,
     /// Sets that the peer is in, in rising order.
     pub(crate) sets: &'a [u32],
+    /// Numbers of names that the pod has learned the peer by, or that the flow passed by before, in rising
+    /// order.
+    pub(crate) names: &'a [u64],
     /// What is no port of TCP, UDP or SCTP is in no rule with ports.
     pub(crate) service: ServicePort,
 }
@@ -49,6 +52,7 @@ pub(crate) struct PortRange {
 pub(crate) struct PeersBuilder {
     pub(crate) any: bool,
     pub(crate) sets: Vec<u32>,
+    pub(crate) names: Vec<u64>,
     pub(crate) blocks: BlocksBuilder,
 }
 
@@ -72,15 +76,20 @@ pub(crate) struct Rule {
     sets: Box<[u32]>,
     /// In a box, as most rules have none.
     blocks: Option<Box<Blocks>>,
+    /// As `blocks`, in rising order. Twice in a box, so that a rule is no larger for them.
+    names: Option<Box<Box<[u64]>>>,
 }
 
 impl Rule {
     fn new(action: Action, watched: bool, peers: PeersBuilder) -> Self {
-        let PeersBuilder { any, mut sets, blocks } = peers;
+        let PeersBuilder { any, mut sets, mut names, blocks } = peers;
         sets.sort_unstable();
         sets.dedup();
+        names.sort_unstable();
+        names.dedup();
+        let names = (!names.is_empty()).then(|| Box::new(names.into_boxed_slice()));
         let blocks = blocks.build().map(Box::new);
-        Self { action, watched, any_peer: any, sets: sets.into_boxed_slice(), blocks }
+        Self { action, watched, any_peer: any, sets: sets.into_boxed_slice(), blocks, names }
     }
 
     #[inline]
@@ -88,7 +97,8 @@ impl Rule {
         (watched || !self.watched)
             && (self.any_peer
                 || meet(&self.sets, asked.sets)
-                || self.blocks.as_ref().is_some_and(|blocks| blocks.contains(asked.peer)))
+                || self.blocks.as_ref().is_some_and(|blocks| blocks.contains(asked.peer))
+                || self.names.as_ref().is_some_and(|names| meet(names, asked.names)))
     }
 }
 
@@ -113,6 +123,8 @@ pub(crate) struct Rules {
     of_ports: Box<[Entry]>,
     /// One is only watched.
     has_watched: bool,
+    /// One has names.
+    has_names: bool,
 }
 
 impl Rules {
@@ -154,6 +166,7 @@ impl Rules {
         }
         Self {
             has_watched: kept.iter().any(|rule: &Rule| rule.watched),
+            has_names: kept.iter().any(|rule: &Rule| rule.names.is_some()),
             rules: kept.into(),
             of_any_port: of_any_port.into(),
             of_ports: of_ports.into_boxed_slice(),
@@ -189,6 +202,12 @@ impl Rules {
         self.has_watched
     }
 
+    /// True if a rule has names.
+    #[inline]
+    pub(crate) fn has_names(&self) -> bool {
+        self.has_names
+    }
+
     /// Every set that a rule names, for each rule that does.
     pub(crate) fn sets(&self) -> impl Iterator<Item = u32> {
         self.rules.iter().flat_map(|rule| &rule.sets).copied()
@@ -199,6 +218,7 @@ impl PeersBuilder {
     fn add(&mut self, other: Self) {
         self.any |= other.any;
         self.sets.extend(other.sets);
+        self.names.extend(other.names);
         self.blocks.append(other.blocks);
     }
 }

@@ -102,7 +102,7 @@ fn only_in<'a>(all: &'a [u32], other: &'a [u32]) -> impl Iterator<Item = u32> {
 
 /// True if two lists in rising order have a number in common.
 #[inline]
-pub(crate) fn meet(a: &[u32], b: &[u32]) -> bool {
+pub(crate) fn meet<N: Ord>(a: &[N], b: &[N]) -> bool {
     let (few, mut many) = if a.len() <= b.len() { (a, b) } else { (b, a) };
     for number in few {
         match many.binary_search(number) {

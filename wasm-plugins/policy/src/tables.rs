@@ -3,6 +3,7 @@
 use crate::address::Address;
 use crate::config::{AddressChange, Change, SetChange};
 use crate::hash::Map;
+use crate::names::Learned;
 use crate::program::Program;
 use crate::sets::Sets;
 
@@ -24,6 +25,7 @@ pub(crate) struct Tables {
     sets: Sets,
     programs: Map<u32, Program>,
     subjects: Map<u32, Subject>,
+    learned: Learned,
     /// How often programs refer to a set, and subjects to a program.
     uses: Uses,
 }
@@ -50,6 +52,12 @@ impl Tables {
         self.identity(address).map_or(&[], |identity| self.sets.of(identity))
     }
 
+    /// Numbers of the names that a pod has learned an address by, in rising order.
+    #[inline]
+    pub(crate) fn names_of(&self, pod: Address, address: Address) -> &[u64] {
+        self.learned.of(pod, address)
+    }
+
     #[inline]
     pub(crate) fn subject(&self, identity: u32) -> Option<Subject> {
         self.subjects.get(&identity).copied()
@@ -72,7 +80,7 @@ impl Tables {
     /// A line that names what refers to something that would not be there.
     pub(crate) fn change(&mut self, change: Change<'_>) -> Result<(), String> {
         let uses = self.check(&change)?;
-        let Change { own_addresses, addresses, sets, programs, subjects } = change;
+        let Change { own_addresses, addresses, sets, programs, subjects, learned } = change;
         if let Some(own_addresses) = own_addresses {
             self.own_addresses = own_addresses;
         }
@@ -88,6 +96,7 @@ impl Tables {
         }
         put(&mut self.programs, programs);
         put(&mut self.subjects, subjects);
+        learned.into_iter().for_each(|(pair, names)| self.learned.set(pair, names));
         add(&mut self.uses.sets, &uses.sets);
         add(&mut self.uses.programs, &uses.programs);
         Ok(())
@@ -170,7 +179,7 @@ impl Tables {
         let identities = self.identities_v4.len() + self.identities_v6.len();
         let named = self.programs.len() + self.subjects.len();
         let uses = self.uses.sets.len() + self.uses.programs.len();
-        identities + named + uses == 0 && self.sets.is_empty()
+        identities + named + uses == 0 && self.sets.is_empty() && self.learned.is_empty()
     }
 }
 

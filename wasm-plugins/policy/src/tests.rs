@@ -6,6 +6,7 @@ mod compile;
 mod explain;
 mod isolation;
 mod model;
+mod names;
 mod node;
 mod pipeline;
 mod ports;

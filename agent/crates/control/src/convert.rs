@@ -75,6 +75,9 @@ pub enum Reason {
     /// No legal name or number.
     #[error(transparent)]
     Id(#[from] IdError),
+    /// Neither a name of a host nor a wildcard.
+    #[error("`{0}` is no name of a host")]
+    Domain(String),
     /// Two of one name.
     #[error("`{0}` occurs twice")]
     Duplicate(String),

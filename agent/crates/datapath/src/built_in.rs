@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use prost::Message;
 use weft_model::{BUILT_IN_PLUGINS, DNS_PLUGIN, POLICY_PLUGIN, SERVICE_PLUGIN};
 use weft_proto::tables::v1::{
-    DnsNamespace, DnsService, DnsSettings, DnsTables, IdentitySet, PolicyProgram, PolicySettings,
-    PolicySubject, PolicyTables, ServiceSettings, ServiceTable, ServiceTables,
+    DnsNamespace, DnsService, DnsSettings, DnsTables, IdentitySet, PolicyLearned, PolicyProgram,
+    PolicySettings, PolicySubject, PolicyTables, ServiceSettings, ServiceTable, ServiceTables,
 };
 
 /// Changes of one request.
@@ -73,6 +73,8 @@ pub(crate) struct Policies {
     sets: BTreeMap<u32, BTreeSet<u32>>,
     programs: BTreeMap<u32, PolicyProgram>,
     subjects: BTreeMap<u32, PolicySubject>,
+    /// Numbers of names by a pod's address and the one that it learned.
+    learned: BTreeMap<(Vec<u8>, Vec<u8>), Vec<u64>>,
 }
 
 impl Policies {
@@ -93,6 +95,12 @@ impl Policies {
         self.programs.extend(change.programs.into_iter().map(|p| (p.number, p)));
         self.subjects.retain(|identity, _| !change.removed_subjects.contains(identity));
         self.subjects.extend(change.subjects.into_iter().map(|s| (s.identity, s)));
+        for PolicyLearned { pod, address, names } in change.learned {
+            match names.is_empty() {
+                true => self.learned.remove(&(pod, address)),
+                false => self.learned.insert((pod, address), names),
+            };
+        }
     }
 
     /// Everything, as the plugin takes it.
@@ -101,6 +109,11 @@ impl Policies {
             number: *number,
             identities: identities.iter().copied().collect(),
         };
+        let learned = |((pod, address), names): (&(Vec<u8>, Vec<u8>), &Vec<u64>)| PolicyLearned {
+            pod: pod.clone(),
+            address: address.clone(),
+            names: names.clone(),
+        };
         PolicyTables {
             settings: self.settings.clone(),
             addresses_v4: addresses(&self.v4),
@@ -108,6 +121,7 @@ impl Policies {
             sets: self.sets.iter().map(set).collect(),
             programs: self.programs.values().cloned().collect(),
             subjects: self.subjects.values().copied().collect(),
+            learned: self.learned.iter().map(learned).collect(),
             ..PolicyTables::default()
         }
     }
@@ -205,6 +219,11 @@ mod tests {
     #[test]
     fn policies_follow_changes() {
         let mut policies = Policies::default();
+        let learned = |last, names: &[u64]| PolicyLearned {
+            pod: vec![10, 0, 0, 1],
+            address: vec![192, 0, 2, last],
+            names: names.to_vec(),
+        };
         let program = |number| PolicyProgram { number, ..PolicyProgram::default() };
         policies.change(PolicyTables {
             settings: Some(PolicySettings::default()),
@@ -213,6 +232,7 @@ mod tests {
             sets: vec![IdentitySet { number: 1, identities: vec![1, 2] }],
             programs: vec![program(1), program(2)],
             subjects: vec![PolicySubject { identity: 1, ingress: 1, egress: 2 }],
+            learned: vec![learned(1, &[1]), learned(2, &[2, 3]), learned(3, &[4])],
             ..PolicyTables::default()
         });
         policies.change(PolicyTables {
@@ -220,12 +240,14 @@ mod tests {
             changed_sets: vec![IdentitySetChange { number: 1, added: vec![3], removed: vec![1] }],
             removed_programs: vec![1],
             removed_subjects: vec![1],
+            learned: vec![learned(1, &[]), learned(2, &[3])],
             ..PolicyTables::default()
         });
         let whole = policies.complete();
         assert_eq!(whole.addresses_v4, [10, 0, 0, 2, 0, 0, 0, 2, 10, 0, 0, 3, 0, 0, 0, 2]);
         assert_eq!(whole.addresses_v6.len(), 20);
         assert_eq!(whole.sets, [IdentitySet { number: 1, identities: vec![2, 3] }]);
+        assert_eq!(whole.learned, [learned(2, &[3]), learned(3, &[4])]);
         assert_eq!((whole.programs, whole.subjects), (vec![program(2)], vec![]));
         let mut again = Policies::default();
         again.change(policies.complete());

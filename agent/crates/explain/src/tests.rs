@@ -52,6 +52,7 @@ fn pod(name: &str, addresses: &[&str]) -> Pod {
 fn endpoint(address: &str, node: &str, ready: bool) -> Endpoint {
     Endpoint {
         address: ip(address),
+        hostname: None,
         node: Some(node.parse().unwrap()),
         ready,
         serving: true,
@@ -59,6 +60,7 @@ fn endpoint(address: &str, node: &str, ready: bool) -> Endpoint {
         for_nodes: vec![],
         for_zones: vec![],
         targets: vec![8080],
+        hostname: None,
     }
 }
 
@@ -94,6 +96,7 @@ fn snapshot() -> Snapshot {
         mtu: None,
         service_cidrs: vec![],
         node_port_cidrs: vec![],
+        dns: None,
     });
     for n in [1, 2] {
         snapshot.nodes.insert(node(n).name, node(n));
@@ -233,9 +236,14 @@ fn what_is_not_understood_is_a_line_that_says_what_to_write() {
 
 fn decision(reason: Reason, rules: &[(&str, &str, u32)]) -> Decision {
     let rule = |(policy, name, number): &(&str, &str, u32)| DecidingRule {
-        policy: Some(PolicyName { namespace: "default".into(), name: (*policy).to_owned() }),
+        policy: Some(PolicyName {
+            namespace: "default".into(),
+            name: (*policy).to_owned(),
+            ..PolicyName::default()
+        }),
         name: (*name).to_owned(),
         number: *number,
+        ..DecidingRule::default()
     };
     let rules = rules.iter().map(rule).collect();
     Decision { reason: reason.into(), rules, ..Decision::default() }
@@ -293,20 +301,40 @@ fn answer_names_verdict_policy_and_rule_of_both_ends() {
 #[test]
 fn tiers_and_what_passed_them_are_told() {
     let cluster = |name: &str| DecidingRule {
-        policy: Some(PolicyName { namespace: String::new(), name: name.into() }),
+        policy: Some(PolicyName { name: name.into(), ..PolicyName::default() }),
         name: "to-db".into(),
         number: 2,
+        ..DecidingRule::default()
     };
     let denied = Decision {
         reason: Reason::Baseline.into(),
         rules: vec![cluster("base")],
         passed_by: Some(cluster("top")),
         denies: true,
+        ..Decision::default()
     };
     assert!(drops(&denied));
     assert_eq!(
         words::decision_text(&denied, "egress"),
         "denied in tier Baseline by rule 2 (to-db) of ClusterNetworkPolicy base, after rule 2 (to-db) of ClusterNetworkPolicy top passed it on"
+    );
+}
+
+/// Names are told with what they let pass, and with what they would.
+#[test]
+fn names_are_told() {
+    let mut allowed = decision(Reason::Allowed, &[("out", "egress[0]", 1)]);
+    allowed.rules[0].policy.as_mut().unwrap().set_kind(weft_proto::v1::PolicyKind::Fqdn);
+    allowed.rules[0].learned = vec!["api.example.com".into()];
+    assert_eq!(
+        words::decision_text(&allowed, "egress"),
+        "allowed by rule 1 (egress[0]) of FqdnPolicy default/out (the pod was told this address as api.example.com)"
+    );
+    let mut isolated = decision(Reason::Isolated, &[("out", "", 0)]);
+    isolated.names = vec!["api.example.com".into(), "*.example.org".into()];
+    assert_eq!(
+        words::decision_text(&isolated, "egress"),
+        "denied: the pod is isolated by NetworkPolicy default/out, and no rule matches; what the pod is told when it asks for api.example.com and *.example.org passes at the ports of their rules"
     );
 }
 

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use weft_model::{PolicyName, ServiceProtocol};
+use weft_model::{PolicyKind, PolicyName, ServiceProtocol};
+use weft_proto::v1;
 use weft_proto::v1::decision::Reason;
 use weft_proto::v1::{
     DecidingRule, Decision, ExplainResponse, ExplainedConnection, ExplainedEnd, ExplainedPorts,
@@ -11,7 +12,7 @@ use weft_proto::v1::{
 };
 
 /// Policies or rules that are named in one line.
-const NAMED_MAX: usize = 5;
+pub const NAMED_MAX: usize = 5;
 
 /// All of an explanation: for each connection, or several of which the same is to be said, a line with
 /// the verdict, and then what each end says.
@@ -179,30 +180,56 @@ pub fn decision_text(decision: &Decision, way: &str) -> String {
         }
         Reason::Unspecified => "not known".to_owned(),
     };
-    format!("{text}{passed}")
+    let by_name = match decision.names.as_slice() {
+        [] => String::new(),
+        all => format!(
+            "; what the pod is told when it asks for {} passes at the ports of their rules",
+            few(all, Clone::clone)
+        ),
+    };
+    format!("{text}{passed}{by_name}")
 }
 
 fn names(rules: &[DecidingRule], name: impl Fn(&DecidingRule) -> String) -> String {
-    let shown: Vec<_> = rules.iter().take(NAMED_MAX).map(name).collect();
-    match rules.len().checked_sub(NAMED_MAX) {
-        Some(more) if more > 0 => format!("{} and {more} more", shown.join(", ")),
-        _ if shown.is_empty() => "a policy that is gone".to_owned(),
-        _ => shown.join(" and "),
+    few(rules, name)
+}
+
+/// The first of them, in one line.
+fn few<T>(all: &[T], name: impl Fn(&T) -> String) -> String {
+    let shown: Vec<_> = all.iter().take(NAMED_MAX).map(name).collect();
+    listed(&shown, all.len().saturating_sub(NAMED_MAX))
+}
+
+/// Policies or rules in one line, of which `more` are not named.
+#[must_use]
+pub fn listed(named: &[String], more: usize) -> String {
+    match (named, more) {
+        ([], 0) => "a policy that is gone".to_owned(),
+        (_, 0) => named.join(" and "),
+        _ => format!("{} and {more} more", named.join(", ")),
     }
 }
 
 fn policy(rule: &DecidingRule) -> PolicyName {
     let name = rule.policy.clone().unwrap_or_default();
-    PolicyName { namespace: name.namespace, name: name.name }
+    let kind = match name.kind() {
+        v1::PolicyKind::Fqdn => PolicyKind::Fqdn,
+        v1::PolicyKind::Unspecified => PolicyKind::Kubernetes,
+    };
+    PolicyName { namespace: name.namespace, name: name.name, kind }
 }
 
 /// `rule 1 (ingress[0]) of NetworkPolicy default/web`.
 fn rule_text(rule: &DecidingRule) -> String {
     let policy = policy(rule);
-    match (rule.number, rule.name.as_str()) {
+    let text = match (rule.number, rule.name.as_str()) {
         (0, "") => policy.to_string(),
         (0, name) => format!("rule {name} of {policy}"),
         (number, "") => format!("rule {number} of {policy}"),
         (number, name) => format!("rule {number} ({name}) of {policy}"),
+    };
+    match rule.learned.as_slice() {
+        [] => text,
+        all => format!("{text} (the pod was told this address as {})", few(all, Clone::clone)),
     }
 }

@@ -7,6 +7,7 @@ mod check;
 pub(crate) mod document;
 mod fields;
 pub(crate) mod files;
+pub(crate) mod fqdn;
 pub(crate) mod index;
 pub(crate) mod object;
 pub(crate) mod pod;

@@ -8,6 +8,7 @@
 
 pub mod cni;
 mod dns;
+mod domain;
 mod drop_reason;
 mod ids;
 mod mtu;
@@ -20,13 +21,14 @@ mod time;
 pub use dns::{
     DNS_PLUGIN, Dns, NamedKind, NamedService, NoUpstream, PodNames, RESOLVERS, Upstream,
 };
+pub use domain::{DomainError, DomainPattern};
 pub use drop_reason::DropReason;
 pub use ids::{Generation, IdError, MacAddr, NodeName, PeerId, PodName, PublicKey, Vni};
 pub use mtu::{Encapsulation, Mtu, MtuError, overhead};
 pub use policy::{
     NamedPort, Namespace, NamespaceSelector, Operator, POLICY_PLUGIN, PodSelector, Policy,
-    PolicyAction, PolicyName, PolicyPeer, PolicyPort, PolicyRule, PolicyTier, Requirement,
-    Selector,
+    PolicyAction, PolicyKind, PolicyName, PolicyPeer, PolicyPort, PolicyRule, PolicyTier,
+    Requirement, Selector,
 };
 pub use service::{
     Endpoint, HOST_SOURCES, SERVICE_PLUGIN, Service, ServiceName, ServicePort, ServiceProtocol,

@@ -1,4 +1,4 @@
-//! Network policies as the hub publishes them: checked, and of both kinds alike. What of a manifest is
+//! Network policies as the hub publishes them: checked, and of all kinds alike. What of a manifest is
 //! invalid is left out by the hub, so that it matches nothing and the policy still isolates.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -6,7 +6,7 @@ use std::fmt;
 
 use ipnet::IpNet;
 
-use crate::ServiceProtocol;
+use crate::{DomainPattern, ServiceProtocol};
 
 /// Name of the built-in plugin that enforces policies.
 pub const POLICY_PLUGIN: &str = "policy";
@@ -20,20 +20,37 @@ pub struct Namespace {
     pub labels: BTreeMap<String, String>,
 }
 
-/// Namespace and name of a policy; the namespace of a `ClusterNetworkPolicy` is empty.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// Which policy; the namespace of a `ClusterNetworkPolicy` is empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PolicyName {
     /// Kubernetes namespace.
     pub namespace: String,
     /// Name inside of it.
     pub name: String,
+    /// Policies of two kinds may have the same name.
+    pub kind: PolicyKind,
+}
+
+/// Whose kind a policy is of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PolicyKind {
+    /// `NetworkPolicy`, or `ClusterNetworkPolicy` if it has no namespace.
+    #[default]
+    Kubernetes,
+    /// `FqdnPolicy` of `weft.dev`.
+    Fqdn,
 }
 
 impl fmt::Display for PolicyName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match (self.kind, self.namespace.as_str()) {
+            (PolicyKind::Fqdn, _) => "FqdnPolicy",
+            (PolicyKind::Kubernetes, "") => "ClusterNetworkPolicy",
+            (PolicyKind::Kubernetes, _) => "NetworkPolicy",
+        };
         match self.namespace.as_str() {
-            "" => write!(f, "ClusterNetworkPolicy {}", self.name),
-            namespace => write!(f, "NetworkPolicy {namespace}/{}", self.name),
+            "" => write!(f, "{kind} {}", self.name),
+            namespace => write!(f, "{kind} {namespace}/{}", self.name),
         }
     }
 }
@@ -43,7 +60,7 @@ impl fmt::Display for PolicyName {
 pub enum PolicyTier {
     /// `ClusterNetworkPolicy` of tier Admin with this priority, 0 to 1000, the lowest first.
     Admin(u16),
-    /// `NetworkPolicy`: all that select a pod together.
+    /// `NetworkPolicy` and `FqdnPolicy`: all that select a pod together.
     Namespace,
     /// `ClusterNetworkPolicy` of tier Baseline, as in Admin.
     Baseline(u16),
@@ -105,6 +122,8 @@ pub enum PolicyPeer {
     },
     /// Addresses of nodes with such labels.
     Nodes(Selector),
+    /// Addresses that the pod itself was told when it asked for such a name. Only of egress rules that accept.
+    Domain(DomainPattern),
 }
 
 /// Destination ports.

@@ -386,7 +386,11 @@ mod tests {
             snapshot.namespaces.insert(name.clone(), Namespace { name, labels }.into());
         }
         for (id, watched) in policies {
-            let name = PolicyName { namespace: "default".into(), name: format!("p{id}") };
+            let name = PolicyName {
+                namespace: "default".into(),
+                name: format!("p{id}"),
+                ..PolicyName::default()
+            };
             let subject = PodSelector {
                 namespaces: NamespaceSelector::Named("default".into()),
                 pods: Selector::default(),

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use weft_control::ToProto;
 use weft_model::cni::{Delegation, Range};
-use weft_model::{MacAddr, Mtu, NodeName, Pod, PodName, Snapshot};
+use weft_model::{MacAddr, Mtu, NodeName, Pod, PodName, Snapshot, Timestamp};
 use weft_proto::v1::{self, DatapathStatus, PluginStatus, ReportRequest, TranslatedFlows};
 use weft_resolver::Resolver;
 
@@ -22,7 +22,8 @@ use crate::config::AgentConfig;
 use crate::drops::Drops;
 use crate::durable;
 use crate::keys::KeyFile;
-use crate::tables::{Local, PeerIds, Tables};
+use crate::learned::{Learned, Saved};
+use crate::tables::{Domains, Known, Local, PeerIds, Tables};
 use crate::uninstall::BRIDGE;
 
 /// The interface that carries the mesh, and what is on it.
@@ -90,6 +91,8 @@ pub(crate) struct State {
     pub keys: Vec<KeyFile>,
     /// Attached pods by `network/container/ifname`.
     pub attachments: BTreeMap<String, Record>,
+    /// What they were told when they asked for names.
+    pub learned: Learned,
     /// One line for each thing an operator should look at, by who found it.
     pub problems: BTreeMap<&'static str, Vec<String>>,
     /// True while the hub's stream is open.
@@ -231,6 +234,12 @@ impl Core {
     /// takes longer than `limit`.
     pub(crate) async fn wait_applied(&self, limit: Duration) -> bool {
         let Some(version) = self.target().map(|t| t.version) else { return false };
+        self.wait_version(version, limit).await
+    }
+
+    /// Waits until the datapath uses tables of this version or a later one; false if that takes longer than
+    /// `limit`.
+    pub(crate) async fn wait_version(&self, version: u64, limit: Duration) -> bool {
         let mut applied = self.applied.subscribe();
         let reached = applied.wait_for(|a| a.connected && a.version >= version);
         matches!(tokio::time::timeout(limit, reached).await, Ok(Ok(_)))
@@ -245,7 +254,53 @@ impl Core {
         matches!(tokio::time::timeout(limit, reached).await, Ok(Ok(_)))
     }
 
+    /// Takes what a pod is about to be told when it asks for names. Gives the version of the tables that have
+    /// all that it knows, and whether it did not know some of this.
+    pub(crate) fn learn(
+        &self,
+        attachment: &str,
+        names: &[String],
+        addresses: &[IpAddr],
+        now: Timestamp,
+        until: Timestamp,
+    ) -> (u64, bool) {
+        let mut state = self.state.lock();
+        let is_new = state.learned.learn(attachment, names, addresses, now, until);
+        if is_new {
+            let version = self.compile_learned(&mut state);
+            state.learned.set_version(attachment, version);
+        }
+        (state.learned.version(attachment), is_new)
+    }
+
+    /// Forgets what pods were told that does not hold any more.
+    pub(crate) fn forget_learned(&self, now: Timestamp) {
+        let mut state = self.state.lock();
+        if state.learned.forget(now) {
+            self.compile_learned(&mut state);
+        }
+    }
+
+    /// What a pod has learned, as it has to be on disk.
+    pub(crate) fn save_learned(&self, attachment: &str) -> Option<Saved> {
+        self.state.lock().learned.save(attachment)
+    }
+
+    /// Compiles nothing but what pods have learned. Gives the version of the tables that have it.
+    fn compile_learned(&self, state: &mut State) -> u64 {
+        let known = state.known();
+        let Some(target) = &mut state.target else { return 0 };
+        if let Some(tables) = target.tables.learn(&known) {
+            target.version += 1;
+            target.tables = Arc::new(tables);
+            self.poke();
+        }
+        target.version
+    }
+
     fn compile(&self, state: &mut State) {
+        let State { learned, attachments, .. } = &mut *state;
+        learned.keep_only(|attachment| attachments.contains_key(attachment));
         let Some((snapshot, mtu)) = state.ready(&self.config) else { return };
         let names = snapshot.nodes.keys().filter(|n| **n != self.config.node_name);
         let mut ids = state.peer_ids.clone();
@@ -268,6 +323,7 @@ impl Core {
                 (record.pod_name().unwrap_or_else(unnamed), record.addresses())
             })
             .collect();
+        let known = state.known();
         let local = Local {
             node: &self.config.node_name,
             interface: &self.config.interface,
@@ -277,6 +333,7 @@ impl Core {
             keys: &state.keys,
             pods: &pods,
             policed: &policed,
+            known: &known,
         };
         let tables =
             Tables::compile(snapshot, &local, &ids, state.target.as_ref().map(|t| &*t.tables));
@@ -363,6 +420,34 @@ impl State {
     /// The tables as they should be.
     pub(crate) fn target(&self) -> Option<&Target> {
         self.target.as_ref()
+    }
+
+    /// What pods know of names, by each of their addresses.
+    fn known(&self) -> BTreeMap<IpAddr, Arc<Known>> {
+        let known = self.attachments.iter().filter_map(|(key, record)| {
+            self.learned.known(key).map(|known| (record.addresses(), known))
+        });
+        let each = known.flat_map(|(addresses, known)| {
+            addresses.into_iter().map(move |address| (address, Arc::clone(known)))
+        });
+        each.collect()
+    }
+
+    /// Hosts that rules for the pod at this address name; `None` if there are none.
+    pub(crate) fn domains_of(&self, pod: IpAddr) -> Option<&Domains> {
+        self.target.as_ref()?.tables.policies().domains_of(pod).map(|domains| &**domains)
+    }
+
+    /// The attachment that has an address.
+    pub(crate) fn attachment_at(&self, address: IpAddr) -> Option<&str> {
+        let has = |record: &Record| record.addresses().contains(&address);
+        self.attachments.iter().find(|(_, record)| has(record)).map(|(key, _)| key.as_str())
+    }
+
+    /// Domains of the cluster.
+    pub(crate) fn zones(&self) -> &[String] {
+        let dns = self.snapshot.as_ref().and_then(|s| s.cluster.dns.as_ref());
+        dns.map(|dns| dns.zones.as_slice()).unwrap_or_default()
     }
 
     /// What the delegate of CNI is told; `None` until the node has a subnet and an MTU.

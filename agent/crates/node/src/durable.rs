@@ -37,6 +37,22 @@ pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     replace(path, mode, |file| file.write_all(bytes))
 }
 
+/// As [`write`], for what need not outlive the kernel.
+pub(crate) fn write_unsynced(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let temporary = temporary_name(path);
+    let written = (|| {
+        let mut file =
+            OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
+        file.write_all(bytes)?;
+        fs::rename(&temporary, path)
+    })();
+    if written.is_err() {
+        // As above.
+        let _ = fs::remove_file(&temporary);
+    }
+    written
+}
+
 /// Copies the file `source` over `path` in the same way.
 pub(crate) fn copy(source: &Path, path: &Path, mode: u32) -> io::Result<()> {
     let mut from = File::open(source)?;

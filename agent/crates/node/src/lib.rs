@@ -21,6 +21,7 @@ mod hub;
 mod identity;
 mod install;
 mod keys;
+mod learned;
 mod metrics;
 mod modules;
 mod names;
@@ -31,6 +32,7 @@ mod service;
 mod snapshot_file;
 mod tables;
 mod uninstall;
+mod witness;
 
 pub use config::{AgentConfig, DelegateKind, TokenSource, Underlay};
 pub use run::{run, run_until};

@@ -19,6 +19,7 @@ use weft_resolver::{
 
 use crate::core::{Core, State};
 use crate::tables::Names;
+use crate::witness::{Ear, Store};
 
 const WHO: &str = "dns";
 /// Where the server has its addresses: it is there in any case, and up.
@@ -28,10 +29,11 @@ const PORT: u16 = 53;
 const INTERVAL: Duration = Duration::from_secs(2);
 
 /// Serves names while the fabric wants it; never ends.
-pub(crate) async fn run(core: Arc<Core>, netlink: Netlink) {
+pub(crate) async fn run(core: Arc<Core>, netlink: Netlink, names: Arc<Store>) {
     let asked_by = Arc::clone(&core);
     let resolver = Resolver::new(move |client| asked_by.read(|state| may_ask(state, client)));
     core.set_resolver(Arc::clone(&resolver));
+    resolver.set_witness(Arc::new(Ear { core: Arc::clone(&core), store: names }));
     let mut server = Server { core, netlink, resolver, known: None, asks: None, serving: None };
     let mut changes = server.core.changes();
     let mut ticks = interval(INTERVAL);

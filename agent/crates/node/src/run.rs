@@ -29,6 +29,7 @@ use crate::modules::Modules;
 use crate::network::{KernelPorts, NFT_TABLE, NetworkTask, OldSysctls, announce, listeners};
 use crate::service::AgentService;
 use crate::snapshot_file::SnapshotFile;
+use crate::witness;
 
 /// How often the files of CNI are looked at.
 const INSTALL_INTERVAL: Duration = Duration::from_millis(500);
@@ -90,9 +91,12 @@ pub async fn run_until(config: AgentConfig, stop: impl Future<Output = ()>) -> a
     );
     let attachments = Arc::new(Attachments::new(core.clone(), records, ports.clone()));
     attachments.restore().await.context("cannot read the attachments on disk")?;
+    let names = Arc::new(witness::Store::open(&core).context("cannot keep names that pods know")?);
+    names.restore(&core).context("cannot read the names that pods know")?;
     let link = Arc::new(HubLink::default());
     let spoofed = Arc::new(AtomicU64::new(0));
-    let agent = Parts { core, keys, link, modules, spoofed, attachments, netlink: netlink.clone() };
+    let agent =
+        Parts { core, keys, link, modules, spoofed, attachments, names, netlink: netlink.clone() };
     let hub = HubTask {
         core: agent.core.clone(),
         link: agent.link.clone(),
@@ -115,6 +119,7 @@ struct Parts {
     modules: Modules,
     spoofed: Arc<AtomicU64>,
     attachments: Arc<Attachments<KernelPorts>>,
+    names: Arc<witness::Store>,
     netlink: Netlink,
 }
 
@@ -142,7 +147,8 @@ impl Parts {
             () = keep_installed(&self.core) => Ok(()),
             () = crate::health::run(self.core.clone()) => Ok(()),
             () = listeners::run(self.core.clone()) => Ok(()),
-            () = crate::resolver::run(self.core.clone(), self.netlink.clone()) => Ok(()),
+            () = crate::resolver::run(self.core.clone(), self.netlink.clone(), self.names.clone()) => Ok(()),
+            () = witness::run(self.core.clone(), self.names.clone()) => Ok(()),
             () = metrics::run(self.core.clone(), service) => Ok(()),
             () = announce::run(self.core.clone(), self.netlink.clone()) => Ok(()),
             result = drop_old_keys(&self.core, &self.keys) => result,

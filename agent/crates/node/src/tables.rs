@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use weft_control::ToProto;
@@ -21,8 +22,8 @@ mod policies;
 mod services;
 
 pub(crate) use dns::Names;
-pub(crate) use policies::Explaining;
 use policies::Policies;
+pub(crate) use policies::{Domains, Explaining, Known};
 use services::Services;
 
 /// Index of each peer, kept on disk: a peer keeps its sessions when the agent is restarted.
@@ -70,6 +71,8 @@ pub(crate) struct Local<'a> {
     pub pods: &'a BTreeMap<String, LocalPod>,
     /// Their names, and addresses that policies hold for.
     pub policed: &'a [(PodName, Vec<IpAddr>)],
+    /// What pods know of names, by each of their addresses.
+    pub known: &'a BTreeMap<IpAddr, Arc<Known>>,
 }
 
 /// Everything the datapath shall know, in the words it is told in.
@@ -102,7 +105,8 @@ impl Tables {
         let plugins = snapshot.plugins.values().map(|p| (p.name.clone(), p.to_proto()));
         let services = Services::compile(snapshot, local, ids, before.map(|b| &b.services));
         let policies = Policies::compile(snapshot, local, before.map(|b| &b.policies));
-        let names = Names::compile(snapshot, before.map(|b| &b.names));
+        let mut names = Names::compile(snapshot, before.map(|b| &b.names));
+        names.pass_clients(policies.with_domains());
         // Before every plugin of a user. Policies and users see backends, and a query is answered if
         // policies let it pass.
         let first = (!services.is_empty()).then(|| built_in(SERVICE_PLUGIN, i32::MIN));
@@ -119,6 +123,12 @@ impl Tables {
             pods: local.pods.clone(),
             plugins,
         }
+    }
+
+    /// The same, but for what pods know of names; `None` if that makes no difference.
+    pub(crate) fn learn(&self, known: &BTreeMap<IpAddr, Arc<Known>>) -> Option<Self> {
+        let mut policies = self.policies.clone();
+        policies.learn(known).then(|| Self { policies, ..self.clone() })
     }
 
     /// Everything, for a datapath that knows nothing or something else.

@@ -18,10 +18,11 @@ mod serve;
 mod tests;
 mod trace;
 mod upstreams;
+mod witness;
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use parking_lot::RwLock;
@@ -32,6 +33,7 @@ use weft_policy_sdk::Config;
 pub use serve::{serve_tcp, serve_udp};
 pub use trace::Traced;
 pub use upstreams::{NameServer, RootCertStore, StubDomains, UpstreamError, Upstreams, servers_of};
+pub use witness::{Found, Witness};
 
 use ask::Asking;
 
@@ -50,6 +52,7 @@ pub struct Resolver {
     clients: Box<Clients>,
     counters: Counters,
     loops: AtomicBool,
+    witness: OnceLock<Arc<dyn Witness>>,
 }
 
 /// What became of queries, since the start.
@@ -78,6 +81,7 @@ impl Resolver {
             clients: Box::new(clients),
             counters: Counters::default(),
             loops: AtomicBool::new(false),
+            witness: OnceLock::new(),
         })
     }
 
@@ -115,6 +119,16 @@ impl Resolver {
 
     /// Answers a client's message; `None`: it gets no answer.
     pub async fn answer(
+        &self,
+        message: &[u8],
+        transport: Transport,
+        client: IpAddr,
+    ) -> Option<Vec<u8>> {
+        let reply = self.find_reply(message, transport, client).await?;
+        self.release(message, reply, transport, client).await
+    }
+
+    async fn find_reply(
         &self,
         message: &[u8],
         transport: Transport,

@@ -20,6 +20,8 @@ use weft_proto::tables::v1::{DnsNamespace, DnsService, DnsSettings, DnsTables};
 
 use super::*;
 
+mod witness;
+
 const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const SOON: Duration = Duration::from_secs(20);
 

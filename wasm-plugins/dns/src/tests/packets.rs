@@ -106,6 +106,29 @@ fn what_is_not_of_the_cluster_passes() {
     assert_eq!(verdict(&reply, &bytes), (Verdict::Continue, false));
 }
 
+/// DNS-133: of whom the resolver has to hear, it gets all queries; of others it gets none.
+#[test]
+fn all_queries_of_some_clients_pass() {
+    let ours = query("web.default.svc.cluster.local.", A).to_vec().unwrap();
+    let octets = |text: &str| match ip(text) {
+        std::net::IpAddr::V4(v4) => v4.octets().to_vec(),
+        std::net::IpAddr::V6(v6) => v6.octets().to_vec(),
+    };
+    let mut tables = tables();
+    let passed = ["fd00::1:5", "10.244.1.9"].map(octets);
+    tables.settings.as_mut().unwrap().passed_clients = passed.into();
+    for (to, passes) in [("169.254.88.53", false), ("fd57:6566:7400::53", true)] {
+        let (told, bytes) = datagram(to, 53, &ours);
+        let mut plugin = Dns::default();
+        plugin.configure(Config::Full(&tables.encode_to_vec())).unwrap();
+        let (map, mut flow) = (NativeMap::default(), Flow::new(&told));
+        let packet = Packet::new(&told, &bytes);
+        let verdict = plugin.on_packet(&packet, &mut flow, &Host::new(&map));
+        assert_eq!(verdict == Verdict::Continue, passes, "{to}");
+        assert_eq!(flow.asks_again(), !passes, "{to}");
+    }
+}
+
 /// DNS-067: what is not whole here is for the resolver, which gets it whole.
 #[test]
 fn part_of_a_query_passes() {

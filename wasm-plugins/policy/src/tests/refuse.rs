@@ -9,8 +9,8 @@ use weft_policy_sdk::{Config, flags};
 use weft_policy_testing::NativePlugin;
 use weft_proto::tables::v1::policy_rule::Action::{Accept, Deny};
 use weft_proto::tables::v1::{
-    IdentitySet, IdentitySetChange, PolicyBlock, PolicyProgram, PolicyRule, PolicySettings,
-    PolicySubject, PolicyTables, Range,
+    IdentitySet, IdentitySetChange, PolicyBlock, PolicyLearned, PolicyProgram, PolicyRule,
+    PolicySettings, PolicySubject, PolicyTables, Range,
 };
 
 use super::compile::{Compiler, difference};
@@ -36,6 +36,10 @@ fn with_block(block: PolicyBlock) -> PolicyTables {
     with_rule(PolicyRule { blocks: vec![block], ..PolicyRule::default() })
 }
 
+fn learned(address: &str, names: &[u64]) -> PolicyLearned {
+    PolicyLearned { pod: bytes(A), address: bytes(address), names: names.to_vec() }
+}
+
 #[test]
 fn refusal_names_the_field_and_changes_nothing() {
     let mapped = [&[0; 10][..], &[0xff; 2], &[10, 96, 0, 2]].concat();
@@ -54,6 +58,26 @@ fn refusal_names_the_field_and_changes_nothing() {
             "settings: own_addresses 2: an address of 1 bytes: expected 4 or 16",
         ),
         (with(|t| t.addresses_v4.push(1)), "addresses_v4: 33 bytes: expected records of 8"),
+        (
+            with(|t| t.learned = vec![learned(WORLD6, &[1])]),
+            "learned: an address of another family than its pod's",
+        ),
+        (
+            with(|t| t.learned = vec![learned(WORLD, &[2, 2])]),
+            "learned: name 2 after 2: expected rising order",
+        ),
+        (
+            with(|t| t.learned = vec![learned(WORLD, &[0])]),
+            "learned: name 0: expected 1 to 72057594037927935",
+        ),
+        (
+            with(|t| t.learned = vec![learned(WORLD, &[1]), learned(WORLD, &[2])]),
+            "learned: one is there twice",
+        ),
+        (
+            with_rule(PolicyRule { names: vec![1 << 56], ..PolicyRule::default() }),
+            "program 1: allowed 2: name 72057594037927936: expected 1 to 72057594037927935",
+        ),
         (with(|t| t.addresses_v6.push(1)), "addresses_v6: 61 bytes: expected records of 20"),
         (
             with(|t| t.addresses_v6.extend([&mapped[..], &[0, 0, 0, 1]].concat())),
@@ -229,7 +253,7 @@ fn nothing_and_what_is_not_known_are_accepted() {
     let mut plugin = NativePlugin::<Policies>::new("").unwrap();
     plugin.configure(Config::Delta(b"")).unwrap();
     let mut bytes = tables(&[]).encode_to_vec();
-    bytes.extend(b"\x5a\x03abc\x68\x05\x71\0\0\0\0\0\0\0\0");
+    bytes.extend(b"\x62\x03abc\x68\x05\x71\0\0\0\0\0\0\0\0");
     plugin.configure(Config::Full(&bytes)).unwrap();
     assert!(!plugin.filter().tables.is_empty());
     let gone = [(A, 0), (A6, 0), (B, 0), (B6, 0), (C, 0), (C6, 0), (D, 0)];

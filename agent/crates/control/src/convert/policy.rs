@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use ipnet::IpNet;
 use weft_model::{
     NamedPort, Namespace, NamespaceSelector, Operator, PodSelector, Policy, PolicyAction,
-    PolicyName, PolicyPeer, PolicyPort, PolicyRule, PolicyTier, Requirement, Selector,
+    PolicyKind, PolicyName, PolicyPeer, PolicyPort, PolicyRule, PolicyTier, Requirement, Selector,
     ServiceProtocol,
 };
 use weft_proto::v1;
@@ -77,13 +77,27 @@ impl ToProto for PolicyName {
     type Proto = v1::PolicyName;
 
     fn to_proto(&self) -> v1::PolicyName {
-        v1::PolicyName { namespace: self.namespace.clone(), name: self.name.clone() }
+        let kind = match self.kind {
+            PolicyKind::Kubernetes => v1::PolicyKind::Unspecified,
+            PolicyKind::Fqdn => v1::PolicyKind::Fqdn,
+        };
+        v1::PolicyName {
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+            kind: kind.into(),
+        }
     }
 }
 
 impl FromProto<v1::PolicyName> for PolicyName {
     fn from_proto(message: v1::PolicyName) -> Result<Self, ConvertError> {
-        Ok(Self { namespace: message.namespace, name: filled("name", message.name)? })
+        let kind = match v1::PolicyKind::try_from(message.kind) {
+            Ok(v1::PolicyKind::Unspecified) => PolicyKind::Kubernetes,
+            Ok(v1::PolicyKind::Fqdn) if !message.namespace.is_empty() => PolicyKind::Fqdn,
+            Ok(v1::PolicyKind::Fqdn) => return Err(missing("namespace")),
+            Err(_) => return Err(ConvertError::new("kind", Reason::Enumeration(message.kind))),
+        };
+        Ok(Self { namespace: message.namespace, name: filled("name", message.name)?, kind })
     }
 }
 
@@ -225,6 +239,7 @@ impl ToProto for PolicyPeer {
                 except: texts(except),
             }),
             Self::Nodes(nodes) => v1::policy_peer::Peer::Nodes(nodes.to_proto()),
+            Self::Domain(domain) => v1::policy_peer::Peer::Domain(domain.to_string()),
         };
         v1::PolicyPeer { peer: Some(peer) }
     }
@@ -238,6 +253,10 @@ impl FromProto<v1::PolicyPeer> for PolicyPeer {
                 block_peer(&block).map_err(|e| e.within("block"))?
             }
             v1::policy_peer::Peer::Nodes(nodes) => Self::Nodes(needed("nodes", Some(nodes))?),
+            v1::policy_peer::Peer::Domain(domain) => {
+                let bad = |_| ConvertError::new("domain", Reason::Domain(domain.clone()));
+                Self::Domain(domain.parse().map_err(bad)?)
+            }
         })
     }
 }

@@ -4,8 +4,8 @@ use proptest::prelude::*;
 use weft_model::{
     Cluster, Delta, Dns, Encapsulation, Endpoint, Generation, HookPosition, NamedKind, NamedPort,
     NamedService, Namespace, NamespaceSelector, Node, OnFault, Operator, PluginSpec, Pod, PodName,
-    PodNames, PodSelector, Policy, PolicyAction, PolicyName, PolicyPeer, PolicyPort, PolicyRule,
-    PolicyTier, PublicKey, Requirement, Selector, Service, ServiceName, ServicePort,
+    PodNames, PodSelector, Policy, PolicyAction, PolicyKind, PolicyName, PolicyPeer, PolicyPort,
+    PolicyRule, PolicyTier, PublicKey, Requirement, Selector, Service, ServiceName, ServicePort,
     ServiceProtocol, Snapshot, TrafficPolicy, Vni,
 };
 use weft_proto::v1;
@@ -126,6 +126,7 @@ fn network_policy() -> Policy {
             PolicyPeer::Pods(pods.clone()),
             block,
             PolicyPeer::Nodes(selector(Operator::DoesNotExist)),
+            PolicyPeer::Domain("*.example.org".parse().unwrap()),
         ]),
         ports: Some(vec![
             PolicyPort::Range { protocol: tcp, first: 0, last: 65535 },
@@ -134,7 +135,11 @@ fn network_policy() -> Policy {
     };
     let namespaces = NamespaceSelector::Named("default".into());
     Policy {
-        name: PolicyName { namespace: "default".into(), name: "web".into() },
+        name: PolicyName {
+            namespace: "default".into(),
+            name: "web".into(),
+            ..PolicyName::default()
+        },
         tier: PolicyTier::Namespace,
         watched: true,
         subject: PodSelector { namespaces, ..pods },
@@ -146,7 +151,7 @@ fn network_policy() -> Policy {
 fn cluster_policy() -> Policy {
     let rule = |action, peers, ports| PolicyRule { name: "r".into(), action, peers, ports };
     Policy {
-        name: PolicyName { namespace: String::new(), name: "web".into() },
+        name: PolicyName { name: "web".into(), ..PolicyName::default() },
         tier: PolicyTier::Admin(1000),
         watched: false,
         ingress: Some(vec![]),
@@ -367,6 +372,7 @@ fn policies() -> impl Strategy<Value = Policy> {
         (blocks.clone(), prop::collection::vec(blocks, 0..2))
             .prop_map(|(range, except)| PolicyPeer::Block { range, except }),
         selectors().prop_map(PolicyPeer::Nodes),
+        r"(\*\.)?[a-z]{1,3}(\.[a-z]{1,3})?".prop_map(|d| PolicyPeer::Domain(d.parse().unwrap())),
     ];
     let protocols = prop::sample::select(vec![
         ServiceProtocol::Tcp,
@@ -394,15 +400,16 @@ fn policies() -> impl Strategy<Value = Policy> {
         (0..=1000_u16).prop_map(PolicyTier::Admin),
         (0..=1000_u16).prop_map(PolicyTier::Baseline),
     ];
-    (tier, any::<bool>(), pod_selectors(), rules.clone(), rules).prop_map(
-        |(tier, watched, subject, mut ingress, mut egress)| {
+    (tier, any::<[bool; 2]>(), pod_selectors(), rules.clone(), rules).prop_map(
+        |(tier, [watched, fqdn], subject, mut ingress, mut egress)| {
             let of_namespace = tier == PolicyTier::Namespace;
             if of_namespace {
                 let rules = [&mut ingress, &mut egress].into_iter().flatten().flatten();
                 rules.for_each(|rule| rule.action = PolicyAction::Accept);
             }
             let namespace = if of_namespace { "default" } else { "" };
-            let name = PolicyName { namespace: namespace.into(), name: "p".into() };
+            let kind = if fqdn && of_namespace { PolicyKind::Fqdn } else { PolicyKind::Kubernetes };
+            let name = PolicyName { namespace: namespace.into(), name: "p".into(), kind };
             Policy { name, tier, watched, subject, ingress, egress }
         },
     )

@@ -202,6 +202,7 @@ impl Merged {
             Object::Namespace(_)
             | Object::NetworkPolicy(_)
             | Object::ClusterNetworkPolicy(_)
+            | Object::FqdnPolicy(_)
             | Object::OldPolicy => {}
         }
     }
@@ -320,6 +321,9 @@ impl Merged {
         self.policies = outcome.policies;
         self.unread_policies = outcome.unread;
         self.misfits.extend(outcome.problems);
+        if dns.is_none() {
+            self.misfits.extend(outcome.without_dns);
+        }
         self.namespaces = policies::namespaces(&state.source, &self.pods, dns);
     }
 

@@ -14,6 +14,7 @@ use serde_yaml_ng::Value;
 use weft_model::{HookPosition, MacAddr, NodeName, OnFault, PodName, PublicKey, ServiceName};
 
 use super::check;
+use super::fqdn::{self, FqdnPolicySpec};
 use super::pod::{self, PodManifest};
 use super::policy::{self, ClusterPolicySpec, PolicyManifest};
 use super::pool::{self, AddressPool};
@@ -70,6 +71,7 @@ pub(crate) enum Object {
     EndpointSlice(Box<EndpointSlice>),
     NetworkPolicy(Box<PolicyManifest<NetworkPolicySpec>>),
     ClusterNetworkPolicy(Box<PolicyManifest<ClusterPolicySpec>>),
+    FqdnPolicy(Box<PolicyManifest<FqdnPolicySpec>>),
     /// A policy of a kind that is not enforced.
     OldPolicy,
 }
@@ -94,6 +96,8 @@ pub(crate) struct PacketFilter {
     pub(crate) deadline_us: Option<u32>,
 }
 
+/// Version of kinds of our own.
+pub(super) const WEFT: &str = "weft.dev/v1alpha1";
 /// What `ClusterNetworkPolicy` has replaced.
 const OLD_POLICIES: &str = "policy.networking.k8s.io/v1alpha1";
 
@@ -211,7 +215,9 @@ pub(crate) fn stand_in<D: Parse + ?Sized>(document: &D) -> Option<(Key, Object)>
             let metadata = header.metadata;
             pod::pod(Pod { metadata, ..Pod::default() }).ok()
         }
-        (version, "NetworkPolicy" | "ClusterNetworkPolicy") => policy::stand_in(version, document),
+        (version, kind @ ("NetworkPolicy" | "ClusterNetworkPolicy" | fqdn::KIND)) => {
+            policy::stand_in(version, kind, document)
+        }
         _ => None,
     }
 }
@@ -242,8 +248,9 @@ fn read_body<D: Parse + ?Sized>(document: &D, header: Header) -> Result<Read, Ob
         (OLD_POLICIES, "AdminNetworkPolicy" | "BaselineAdminNetworkPolicy") => {
             (cluster_key(&kind, &metadata)?, Object::OldPolicy)
         }
-        ("weft.dev/v1alpha1", "PacketFilter") => packet_filter(document.parse()?)?,
-        ("weft.dev/v1alpha1", "AddressPool") => pool::address_pool(document.parse()?)?,
+        (WEFT, fqdn::KIND) => fqdn::fqdn_policy(document)?,
+        (WEFT, "PacketFilter") => packet_filter(document.parse()?)?,
+        (WEFT, "AddressPool") => pool::address_pool(document.parse()?)?,
         (_, list) if list.ends_with("List") => {
             let ListOf { items } = document.parse()?;
             return Ok(Read::List(items));

@@ -1,7 +1,7 @@
-//! Manifests of network policies: `NetworkPolicy`, and `ClusterNetworkPolicy` of
-//! `policy.networking.k8s.io/v1alpha2`. Only what is no such manifest at all is refused here; what is
-//! wrong inside of one is judged where rules are made of it, since a policy that vanished would let
-//! everything pass.
+//! Manifests of network policies: `NetworkPolicy`, `ClusterNetworkPolicy` of
+//! `policy.networking.k8s.io/v1alpha2`, and what all kinds have in common. Only what is no such manifest at
+//! all is refused here; what is wrong inside of one is judged where rules are made of it, since a policy that
+//! vanished would let everything pass.
 
 use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicySpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use serde_yaml_ng::Value;
 
 use super::fields;
-use super::object::{Key, Object, ObjectError, Parse, cluster_key, key};
+use super::fqdn::{self, FqdnPolicySpec};
+use super::object::{Key, Object, ObjectError, Parse, WEFT, cluster_key, key};
 
 const MODE: &str = "weft.dev/policy-mode";
 /// Versions of the two kinds.
@@ -134,23 +135,33 @@ struct ClusterManifest {
 /// what it is.
 pub(super) fn stand_in<D: Parse + ?Sized>(
     api_version: &str,
+    kind: &str,
     document: &D,
 ) -> Option<(Key, Object)> {
     let whole: Value = document.parse().ok()?;
     let metadata = serde_yaml_ng::from_value(whole.get("metadata")?.clone()).ok()?;
     let spec = whole.get("spec");
     let mode = None;
-    match api_version {
-        NETWORK_POLICY => {
+    let pod_selector = || {
+        let selector = spec.and_then(|s| s.get("podSelector")).cloned();
+        selector.and_then(|s| serde_yaml_ng::from_value(s).ok())
+    };
+    match (api_version, kind) {
+        (WEFT, fqdn::KIND) => {
+            let key = key(kind, &metadata).ok()?;
+            let spec = FqdnPolicySpec { pod_selector: pod_selector(), egress: None };
+            let manifest = PolicyManifest { mode, spec, unknown: Vec::new(), unread: true };
+            Some((key, Object::FqdnPolicy(Box::new(manifest))))
+        }
+        (NETWORK_POLICY, "NetworkPolicy") => {
             let key = key("NetworkPolicy", &metadata).ok()?;
-            let selector = spec.and_then(|s| s.get("podSelector")).cloned();
-            let pod_selector = selector.and_then(|s| serde_yaml_ng::from_value(s).ok());
+            let pod_selector = pod_selector();
             let policy_types = Some(vec!["Ingress".to_owned(), "Egress".to_owned()]);
             let spec = NetworkPolicySpec { pod_selector, policy_types, ..Default::default() };
             let manifest = PolicyManifest { mode, spec, unknown: Vec::new(), unread: true };
             Some((key, Object::NetworkPolicy(Box::new(manifest))))
         }
-        CLUSTER_NETWORK_POLICY => {
+        (CLUSTER_NETWORK_POLICY, "ClusterNetworkPolicy") => {
             let key = cluster_key("ClusterNetworkPolicy", &metadata).ok()?;
             let part = |name: &str| spec.and_then(|s| s.get(name)).cloned();
             let subject = part("subject").and_then(|s| serde_yaml_ng::from_value(s).ok());
@@ -185,7 +196,7 @@ pub(super) fn cluster_policy<D: Parse + ?Sized>(
     Ok((key, Object::ClusterNetworkPolicy(Box::new(manifest))))
 }
 
-fn manifest<D: Parse + ?Sized, S: Serialize>(
+pub(super) fn manifest<D: Parse + ?Sized, S: Serialize>(
     document: &D,
     metadata: ObjectMeta,
     spec: S,

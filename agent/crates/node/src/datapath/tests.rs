@@ -160,7 +160,7 @@ pub(crate) fn joined_core(dir: &Path) -> Arc<Core> {
     Arc::new(core)
 }
 
-fn start_client(core: &Arc<Core>, dir: &Path) {
+pub(crate) fn start_client(core: &Arc<Core>, dir: &Path) {
     let modules = Modules::open(dir.join("modules")).unwrap();
     tokio::spawn(run(core.clone(), Arc::new(HubLink::default()), modules));
 }

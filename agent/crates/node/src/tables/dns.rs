@@ -1,6 +1,6 @@
 //! Names as the plugin and the resolver on this node are told of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -179,6 +179,13 @@ impl Names {
         }
     }
 
+    /// Has the resolver answer all that these ask: it has to hear of what they are told.
+    pub(crate) fn pass_clients(&mut self, clients: BTreeSet<IpAddr>) {
+        if let Some(settings) = &mut self.settings {
+            settings.passed_clients = clients.iter().map(bytes).collect();
+        }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.settings.is_none()
     }
@@ -242,6 +249,7 @@ fn settings(snapshot: &Snapshot, dns: &Dns) -> DnsSettings {
         synced: true,
         hosts: dns.hosts.iter().map(host_name).collect(),
         autopath: dns.autopath,
+        passed_clients: Vec::new(),
     }
 }
 
@@ -266,4 +274,4 @@ fn records(all: impl Iterator<Item = (IpAddr, u32)>) -> (Vec<u8>, Vec<u8>) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -1,6 +1,7 @@
 //! Network policies as the plugin on this node is told of them: selectors become sets of identities, and
 //! what holds for one direction of a pod becomes one program.
 
+mod domains;
 mod explain;
 mod identities;
 mod owners;
@@ -17,6 +18,8 @@ use weft_proto::tables::v1::{
     IdentitySet, IdentitySetChange, PolicyProgram, PolicySettings, PolicySubject, PolicyTables,
 };
 
+use self::domains::Learned;
+pub(crate) use self::domains::{Domains, Known};
 pub(crate) use self::explain::Explaining;
 use self::identities::Identity;
 use self::owners::Owners;
@@ -35,6 +38,7 @@ pub(crate) struct Policies {
     /// Of each identity that pods of this node have.
     subjects: BTreeMap<u32, Subject>,
     sets: Sets,
+    learned: Learned,
     rules: RuleNumbers,
     /// By what they say.
     program_numbers: SharedMap<Arc<[u8]>, u32>,
@@ -80,6 +84,7 @@ impl PartialEq for Policies {
             && self.programs == other.programs
             && self.subjects == other.subjects
             && self.sets == other.sets
+            && self.learned == other.learned
     }
 }
 
@@ -91,14 +96,15 @@ impl Policies {
         if !next.in_force {
             // Numbers are not given twice, whatever was between.
             next.take_everything_out();
-            next.rules.forget_gone(&snapshot.policies);
+            next.rules.forget_gone(&snapshot.policies, next.programs.values());
             return next;
         }
         next.settings = settings(local);
         next.owners.follow(snapshot, local);
         let news = next.take_news(snapshot);
         next.make_programs(snapshot, &news);
-        next.rules.forget_gone(&snapshot.policies);
+        next.learn(local.known);
+        next.rules.forget_gone(&snapshot.policies, next.programs.values());
         next
     }
 
@@ -107,12 +113,40 @@ impl Policies {
         !self.in_force
     }
 
+    /// Takes what pods know now, by each of their addresses. True if it makes a difference.
+    pub(crate) fn learn(&mut self, known: &BTreeMap<IpAddr, Arc<Known>>) -> bool {
+        let Self { owners, subjects, learned, .. } = self;
+        let before = learned.clone();
+        learned.follow(owners.local_addresses().filter_map(|(pod, number)| {
+            let domains = &subjects.get(&number)?.needs.domains;
+            let known = known.get(&pod).filter(|_| !domains.is_empty())?;
+            Some((pod, Arc::clone(known), Arc::clone(domains)))
+        }));
+        *learned != before
+    }
+
+    /// Hosts that rules for a pod of this node name, by an address of it; `None` if there are none.
+    pub(crate) fn domains_of(&self, pod: IpAddr) -> Option<&Arc<Domains>> {
+        let domains = &self.subjects.get(&self.owners.local(&pod)?)?.needs.domains;
+        (!domains.is_empty()).then_some(domains)
+    }
+
+    /// Addresses of this node's pods whose rules name hosts.
+    pub(crate) fn with_domains(&self) -> BTreeSet<IpAddr> {
+        let all = self.owners.local_addresses();
+        let named = all.filter(|(_, number)| {
+            self.subjects.get(number).is_some_and(|s| !s.needs.domains.is_empty())
+        });
+        named.map(|(address, _)| address).collect()
+    }
+
     fn take_everything_out(&mut self) {
         self.settings = PolicySettings::default();
         self.owners.clear();
         self.owners.identities.take_changed();
         self.programs.clear();
         self.subjects.clear();
+        self.learned.clear();
         self.program_numbers = SharedMap::default();
         self.sets.keep_only(&BTreeSet::new());
         self.policies = SharedMap::default();
@@ -225,6 +259,7 @@ impl Policies {
             sets: self.sets.all().map(|(number, members)| set(number, members)).collect(),
             programs: self.programs.values().map(|p| (**p).clone()).collect(),
             subjects: self.subjects.iter().map(subject).collect(),
+            learned: self.learned.all(),
             ..PolicyTables::default()
         }
     }
@@ -266,6 +301,7 @@ impl Policies {
             removed_subjects: gone(old.subjects.keys().copied(), |n| {
                 self.subjects.contains_key(&n)
             }),
+            learned: self.learned.changed_from(&old.learned),
         };
         (change != PolicyTables::default()).then_some(change)
     }
@@ -275,8 +311,8 @@ fn selecting<'a>(
     snapshot: &'a Snapshot,
     identity: &'a Identity,
 ) -> impl Iterator<Item = &'a Policy> + 'a {
-    let cluster = PolicyName { namespace: String::new(), name: String::new() };
-    let own = PolicyName { namespace: identity.namespace.clone(), name: String::new() };
+    let cluster = PolicyName::default();
+    let own = PolicyName { namespace: identity.namespace.clone(), ..PolicyName::default() };
     let in_namespace = |name: PolicyName| {
         let namespace = name.namespace.clone();
         let policies = snapshot.policies.range_from(&name);

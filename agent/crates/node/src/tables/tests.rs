@@ -4,6 +4,7 @@ use weft_model::{
     ServiceProtocol, TrafficPolicy, Vni,
 };
 
+pub(crate) use super::dns::tests::dns;
 use super::*;
 
 pub(crate) fn cluster() -> Cluster {
@@ -123,6 +124,7 @@ fn tables(world: &World, ids: &mut PeerIds) -> Tables {
         keys: &keys,
         pods: &pods.collect(),
         policed: &[],
+        known: &BTreeMap::new(),
     };
     Tables::compile(&snapshot, &local, ids, None)
 }

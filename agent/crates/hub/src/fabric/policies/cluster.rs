@@ -7,7 +7,7 @@ use weft_model::{
     PolicyRule, PolicyTier, Selector, ServiceProtocol,
 };
 
-use super::reader::{Reader, Why, block, port_name, port_number};
+use super::reader::{Reader, Why, block, domain, port_name, port_number};
 use crate::source::policy::{
     ClusterPeer, ClusterPolicySpec, ClusterPort, ClusterPorts, ClusterProtocol, ClusterRule,
     NamespacedPods,
@@ -40,7 +40,8 @@ pub(super) fn policy(
         [("ingress", &spec.ingress), ("egress", &spec.egress)].map(|(name, given)| {
             let given = given.as_deref().unwrap_or_default();
             limit(reader, &format!("spec.{name}"), given.len(), "rules");
-            let rules = given.iter().enumerate().map(|(i, given)| rule(reader, name, i, given));
+            let rules =
+                given.iter().enumerate().map(|(i, given)| rule(reader, tier, name, i, given));
             let mut rules: Vec<_> = rules.collect();
             // For more pods than was meant, or before what it was meant to follow, only this is harmless.
             if !(tier_known && subject_known) {
@@ -131,7 +132,13 @@ fn subject(reader: &mut Reader<'_>, spec: &ClusterPolicySpec) -> (PodSelector, b
     (PodSelector { namespaces, pods }, why.is_none())
 }
 
-fn rule(reader: &mut Reader<'_>, direction: &str, i: usize, given: &ClusterRule) -> PolicyRule {
+fn rule(
+    reader: &mut Reader<'_>,
+    tier: PolicyTier,
+    direction: &str,
+    i: usize,
+    given: &ClusterRule,
+) -> PolicyRule {
     let place = format!("{direction}[{i}]");
     let field = format!("spec.{place}");
     let name = given.name.clone().filter(|n| !n.is_empty());
@@ -143,7 +150,12 @@ fn rule(reader: &mut Reader<'_>, direction: &str, i: usize, given: &ClusterRule)
     let name = name.filter(usable).unwrap_or(place);
     let action = action(reader, &field, given.action.as_deref());
     let accepts = action == PolicyAction::Accept;
-    let peers = match peers(reader, &field, direction == "egress", accepts, given) {
+    let of = RuleOf {
+        egress: direction == "egress",
+        accepts,
+        admin: matches!(tier, PolicyTier::Admin(_)),
+    };
+    let peers = match peers(reader, &field, of, given) {
         Ok(peers) => peers,
         Err((field, why)) if accepts => {
             reader.note(&field, &format!("{why}; the rule matches nothing"));
@@ -189,16 +201,23 @@ fn action(reader: &mut Reader<'_>, field: &str, given: Option<&str>) -> PolicyAc
     }
 }
 
+/// What peers a rule may have depends on this.
+#[derive(Clone, Copy)]
+struct RuleOf {
+    egress: bool,
+    accepts: bool,
+    admin: bool,
+}
+
 /// All peers of a rule; if one is not understood, where and why.
 fn peers(
     reader: &mut Reader<'_>,
     field: &str,
-    egress: bool,
-    accepts: bool,
+    of: RuleOf,
     given: &ClusterRule,
 ) -> Result<Vec<PolicyPeer>, (String, Why)> {
     reader.own_known(field).map_err(|why| (field.to_owned(), why))?;
-    let (list, others, name) = match egress {
+    let (list, others, name) = match of.egress {
         true => (&given.to, &given.from, "to"),
         false => (&given.from, &given.to, "from"),
     };
@@ -214,7 +233,7 @@ fn peers(
     let mut peers = Vec::new();
     for (i, given) in list.iter().enumerate() {
         let field = format!("{field}[{i}]");
-        let read = peer(reader, &field, egress, accepts, given);
+        let read = peer(reader, &field, of, given);
         peers.extend(read.map_err(|why| (field, why))?);
     }
     Ok(peers)
@@ -223,8 +242,7 @@ fn peers(
 fn peer(
     reader: &mut Reader<'_>,
     field: &str,
-    egress: bool,
-    accepts: bool,
+    RuleOf { egress, accepts, admin }: RuleOf,
     given: &ClusterPeer,
 ) -> Result<Vec<PolicyPeer>, Why> {
     reader.all_known(field)?;
@@ -262,8 +280,11 @@ fn peer(
         if !accepts {
             return Err("domainNames are for rules that accept".to_owned());
         }
-        reader.note(field, "domainNames are not supported yet; it matches nothing");
-        return Ok(Vec::new());
+        if !admin {
+            return Err("domainNames are for tier Admin".to_owned());
+        }
+        limit(reader, &format!("{field}.domainNames"), domain_names.len(), "names");
+        return domain_names.iter().map(|text| domain(text).map(PolicyPeer::Domain)).collect();
     }
     limit(reader, &format!("{field}.networks"), networks.len(), "networks");
     let block =

@@ -168,7 +168,7 @@ impl Rules<'_, '_> {
     }
 }
 
-fn read_port(given: &NetworkPolicyPort) -> Result<PolicyPort, Why> {
+pub(super) fn read_port(given: &NetworkPolicyPort) -> Result<PolicyPort, Why> {
     let text = given.protocol.as_deref();
     let protocol: ServiceProtocol = protocol(text)
         .filter(|_| text != Some(""))

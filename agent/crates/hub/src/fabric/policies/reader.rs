@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
-use weft_model::{Operator, Requirement, Selector};
+use weft_model::{DomainError, DomainPattern, Operator, Requirement, Selector};
 
 use crate::source::policy::{PolicyManifest, UnknownField};
 
@@ -135,6 +135,11 @@ pub(super) fn block(text: &str) -> Result<IpNet, Why> {
         IpNet::V6(v6) if v6.addr().to_ipv4_mapped().is_some() => Err(bad()),
         _ => Ok(block.trunc()),
     }
+}
+
+/// A name, or all names below one.
+pub(super) fn domain(text: &str) -> Result<DomainPattern, Why> {
+    text.parse().map_err(|e: DomainError| e.to_string())
 }
 
 pub(super) fn port_number(given: i64) -> Result<u16, Why> {

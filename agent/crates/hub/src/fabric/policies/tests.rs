@@ -1,6 +1,7 @@
 //! Manifests in, policies out. The numbers are those of the checklist of policies' behaviour.
 
 mod cluster;
+mod fqdn;
 mod namespaces;
 mod network;
 
@@ -81,6 +82,7 @@ fn peer(peer: &PolicyPeer) -> String {
             format!("{range} but {}", list(except.iter().map(ToString::to_string), " "))
         }
         PolicyPeer::Nodes(labels) => format!("nodes {}", selector(labels)),
+        PolicyPeer::Domain(domain) => domain.to_string(),
     }
 }
 

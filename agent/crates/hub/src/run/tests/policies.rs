@@ -47,7 +47,7 @@ async fn policy_manifest_reaches_the_nodes_and_its_problem_the_status() {
     fs::write(bench.manifest("policy.yaml"), POLICY).unwrap();
     until(&mut stream, &mut snapshot, |s| s.policies.len() == 1).await;
     assert!(snapshot.namespaces.is_empty());
-    let name = PolicyName { namespace: "x".into(), name: "p".into() };
+    let name = PolicyName { namespace: "x".into(), name: "p".into(), ..PolicyName::default() };
     let ingress = snapshot.policies[&name].ingress.clone().unwrap();
     assert_eq!(ingress[0].peers, Some(vec![]));
     let status = bench.control().await.get_status(v1::GetStatusRequest {}).await.unwrap();

@@ -10,7 +10,7 @@ fn name(name: &str) -> ServiceName {
     ServiceName { namespace: "default".into(), name: name.into() }
 }
 
-fn dns() -> Dns {
+pub(crate) fn dns() -> Dns {
     Dns {
         zones: vec!["cluster.local".into()],
         ttl_s: 5,
@@ -175,6 +175,7 @@ fn world((services, pods, namespaces): &World) -> Snapshot {
             addresses: vec![[10, 42, 1, *id].into()],
             labels: BTreeMap::new(),
             ports: vec![],
+            finished: false,
         };
         snapshot.pods.insert(name, pod.into());
     }

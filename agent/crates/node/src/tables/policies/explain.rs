@@ -4,7 +4,8 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use weft_model::{Policy, PolicyName, PolicyTier, Snapshot};
+use weft_control::ToProto as _;
+use weft_model::{Policy, PolicyName, PolicyPeer, PolicyRule, PolicyTier, Snapshot};
 use weft_policy::explain::{Deciding, Explained, Explainer, Question, Reason};
 use weft_proto::v1;
 use weft_proto::v1::decision::Reason as Said;
@@ -27,7 +28,7 @@ pub(crate) struct Explaining<'a> {
     /// `None` if there are no policies.
     explainer: Option<Explainer>,
     /// Policy and rule by the number that the tables have for it.
-    rules: HashMap<u32, (&'a PolicyName, Direction, Option<&'a str>)>,
+    rules: HashMap<u32, (&'a PolicyName, Direction, &'a str)>,
 }
 
 impl<'a> Explaining<'a> {
@@ -92,12 +93,14 @@ impl<'a> Explaining<'a> {
             Reason::OwnNode => (Said::OwnNode, vec![], None),
             Reason::Unrestricted => (Said::NotSelected, vec![], None),
             Reason::Admin(Deciding { rule, passed_by, .. }) => {
-                (Said::Admin, self.rules(&[*rule]), *passed_by)
+                (Said::Admin, self.rules(of, &[*rule]), *passed_by)
             }
             Reason::Baseline(Deciding { rule, passed_by, .. }) => {
-                (Said::Baseline, self.rules(&[*rule]), *passed_by)
+                (Said::Baseline, self.rules(of, &[*rule]), *passed_by)
             }
-            Reason::Allowed { rules, passed_by } => (Said::Allowed, self.rules(rules), *passed_by),
+            Reason::Allowed { rules, passed_by } => {
+                (Said::Allowed, self.rules(of, rules), *passed_by)
+            }
             Reason::Isolated { passed_by, .. } => {
                 (Said::Isolated, self.isolating(of, watched), *passed_by)
             }
@@ -106,24 +109,55 @@ impl<'a> Explaining<'a> {
         Decision {
             reason: said.into(),
             rules,
-            passed_by: passed_by.and_then(|number| self.rule(number)),
+            passed_by: passed_by.and_then(|number| self.rule(of, number)),
             denies: reason.drops(),
+            names: if of.egress && reason.drops() { self.names(of) } else { Vec::new() },
         }
     }
 
-    fn rules(&self, numbers: &[u32]) -> Vec<DecidingRule> {
-        numbers.iter().take(RULES_MAX).filter_map(|number| self.rule(*number)).collect()
+    /// Hosts that rules for what the pod sends name.
+    fn names(&self, of: Question) -> Vec<String> {
+        let domains = self.policies.domains_of(of.pod).into_iter().flat_map(|all| all.values());
+        let mut names: Vec<_> = domains.take(RULES_MAX).map(ToString::to_string).collect();
+        names.sort();
+        names
     }
 
-    fn rule(&self, number: u32) -> Option<DecidingRule> {
+    fn rules(&self, of: Question, numbers: &[u32]) -> Vec<DecidingRule> {
+        numbers.iter().take(RULES_MAX).filter_map(|number| self.rule(of, *number)).collect()
+    }
+
+    fn rule(&self, of: Question, number: u32) -> Option<DecidingRule> {
         let (name, direction, rule) = *self.rules.get(&number)?;
-        let rule = rule.unwrap_or_default();
         let policy = self.snapshot.policies.get(name);
         let rules = policy.and_then(|policy| rules_of(policy, direction)).unwrap_or_default();
         let mut places = (1_u32..).zip(rules).filter(|(_, r)| r.name == rule).map(|(n, _)| n);
         // Names that occur twice say of which rule they are as little as none.
         let number = places.next().filter(|_| places.next().is_none()).unwrap_or(0);
-        Some(DecidingRule { policy: Some(policy_name(name)), name: rule.to_owned(), number })
+        let learned = match direction {
+            Direction::Egress => self.learned(of, rules.iter().filter(|r| r.name == rule)),
+            Direction::Ingress => Vec::new(),
+        };
+        let (policy, name) = (Some(policy_name(name)), rule.to_owned());
+        Some(DecidingRule { policy, name, number, learned })
+    }
+
+    /// Names of the rules by which the pod knows the address.
+    fn learned<'r>(
+        &self,
+        of: Question,
+        rules: impl Iterator<Item = &'r PolicyRule>,
+    ) -> Vec<String> {
+        let domains: Vec<_> = rules
+            .flat_map(|rule| rule.peers.iter().flatten())
+            .filter_map(|peer| match peer {
+                PolicyPeer::Domain(domain) => Some(domain),
+                PolicyPeer::Pods(_) | PolicyPeer::Block { .. } | PolicyPeer::Nodes(_) => None,
+            })
+            .collect();
+        let mut names = self.policies.learned.names(&of.pod, &of.peer);
+        names.retain(|name| domains.iter().any(|domain| domain.matches(name)));
+        names.iter().take(RULES_MAX).map(ToString::to_string).collect()
     }
 
     /// NetworkPolicies that select the pod for the direction.
@@ -146,7 +180,7 @@ impl<'a> Explaining<'a> {
 }
 
 fn policy_name(name: &PolicyName) -> v1::PolicyName {
-    v1::PolicyName { namespace: name.namespace.clone(), name: name.name.clone() }
+    name.to_proto()
 }
 
 /// Protocol and port of what is asked about one of them.

@@ -140,8 +140,19 @@ impl Owners {
 
     /// Identities of pods of this node.
     pub(super) fn of_node(&self) -> BTreeSet<u32> {
+        self.local_addresses().map(|(_, number)| number).collect()
+    }
+
+    /// Addresses of pods of this node that are somebody's, with identities.
+    pub(super) fn local_addresses(&self) -> impl Iterator<Item = (IpAddr, u32)> {
         let addresses = self.local.iter().flat_map(|pod| &pod.addresses);
-        addresses.filter_map(|address| self.get(address)).collect()
+        addresses.filter_map(|address| Some((*address, self.get(address)?)))
+    }
+
+    /// Identity of the pod of this node that has an address.
+    pub(super) fn local(&self, address: &IpAddr) -> Option<u32> {
+        let is_local = self.local.iter().any(|pod| pod.addresses.contains(address));
+        self.get(address).filter(|_| is_local)
     }
 
     /// Every address that is somebody's.

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use weft_explain::words::{NAMED_MAX, listed};
 use weft_model::{
     NamedPort, NamespaceSelector, Node, NodeName, PodSelector, Policy, PolicyAction, PolicyName,
     PolicyPeer, PolicyPort, PolicyRule, PolicyTier, Selector, SharedMap,
@@ -14,6 +15,7 @@ use weft_proto::tables::v1::{
     PolicyBlock, PolicyPort as PortTable, PolicyProgram, PolicyRule as RuleTable,
 };
 
+use super::domains::{self, Domains};
 use super::identities::{Identities, Identity};
 use super::sets::{Namespaces, SetKey, Sets, named_ports};
 use crate::tables::services::range;
@@ -41,21 +43,51 @@ pub(super) struct RuleNumbers {
     given: u32,
     /// How many were left when those of what is gone were forgotten last.
     left: usize,
-    numbers: SharedMap<(PolicyName, Direction, Option<String>), u32>,
+    rules: SharedMap<(PolicyName, Direction, String), u32>,
+    /// For what no rule allows.
+    isolations: SharedMap<(Isolating, Direction), u32>,
+}
+
+/// Policies that isolate a pod: as many as are named, and how many more there are.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Isolating {
+    named: Vec<PolicyName>,
+    more: usize,
+}
+
+impl Isolating {
+    fn new(policies: &[&PolicyName]) -> Self {
+        let named = policies.iter().take(NAMED_MAX).map(|name| (*name).clone()).collect();
+        Self { named, more: policies.len().saturating_sub(NAMED_MAX) }
+    }
+}
+
+impl std::fmt::Display for Isolating {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let named: Vec<_> = self.named.iter().map(ToString::to_string).collect();
+        f.write_str(&listed(&named, self.more))
+    }
 }
 
 impl RuleNumbers {
-    /// `None` for what no rule of a policy allows.
-    fn number(&mut self, policy: &PolicyName, direction: Direction, rule: Option<&str>) -> u32 {
-        let key = (policy.clone(), direction, rule.map(ToOwned::to_owned));
-        if let Some(number) = self.numbers.get(&key) {
-            return *number;
-        }
-        let number = FIRST_NUMBER + self.given;
-        self.given += 1;
-        self.numbers.insert(key, number);
-        number
+    fn rule(&mut self, policy: &PolicyName, direction: Direction, rule: &str) -> u32 {
+        numbered(&mut self.rules, &mut self.given, (policy.clone(), direction, rule.to_owned()))
     }
+
+    fn isolation(&mut self, policies: &[&PolicyName], direction: Direction) -> u32 {
+        let key = (Isolating::new(policies), direction);
+        numbered(&mut self.isolations, &mut self.given, key)
+    }
+}
+
+fn numbered<K: Ord + Clone>(numbers: &mut SharedMap<K, u32>, given: &mut u32, key: K) -> u32 {
+    if let Some(number) = numbers.get(&key) {
+        return *number;
+    }
+    let number = FIRST_NUMBER + *given;
+    *given += 1;
+    numbers.insert(key, number);
+    number
 }
 
 impl RuleNumbers {
@@ -66,37 +98,47 @@ impl RuleNumbers {
             UNKNOWN_SUBJECT => return Some("a pod whose policies are not known yet".to_owned()),
             _ => {}
         }
-        let ((policy, direction, rule), _) = self.numbers.iter().find(|(_, n)| **n == number)?;
-        let way = match direction {
+        let way = |direction: Direction| match direction {
             Direction::Ingress => "ingress",
             Direction::Egress => "egress",
         };
-        Some(match rule {
-            Some(rule) => format!("{policy}, {way}: rule {rule}"),
-            None => format!("{policy}, {way}: no rule allows it"),
-        })
+        let of_rule = self.rules.iter().find(|(_, n)| **n == number);
+        if let Some(((policy, direction, rule), _)) = of_rule {
+            return Some(format!("{policy}, {}: rule {rule}", way(*direction)));
+        }
+        let ((policies, direction), _) = self.isolations.iter().find(|(_, n)| **n == number)?;
+        Some(format!("{policies}, {}: no rule allows it", way(*direction)))
     }
 
-    /// Forgets numbers of policies and rules that are gone, once these may be the larger part: what is
-    /// kept is bounded by what there is, and a change costs no look at everything.
-    pub(super) fn forget_gone(&mut self, policies: &SharedMap<PolicyName, Arc<Policy>>) {
-        if self.numbers.len() <= 2 * self.left + SPARE_NUMBERS {
+    /// Forgets numbers of policies and rules that are gone, and of isolations that no program in force
+    /// has, once these may be the larger part: what is kept is bounded by what there is, and a change
+    /// costs no look at everything.
+    pub(super) fn forget_gone<'a>(
+        &mut self,
+        policies: &SharedMap<PolicyName, Arc<Policy>>,
+        in_force: impl Iterator<Item = &'a Arc<PolicyProgram>>,
+    ) {
+        if self.len() <= 2 * self.left + SPARE_NUMBERS {
             return;
         }
-        self.numbers.retain(|(name, direction, rule), _| {
+        self.rules.retain(|(name, direction, rule), _| {
             let Some(policy) = policies.get(name) else { return false };
             let rules = rules_of(policy, *direction).unwrap_or_default();
-            rule.as_ref().is_none_or(|rule| rules.iter().any(|r| r.name == *rule))
+            rules.iter().any(|r| r.name == *rule)
         });
-        self.left = self.numbers.len();
+        let in_force: BTreeSet<u32> = in_force.map(|program| program.isolation).collect();
+        self.isolations.retain(|_, number| in_force.contains(number));
+        self.left = self.len();
     }
 
-    /// All numbers; without a rule it is that of what no rule of the policy allows.
-    pub(super) fn all(
-        &self,
-    ) -> impl Iterator<Item = (u32, (&PolicyName, Direction, Option<&str>))> {
-        self.numbers.iter().map(|((policy, direction, rule), number)| {
-            (*number, (policy, *direction, rule.as_deref()))
+    pub(super) fn len(&self) -> usize {
+        self.rules.len() + self.isolations.len()
+    }
+
+    /// All numbers of rules.
+    pub(super) fn all(&self) -> impl Iterator<Item = (u32, (&PolicyName, Direction, &str))> {
+        self.rules.iter().map(|((policy, direction, rule), number)| {
+            (*number, (policy, *direction, rule.as_str()))
         })
     }
 }
@@ -128,6 +170,8 @@ pub(super) struct Needs {
     pub(super) names: bool,
     /// It names nodes by their labels.
     pub(super) nodes: bool,
+    /// Hosts that it names.
+    pub(super) domains: Arc<Domains>,
 }
 
 /// Makes the program, without its number; `None` if nothing restricts the direction.
@@ -139,6 +183,7 @@ pub(super) fn program(
 ) -> Option<PolicyProgram> {
     let mut program = PolicyProgram::default();
     let mut speaks = false;
+    let (mut isolating, mut watching) = (Vec::new(), Vec::new());
     let mut by_tier: Vec<_> = selecting.to_vec();
     by_tier.sort_by_key(|policy| (policy.tier, &policy.name));
     for policy in by_tier {
@@ -147,14 +192,8 @@ pub(super) fn program(
             PolicyTier::Admin(_) => &mut program.admin,
             PolicyTier::Baseline(_) => &mut program.baseline,
             PolicyTier::Namespace => {
-                if policy.watched {
-                    program.watched = true;
-                } else {
-                    program.isolated = true;
-                }
-                if program.isolation == 0 || !policy.watched {
-                    program.isolation = context.rules.number(&policy.name, direction, None);
-                }
+                let policies = if policy.watched { &mut watching } else { &mut isolating };
+                policies.push(&policy.name);
                 speaks = true;
                 &mut program.allowed
             }
@@ -164,6 +203,13 @@ pub(super) fn program(
             speaks |= !made.is_empty();
             list.extend(made);
         }
+    }
+    program.isolated = !isolating.is_empty();
+    program.watched = !watching.is_empty();
+    // What drops is named before what would.
+    let named = if program.isolated { isolating } else { watching };
+    if !named.is_empty() {
+        program.isolation = context.rules.isolation(&named, direction);
     }
     speaks.then_some(program)
 }
@@ -177,7 +223,7 @@ impl Context<'_> {
         subject: &Identity,
         direction: Direction,
     ) -> Vec<RuleTable> {
-        let number = self.rules.number(&policy.name, direction, Some(&rule.name));
+        let number = self.rules.rule(&policy.name, direction, &rule.name);
         let action = match (policy.tier, rule.action) {
             (PolicyTier::Namespace, _) => Action::Unspecified,
             (_, PolicyAction::Accept) => Action::Accept,
@@ -210,7 +256,8 @@ impl Context<'_> {
         }
         let mut made = Vec::new();
         if rule.ports.is_none() || !numbers.is_empty() {
-            made.extend(self.with_peers(rule, RuleTable { ports: numbers, ..base.clone() }));
+            let base = RuleTable { ports: numbers, ..base.clone() };
+            made.extend(self.with_peers(rule, direction, base));
         }
         for name in names {
             made.extend(self.with_named_port(rule, &name, &base));
@@ -218,9 +265,15 @@ impl Context<'_> {
         made
     }
 
-    fn with_peers(&mut self, rule: &PolicyRule, base: RuleTable) -> Option<RuleTable> {
+    fn with_peers(
+        &mut self,
+        rule: &PolicyRule,
+        direction: Direction,
+        base: RuleTable,
+    ) -> Option<RuleTable> {
         let Some(peers) = &rule.peers else { return Some(RuleTable { any_peer: true, ..base }) };
-        let (mut sets, mut blocks) = (BTreeSet::new(), Vec::new());
+        let (mut sets, mut blocks, mut names) = (BTreeSet::new(), Vec::new(), BTreeSet::new());
+        let by_name = direction == Direction::Egress && rule.action == PolicyAction::Accept;
         for peer in peers {
             match peer {
                 PolicyPeer::Pods(selector) => {
@@ -240,10 +293,17 @@ impl Context<'_> {
                     let nodes = self.nodes.values().filter(|n| selector.matches(&n.labels));
                     blocks.extend(nodes.flat_map(|n| &n.addresses).map(host));
                 }
+                PolicyPeer::Domain(domain) if by_name => {
+                    let number = domains::number(domain);
+                    names.insert(number);
+                    Arc::make_mut(&mut self.needs.domains).insert(number, domain.clone());
+                }
+                PolicyPeer::Domain(_) => {}
             }
         }
-        let matches = !sets.is_empty() || !blocks.is_empty();
-        matches.then(|| RuleTable { sets: sets.into_iter().collect(), blocks, ..base })
+        let matches = !sets.is_empty() || !blocks.is_empty() || !names.is_empty();
+        let (sets, names) = (sets.into_iter().collect(), names.into_iter().collect());
+        matches.then_some(RuleTable { sets, blocks, names, ..base })
     }
 
     /// Each number that the name has somewhere, for those where it has it.
@@ -262,7 +322,7 @@ impl Context<'_> {
         // Addresses that are no pod's name nothing.
         let selectors = peers.iter().filter_map(|peer| match peer {
             PolicyPeer::Pods(selector) => Some(selector),
-            PolicyPeer::Block { .. } | PolicyPeer::Nodes(_) => None,
+            PolicyPeer::Block { .. } | PolicyPeer::Nodes(_) | PolicyPeer::Domain(_) => None,
         });
         let mut by_number: BTreeMap<u16, BTreeSet<u32>> = BTreeMap::new();
         for selector in selectors {

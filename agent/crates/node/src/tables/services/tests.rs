@@ -52,6 +52,7 @@ fn compile(snapshot: &mut Snapshot, service: Service) -> Services {
         keys: &[],
         pods: &BTreeMap::new(),
         policed: &[],
+        known: &BTreeMap::new(),
     };
     Services::compile(snapshot, &local, &ids, None)
 }

@@ -202,17 +202,32 @@ fn unknown_action_drops() {
     }
 }
 
-/// NP-138: not supported yet.
+/// NP-138, NP-150, NP-151, NP-152, NP-168.
 #[test]
-fn domain_names_match_nothing() {
-    let peers = "to: [{domainNames: [example.org]}, {networks: [10.0.0.0/8]}]";
-    let (rule, problems) = one_bad(&format!("action: Accept, {peers}"));
-    assert_eq!(rule, "egress[0] Accept [10.0.0.0/8] any");
-    let said = "`spec.egress[0].to[0]`: domainNames are not supported yet; it matches nothing";
-    assert_eq!(problems, [said]);
-    let (rule, problems) = one_bad(&format!("action: Deny, {peers}"));
-    assert_eq!(rule, "egress[0] Deny any any");
-    assert!(problems[0].contains("for rules that accept"), "{problems:?}");
+fn domain_names_are_for_rules_of_tier_admin_that_accept() {
+    let names = "{domainNames: [API.example.com., '*.Example.org']}";
+    let peers = format!("to: [{names}, {{networks: [10.0.0.0/8]}}]");
+    let rule = one(&format!("action: Accept, {peers}"));
+    assert_eq!(rule, "egress[0] Accept [api.example.com, *.example.org, 10.0.0.0/8] any");
+    for action in ["Deny", "Pass"] {
+        let (rule, problems) = one_bad(&format!("action: {action}, {peers}"));
+        assert_eq!(rule, "egress[0] Deny any any");
+        assert!(problems[0].contains("for rules that accept"), "{problems:?}");
+    }
+    let head = "tier: Baseline, priority: 1, subject: {namespaces: {}}";
+    let list = format!("[{{action: Accept, to: [{names}]}}]");
+    let (baseline, problems) = bad(&policy(&format!("{head}, egress: {list}")));
+    assert_eq!(rules(&baseline.egress).unwrap(), ["egress[0] Accept [] any"]);
+    assert!(problems[0].contains("for tier Admin"), "{problems:?}");
+    for name in ["'*'", "a.*.example", "'a b'", "''"] {
+        let (rule, problems) =
+            one_bad(&format!("action: Accept, to: [{{domainNames: [a.example, {name}]}}]"));
+        assert_eq!(rule, "egress[0] Accept [] any");
+        assert!(problems[0].contains("is no name such as"), "{problems:?}");
+    }
+    let rule = format!("action: Accept, to: [{names}], protocols: [{{destinationNamedPort: a}}]");
+    let (_, problems) = one_bad(&rule);
+    assert!(problems[0].contains("for peers that are namespaces or pods"), "{problems:?}");
 }
 
 /// NP-140.

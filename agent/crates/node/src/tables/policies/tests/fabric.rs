@@ -47,6 +47,7 @@ fn service(number: usize, pod: &Pod) -> Service {
         for_nodes: vec![],
         for_zones: vec![],
         targets: ports.iter().map(|p| p.port).collect(),
+        hostname: None,
     };
     let endpoints = pod.addresses.iter().map(endpoint).collect();
     Service {
@@ -115,6 +116,7 @@ impl Node {
             keys: &[],
             pods: &BTreeMap::new(),
             policed: &policed,
+            known: &BTreeMap::new(),
         };
         let services = Services::compile(&snapshot, &local, &ids, Some(&self.services));
         let policies = Policies::compile(&snapshot, &local, Some(&self.policies));

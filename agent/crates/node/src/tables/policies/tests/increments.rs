@@ -4,11 +4,90 @@ use proptest::prelude::*;
 
 use super::*;
 
+/// Names of hosts that policies have.
+const DOMAINS: [&str; 4] = ["a.example", "*.example", "b.other", "*.a.example"];
+/// Names that pods ask for.
+const ASKED: [&str; 4] = ["a.example", "b.a.example", "b.other", "c.other"];
+/// What they are told, beside addresses of pods.
+const TOLD: [&str; 3] = ["203.0.113.1", "203.0.113.2", "2001:db8::1"];
+
+/// Policies that name hosts, by bits, and what pods were told: which pod, which name, which address.
+#[derive(Clone, Debug)]
+struct Names {
+    policies: u8,
+    told: Vec<(prop::sample::Index, usize, prop::sample::Index)>,
+}
+
+fn names() -> impl Strategy<Value = Names> {
+    let told = (any::<prop::sample::Index>(), 0..ASKED.len(), any::<prop::sample::Index>());
+    let told = prop::collection::vec(told, 0..6);
+    (any::<u8>(), told).prop_map(|(policies, told)| Names { policies, told })
+}
+
+impl Names {
+    /// Each bit is a policy of one name for all pods of a namespace.
+    fn publish(&self, snapshot: &mut Snapshot, cluster: &plain::Cluster) {
+        let namespaces: Vec<_> = cluster.namespaces.keys().collect();
+        for bit in (0..8).filter(|bit| self.policies >> bit & 1 == 1 && !namespaces.is_empty()) {
+            let namespace = namespaces[bit % namespaces.len()].clone();
+            let domains = [DOMAINS[bit % 4], DOMAINS[bit / 2]];
+            let domains = domains.map(|d| PolicyPeer::Domain(d.parse().unwrap()));
+            let rule = PolicyRule {
+                name: "egress[0]".into(),
+                action: PolicyAction::Accept,
+                peers: Some(domains.into()),
+                ports: None,
+            };
+            let policy = Policy {
+                name: PolicyName {
+                    namespace: namespace.clone(),
+                    name: format!("f{bit}"),
+                    kind: weft_model::PolicyKind::Fqdn,
+                },
+                tier: PolicyTier::Namespace,
+                watched: false,
+                subject: PodSelector {
+                    namespaces: NamespaceSelector::Named(namespace),
+                    pods: Selector::default(),
+                },
+                ingress: None,
+                egress: Some(vec![rule]),
+            };
+            snapshot.policies.insert(policy.name.clone(), policy.into());
+        }
+    }
+
+    /// What pods of a node know. What is as it was before is the same in memory, as it is in an agent.
+    fn known(
+        &self,
+        cluster: &plain::Cluster,
+        policed: &[(PodName, Vec<IpAddr>)],
+        before: &BTreeMap<IpAddr, Arc<Known>>,
+    ) -> BTreeMap<IpAddr, Arc<Known>> {
+        let mut told: Vec<IpAddr> = TOLD.iter().map(|a| a.parse().unwrap()).collect();
+        told.extend(cluster.pods.values().flat_map(|pod| &pod.addresses));
+        let mut all: BTreeMap<IpAddr, Known> = BTreeMap::new();
+        for (pod, name, address) in self.told.iter().filter(|_| !policed.is_empty()) {
+            for own in &policed[pod.index(policed.len())].1 {
+                let known = all.entry(*own).or_default();
+                let address = told[address.index(told.len())];
+                known.entry(ASKED[*name].into()).or_default().insert(address);
+            }
+        }
+        let kept = |(pod, known): (IpAddr, Known)| {
+            let same = before.get(&pod).filter(|before| ***before == known);
+            (pod, same.cloned().unwrap_or_else(|| Arc::new(known)))
+        };
+        all.into_iter().map(kept).collect()
+    }
+}
+
 /// What one node was told, step by step, with the hub's words kept as an agent keeps them.
 struct Chain {
     name: NodeName,
     snapshot: Snapshot,
     policies: Policies,
+    known: BTreeMap<IpAddr, Arc<Known>>,
     plugin: NativePlugin<weft_policy::Policies>,
 }
 
@@ -27,7 +106,8 @@ impl Chain {
     fn new(name: &str) -> Self {
         let snapshot = published(&plain::Cluster::default(), 0, false);
         let plugin = NativePlugin::new(Policies::default().complete().encode_to_vec()).unwrap();
-        Self { name: name.parse().unwrap(), snapshot, policies: Policies::default(), plugin }
+        let (policies, known) = (Policies::default(), BTreeMap::new());
+        Self { name: name.parse().unwrap(), snapshot, policies, known, plugin }
     }
 
     fn update(
@@ -35,10 +115,16 @@ impl Chain {
         next: &Snapshot,
         cluster: &plain::Cluster,
         policed: &[(PodName, Vec<IpAddr>)],
+        known: BTreeMap<IpAddr, Arc<Known>>,
     ) {
         self.snapshot.apply(self.snapshot.delta_to(next)).unwrap();
         let before = Some(&self.policies);
-        let policies = compile_snapshot(&self.snapshot, cluster, &self.name, policed, before);
+        // What pods learn is told at once, without the rest.
+        let learned_before = &self.known;
+        let mut policies =
+            compile_known(&self.snapshot, cluster, &self.name, policed, learned_before, before);
+        policies.learn(&known);
+        self.known = known;
         let change = policies.change_from(&self.policies);
         if let Some(change) = &change {
             self.plugin.configure(Config::Delta(&change.encode_to_vec())).unwrap();
@@ -78,16 +164,16 @@ fn told(
 
 fn answer(plugin: &mut NativePlugin<weft_policy::Policies>, told: &Descriptor) -> bool {
     let outcome = plugin.on_packet(told, &[0x45]).unwrap();
-    Answered::from(outcome.verdict) == Answered::Continue
+    matches!(Answered::from(outcome.verdict), Answered::Continue | Answered::WouldDrop(_))
 }
 
 /// A step: how many things change at once, which pod of the node the runtime has already taken away or
 /// the hub does not know yet, and whether the hub tells of subnets.
-type Step = (u8, Option<prop::sample::Index>, bool);
+type Step = (u8, Option<prop::sample::Index>, bool, Names);
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let gone = prop::option::weighted(0.3, any::<prop::sample::Index>());
-    prop::collection::vec((1..4_u8, gone, prop::bool::weighted(0.9)), 1..12)
+    prop::collection::vec((1..4_u8, gone, prop::bool::weighted(0.9), names()), 1..12)
 }
 
 proptest! {
@@ -99,20 +185,29 @@ proptest! {
         let mut generator = plain::Generator::new(seed);
         let mut cluster = generator.cluster();
         let mut nodes = NODES.map(Chain::new);
-        for (generation, (changes, gone, with_subnets)) in (1..).zip(steps) {
-            let next = published(&cluster, generation, with_subnets);
+        for (generation, (changes, gone, with_subnets, names)) in (1..).zip(steps) {
+            let mut next = published(&cluster, generation, with_subnets);
+            names.publish(&mut next, &cluster);
             for node in &mut nodes {
                 let mut policed = policed(&cluster, &node.name);
                 if let Some(gone) = gone.filter(|_| !policed.is_empty()) {
                     policed.remove(gone.index(policed.len()));
                 }
-                node.update(&next, &cluster, &policed);
-                let whole = compile_snapshot(&next, &cluster, &node.name, &policed, None);
+                let known = names.known(&cluster, &policed, &node.known);
+                node.update(&next, &cluster, &policed, known);
+                let known = &node.known;
+                let whole = compile_known(&next, &cluster, &node.name, &policed, known, None);
                 let config = whole.complete().encode_to_vec();
                 let mut fresh = NativePlugin::<weft_policy::Policies>::new(config).unwrap();
                 prop_assert_eq!(whole.is_empty(), node.policies.is_empty());
-                for _ in 0..40 {
-                    let (from, to) = generator.ends(&cluster);
+                prop_assert_eq!(node.policies.complete().learned, whole.complete().learned);
+                prop_assert_eq!(node.policies.with_domains(), whole.with_domains());
+                let told = known.iter().flat_map(|(pod, known)| {
+                    known.values().flatten().map(|address| (*pod, *address))
+                });
+                let told: Vec<_> = told.filter(|(a, b)| a.is_ipv4() == b.is_ipv4()).collect();
+                let random: Vec<_> = (0..40).map(|_| generator.ends(&cluster)).collect();
+                for (from, to) in told.into_iter().chain(random) {
                     let (protocol, port) = generator.service();
                     let ends = [SocketAddr::new(from, 40_000), SocketAddr::new(to, port)];
                     for egress in [true, false] {
