@@ -11,7 +11,7 @@ use crate::names::{A, AAAA, query};
 use crate::service::{Over, udp_to};
 use crate::{TestLab, command_in};
 
-/// Port of a [`DnsServer`].
+/// Usual port of a [`DnsServer`].
 pub const UPSTREAM_PORT: u16 = 5353;
 
 /// Where a query waits for its answer, and what follows it.
@@ -23,16 +23,16 @@ const NO_ERROR: u8 = 0;
 pub struct DnsServer(Child);
 
 impl DnsServer {
-    /// Knows what the arguments say.
+    /// At that port; knows what the arguments say.
     ///
     /// # Errors
     /// It cannot be started.
-    pub fn start(lab: &TestLab, arguments: &[String]) -> Result<Self> {
+    pub fn start(lab: &TestLab, port: u16, arguments: &[String]) -> Result<Self> {
         let mut command = command_in(&lab.hub_namespace(), "dnsmasq")?;
         command
             .args(["--keep-in-foreground", "--no-resolv", "--no-hosts", "--conf-file=/dev/null"])
             .args(["--pid-file=", "--user=root", "--log-facility=-"])
-            .arg(format!("--port={UPSTREAM_PORT}"))
+            .arg(format!("--port={port}"))
             .args(arguments)
             .stdout(Stdio::null())
             .stderr(Stdio::null());

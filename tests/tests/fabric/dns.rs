@@ -3,16 +3,17 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use weft_lab::Options;
+use weft_tests::dns::{DnsServer, UPSTREAM_PORT};
 use weft_tests::names::pairs;
 use weft_tests::service::{self, Over, Server};
-use weft_tests::{TestLab, can_run, command_in, eventually};
+use weft_tests::{TestLab, can_run, eventually};
 
 use crate::services::{apply, pod};
 
@@ -21,56 +22,36 @@ const SOON: Duration = Duration::from_secs(10);
 const SERVERS: [&str; 2] = ["10.96.0.10", "fd00:10:96::a"];
 /// The hub's address.
 const HUB: &str = "198.18.0.2";
-const UPSTREAM_PORT: u16 = 5353;
 const METRICS_PORT: u16 = 9101;
 
 const WEB: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec:\n  clusterIPs: [10.96.0.20, \"fd00:10:96::20\"]\n  ipFamilyPolicy: RequireDualStack\n  selector: {app: web}\n  ports: [{name: http, port: 80, targetPort: 8080}]\n";
 const DB: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: db}\nspec:\n  clusterIP: None\n  selector: {app: web}\n  ports: [{name: peer, port: 7000}]\n";
 const ALIAS: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: ext}\nspec: {type: ExternalName, externalName: there.example}\n";
 
-/// A server that knows `there.example`, in the hub's namespace; ended when dropped.
-struct Upstream(Child);
-
-impl Upstream {
-    /// `address`: of `there.example`.
-    fn start(lab: &TestLab, port: u16, address: &str) -> Result<Self> {
-        let mut command = command_in(&lab.hub_namespace(), "dnsmasq")?;
-        command
-            .args(["--keep-in-foreground", "--no-resolv", "--no-hosts", "--conf-file=/dev/null"])
-            .args(["--pid-file=", "--user=root", "--log-facility=-"])
-            .arg(format!("--port={port}"))
-            .arg(format!("--address=/there.example/{address}"))
-            // Of other types it has nothing, and asks nobody.
-            .arg("--local=/there.example/")
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        Ok(Self(command.spawn().context("dnsmasq")?))
-    }
-}
-
-impl Drop for Upstream {
-    fn drop(&mut self) {
-        let _ended = self.0.kill().and_then(|()| self.0.wait());
-    }
+/// A server that knows an address of `there.example`.
+fn start_upstream(lab: &TestLab, port: u16, address: &str) -> Result<DnsServer> {
+    let address = format!("--address=/there.example/{address}");
+    // Of other types it has nothing, and asks nobody.
+    DnsServer::start(lab, port, &[address, "--local=/there.example/".to_owned()])
 }
 
 /// Two nodes with a pod each beside those that serve, whose names are answered.
-async fn lab() -> Result<(TestLab, Upstream)> {
+async fn lab() -> Result<(TestLab, DnsServer)> {
     lab_with(&[]).await
 }
 
 /// As [`lab`], with more arguments of the hub.
-async fn lab_with(arguments: &[&str]) -> Result<(TestLab, Upstream)> {
-    let upstream = format!("--dns-upstream={HUB}:{UPSTREAM_PORT}");
+async fn lab_with(arguments: &[&str]) -> Result<(TestLab, DnsServer)> {
+    let server = format!("--dns-upstream={HUB}:{UPSTREAM_PORT}");
     let arguments = arguments.iter().map(|a| (*a).to_owned());
     let options = Options {
         nodes: 2,
-        hub_arguments: arguments.chain([upstream]).collect(),
+        hub_arguments: arguments.chain([server]).collect(),
         agent_arguments: vec![format!("--metrics-listen=0.0.0.0:{METRICS_PORT}")],
         ..Options::default()
     };
     let lab = TestLab::with_pods(options, 2).await?;
-    let upstream = Upstream::start(&lab, UPSTREAM_PORT, "192.0.2.7")?;
+    let upstream = start_upstream(&lab, UPSTREAM_PORT, "192.0.2.7")?;
     let serving = ["a2", "b2"].map(|name| pod(name, "app: web"));
     let clients = ["a1", "b1"].map(|name| pod(name, "role: client"));
     let manifests = [&serving[..], &clients, &[WEB, DB, ALIAS].map(String::from)].concat();
@@ -347,7 +328,7 @@ async fn server_that_is_killed_costs_no_answer() -> Result<()> {
     }
     let other = format!("--dns-upstream={HUB}:{}", UPSTREAM_PORT + 1);
     let (lab, upstream) = lab_with(&[&other]).await?;
-    let _other = Upstream::start(&lab, UPSTREAM_PORT + 1, "192.0.2.7")?;
+    let _other = start_upstream(&lab, UPSTREAM_PORT + 1, "192.0.2.7")?;
     let ask = |name: &str| dig(&lab, "a1", SERVERS[0], &["+time=4", name]);
     assert_eq!(ask("a.there.example")?, ["192.0.2.7"]);
     drop(upstream);
@@ -373,7 +354,7 @@ async fn settings_of_the_operator_hold() -> Result<()> {
         &stub,
     ];
     let (lab, _upstream) = lab_with(&arguments).await?;
-    let _stub = Upstream::start(&lab, UPSTREAM_PORT + 1, "192.0.2.8")?;
+    let _stub = start_upstream(&lab, UPSTREAM_PORT + 1, "192.0.2.8")?;
     let ask = |arguments: &[&str]| dig(&lab, "a1", SERVERS[0], arguments);
     assert_eq!(ask(&["web.default.svc.k8s.example.com"])?, ["10.96.0.20"]);
     assert_eq!(ask(&["git.example"])?, ["192.0.2.9"]);

@@ -61,7 +61,7 @@ struct World {
 /// Clients `a1`, `a2` and `b1` on two nodes, `a3` is somebody else, `b2` serves.
 async fn world() -> Result<World> {
     let upstream = format!("--dns-upstream=198.18.0.2:{UPSTREAM_PORT}");
-    let hub_arguments = vec!["--dns".to_owned(), upstream];
+    let hub_arguments = vec![upstream];
     let options = Options { nodes: 2, hub_arguments, ..Options::default() };
     let lab = TestLab::with_pods(options, 3).await?;
     let hub = lab.hub_namespace();
@@ -91,7 +91,7 @@ async fn world() -> Result<World> {
         record("other.example", OTHER, 300),
     ];
     records.extend((1..=MANY).map(|n| record(&format!("n{n}.many.example"), n, 300)));
-    let dns = DnsServer::start(&lab, &records)?;
+    let dns = DnsServer::start(&lab, UPSTREAM_PORT, &records)?;
     let mut hosts = Vec::new();
     for number in (1..=MANY).chain([API, BRIEF, CDN, ORG, OTHER]) {
         for family in [0, 1] {
@@ -193,7 +193,7 @@ async fn rule_means_its_names_and_their_aliases() -> Result<()> {
     let world = world().await?;
     let policy =
         names("API.example.com., '*.example.org', www.example.com, db.default.svc.cluster.local");
-    world.apply(&[policy.clone()]).await?;
+    world.apply(std::slice::from_ref(&policy)).await?;
     ensure!(world.resolve("a1", "api.example.com").is_err(), "names give no right to ask");
     world.apply(&[policy, dns()]).await?;
     world.resolve("a1", "Api.Example.COM")?;
@@ -263,7 +263,8 @@ async fn policy_that_is_gone_cuts_what_it_let_pass() -> Result<()> {
     })
     .await?;
     world.apply(&[names("other.example, brief.example.com, api.example.com"), dns()]).await?;
-    (api.ask()?, brief.ask()?);
+    api.ask()?;
+    brief.ask()?;
     world.apply(&[names("api.example.com"), dns()]).await?;
     api.ask().context("still in the policy")?;
     ensure!(brief.ask().is_err(), "the name is gone, its answer was over");

@@ -22,7 +22,7 @@ use weft_tests::{TestLab, can_run, eventually};
 use crate::failures::kill_and_await_return;
 
 pub(crate) const SOON: Duration = Duration::from_secs(5);
-pub(crate) const CLUSTER_IPS: [&str; 2] = ["10.96.0.10", "fd00:10:96::10"];
+pub(crate) const CLUSTER_IPS: [&str; 2] = ["10.96.0.110", "fd00:10:96::10"];
 pub(crate) const NODE_PORT: u16 = 30_080;
 
 pub(crate) async fn lab(pods: usize) -> Result<TestLab> {

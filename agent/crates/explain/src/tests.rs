@@ -60,7 +60,6 @@ fn endpoint(address: &str, node: &str, ready: bool) -> Endpoint {
         for_nodes: vec![],
         for_zones: vec![],
         targets: vec![8080],
-        hostname: None,
     }
 }
 

@@ -253,6 +253,7 @@ mod tests {
         again.restore(saved, at(10));
         assert_eq!((known(&again, "a"), known(&again, "b")), (vec![], vec![address(2)]));
         again.keep_only(|_| false);
-        assert_eq!((again.known(POD), again.save(POD)), (None, None));
+        assert_eq!(again.known(POD), None);
+        assert_eq!(again.save(POD), None);
     }
 }

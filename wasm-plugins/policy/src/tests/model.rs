@@ -108,12 +108,12 @@ fn compare(
                 if !is_local(cluster, end, name) {
                     continue;
                 }
-                let logged = node.plugin.map().log_lines().len();
+                let told = node.would_drop.len();
                 let expected = rules(cluster, from, to, protocol, port);
                 let passes = cell.passes(node, at);
                 assert_eq!(passes, Some(expected), "{at:?} of {cell:#?}");
                 let would_drop = expected && !rules(&watched, from, to, protocol, port);
-                let lines = node.plugin.map().log_lines().len() - logged;
+                let lines = node.would_drop.len() - told;
                 assert_eq!(lines, usize::from(would_drop), "watched {at:?} of {cell:#?}");
                 counts.allowed += usize::from(expected);
                 counts.denied += usize::from(!expected);

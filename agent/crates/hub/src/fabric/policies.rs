@@ -27,7 +27,7 @@ use crate::source::object::{Key, Object};
 const NOT_ENFORCED: &str = "nothing of it is enforced: write it as ClusterNetworkPolicy of policy.networking.k8s.io/v1alpha2, tier Admin or Baseline";
 
 /// What is said of a policy that names hosts where no names are answered.
-const WITHOUT_DNS: &str = "hosts that it names are reached by nobody: start the hub with --dns, so that nodes learn addresses";
+const WITHOUT_DNS: &str = "hosts that it names are reached by nobody: start the hub without --no-dns, so that nodes learn addresses";
 
 /// What comes of the manifests.
 #[derive(Default)]

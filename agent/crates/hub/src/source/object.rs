@@ -79,7 +79,7 @@ pub(crate) enum Object {
 impl Object {
     /// A policy that is enforced.
     pub(crate) fn is_policy(&self) -> bool {
-        matches!(self, Self::NetworkPolicy(_) | Self::ClusterNetworkPolicy(_))
+        matches!(self, Self::NetworkPolicy(_) | Self::ClusterNetworkPolicy(_) | Self::FqdnPolicy(_))
     }
 }
 

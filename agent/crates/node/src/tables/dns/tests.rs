@@ -152,7 +152,7 @@ impl Kept {
 
     /// With namespaces by name.
     fn pods_by_name(&self) -> BTreeMap<Vec<u8>, String> {
-        let number = |n: &[u8]| u32::from_be_bytes(n.try_into().unwrap());
+        let number = |n: &[u8]| u32::from_be_bytes(n.try_into().unwrap()) & !super::ORDINARY_SEARCH;
         self.pods.iter().map(|(a, n)| (a.clone(), self.namespaces[&number(n)].clone())).collect()
     }
 }
@@ -176,6 +176,7 @@ fn world((services, pods, namespaces): &World) -> Snapshot {
             labels: BTreeMap::new(),
             ports: vec![],
             finished: false,
+            own_search: false,
         };
         snapshot.pods.insert(name, pod.into());
     }

@@ -202,12 +202,12 @@ proptest! {
                 prop_assert_eq!(whole.is_empty(), node.policies.is_empty());
                 prop_assert_eq!(node.policies.complete().learned, whole.complete().learned);
                 prop_assert_eq!(node.policies.with_domains(), whole.with_domains());
-                let told = known.iter().flat_map(|(pod, known)| {
+                let learned = known.iter().flat_map(|(pod, known)| {
                     known.values().flatten().map(|address| (*pod, *address))
                 });
-                let told: Vec<_> = told.filter(|(a, b)| a.is_ipv4() == b.is_ipv4()).collect();
+                let learned: Vec<_> = learned.filter(|(a, b)| a.is_ipv4() == b.is_ipv4()).collect();
                 let random: Vec<_> = (0..40).map(|_| generator.ends(&cluster)).collect();
-                for (from, to) in told.into_iter().chain(random) {
+                for (from, to) in learned.into_iter().chain(random) {
                     let (protocol, port) = generator.service();
                     let ends = [SocketAddr::new(from, 40_000), SocketAddr::new(to, port)];
                     for egress in [true, false] {
