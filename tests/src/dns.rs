@@ -1,22 +1,19 @@
 //! A client of DNS that does something with an answer at once, and another server for it to ask.
 
-use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::process::{Child, Stdio};
 
 use anyhow::{Context, Result};
+use hickory_proto::rr::RecordType;
 use weft_netio::netns;
 
-use crate::names::{A, AAAA, query};
+use crate::names::{addresses, query};
 use crate::service::{Over, udp_to};
 use crate::{TestLab, command_in};
 
 /// Usual port of a [`DnsServer`].
 pub const UPSTREAM_PORT: u16 = 5353;
-
-/// Where a query waits for its answer, and what follows it.
-const HEADER: usize = 12;
-const NO_ERROR: u8 = 0;
 
 /// A `dnsmasq` in the hub's namespace; ended when dropped.
 #[derive(Debug)]
@@ -56,8 +53,9 @@ pub fn resolve(
     over: Over,
     name: &str,
     family: usize,
-) -> io::Result<Vec<IpAddr>> {
-    let query = query(0x1234, name, if family == 0 { A } else { AAAA });
+) -> Result<Vec<IpAddr>> {
+    let rtype = if family == 0 { RecordType::A } else { RecordType::AAAA };
+    let query = query(0x1234, name, rtype)?;
     let to = SocketAddr::new(server, 53);
     let reply = match over {
         Over::Udp => {
@@ -79,38 +77,5 @@ pub fn resolve(
             reply
         }
     };
-    addresses(&reply, query.len()).ok_or_else(|| io::Error::other(format!("{name}: {reply:x?}")))
-}
-
-/// All addresses in the answer section; `None` if the answer is none, or says that something failed.
-fn addresses(reply: &[u8], question_end: usize) -> Option<Vec<IpAddr>> {
-    if reply.get(3)? & 0x0f != NO_ERROR || question_end < HEADER {
-        return None;
-    }
-    let count = u16::from_be_bytes([*reply.get(6)?, *reply.get(7)?]);
-    let mut rest = reply.get(question_end..)?;
-    let mut found = Vec::new();
-    for _ in 0..count {
-        rest = after_name(rest)?;
-        let (fixed, data) = rest.split_at_checked(10)?;
-        let length = u16::from_be_bytes([*fixed.get(8)?, *fixed.get(9)?]);
-        let (data, next) = data.split_at_checked(length.into())?;
-        match (fixed.get(1)?, data.len()) {
-            (1, 4) => found.push(Ipv4Addr::from(<[u8; 4]>::try_from(data).ok()?).into()),
-            (28, 16) => found.push(Ipv6Addr::from(<[u8; 16]>::try_from(data).ok()?).into()),
-            _ => {}
-        }
-        rest = next;
-    }
-    Some(found)
-}
-
-fn after_name(mut rest: &[u8]) -> Option<&[u8]> {
-    loop {
-        match *rest.first()? {
-            0 => return rest.get(1..),
-            pointer if pointer >= 0xc0 => return rest.get(2..),
-            length => rest = rest.get(usize::from(length) + 1..)?,
-        }
-    }
+    addresses(&query, &reply).with_context(|| name.to_owned())
 }

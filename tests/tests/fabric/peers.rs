@@ -82,7 +82,7 @@ impl WireGuardGo {
         let key_file = directory.path().join("key");
         std::fs::write(&key_file, peer.outsider.tool("wg genkey")?)?;
         let key_file = key_file.display();
-        eventually(Duration::from_secs(5), async || {
+        eventually(Duration::from_secs(30), async || {
             peer.outsider.tool(&format!(
                 "wg set {interface} private-key {key_file} listen-port {WIREGUARD_PORT}"
             ))

@@ -13,11 +13,13 @@ mod combine;
 mod party;
 mod plan;
 mod port;
+mod sender;
 mod service;
 pub mod words;
 
 pub use combine::drops;
 pub use plan::Plan;
+pub use sender::Sender;
 
 /// What is wrong with a question; each text is one line for an operator.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -88,6 +90,9 @@ pub enum AskError {
         /// What there is.
         ports: String,
     },
+    /// Not of the fabric.
+    #[error("{0} is on no node of the fabric")]
+    Elsewhere(String),
     /// Services have ports only.
     #[error("Service {0} answers at its ports only: no other protocol leads to a backend")]
     NoPorts(String),
@@ -100,6 +105,7 @@ impl AskError {
         match self {
             Self::NoPod(_) | Self::Nobody(_) | Self::NoNode(_) | Self::NoService(_) => true,
             Self::NoAddress(_) | Self::Finished(_) | Self::NoNodeAddress(_) => true,
+            Self::Elsewhere(_) => true,
             Self::Name(_)
             | Self::Kind(_)
             | Self::Ambiguous(_)

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -106,13 +105,10 @@ impl Stand {
         };
         let manifest = Service { metadata, spec: Some(spec), status: None };
         let object = Object::Service(Box::new(manifest));
-        Self {
-            key: Key::service(name),
-            defined: Arc::new(Defined { object, file: PathBuf::from("(built in)"), line: 0 }),
-        }
+        Self { key: Key::service(name), defined: Arc::new(Defined::built_in(object)) }
     }
 
-    /// Stands in where the source has no such Service.
+    /// Stands in where the source has no such Service. It gives way to whoever asks for its addresses.
     pub(crate) fn stand_in(&self, source: &mut Objects) {
         source.objects.entry(self.key.clone()).or_insert_with(|| Arc::clone(&self.defined));
     }

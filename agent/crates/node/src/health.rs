@@ -2,30 +2,25 @@
 //! stays on the node, for load balancers that ask.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode, header};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::body::Bytes;
+use hyper::{Response, StatusCode, header};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::interval;
 use weft_model::{NodeName, Service, ServiceName, TrafficPolicy};
 
 use crate::core::Core;
+use crate::http::{self, Page};
 
 /// Who names problems with the ports.
 const WHO: &str = "health";
 /// A port that somebody has is tried again this often.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
-/// How long a client may take to ask.
-const PATIENCE: Duration = Duration::from_secs(5);
 const BACKLOG: u32 = 128;
 
 /// Keeps a listener for each port that a Service has; never ends.
@@ -55,7 +50,8 @@ pub(crate) async fn run(core: Arc<Core>) {
             }
             match listen(port) {
                 Ok(listener) => {
-                    let serving = serve(listener, core.clone(), name.clone());
+                    let (core, of) = (core.clone(), name.clone());
+                    let serving = http::serve(listener, move |_| answer(&core, &of));
                     open.insert((port, name), listeners.spawn(serving));
                 }
                 Err(error) => problems.push(format!(
@@ -102,28 +98,7 @@ fn listen(port: u16) -> std::io::Result<TcpListener> {
     }
 }
 
-async fn serve(listener: TcpListener, core: Arc<Core>, name: ServiceName) {
-    let mut connections = JoinSet::new();
-    loop {
-        while connections.try_join_next().is_some() {}
-        let Ok((stream, _)) = listener.accept().await else {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            continue;
-        };
-        let (core, name) = (core.clone(), name.clone());
-        let service = service_fn(move |_: Request<Incoming>| {
-            let answer = answer(&core, &name);
-            async move { Ok::<_, Infallible>(answer) }
-        });
-        let mut server = http1::Builder::new();
-        server.timer(TokioTimer::new()).header_read_timeout(PATIENCE).keep_alive(false);
-        let connection = server.serve_connection(TokioIo::new(stream), service);
-        // A client that goes away is no error.
-        connections.spawn(async move { drop(connection.await) });
-    }
-}
-
-fn answer(core: &Core, name: &ServiceName) -> Response<Full<Bytes>> {
+fn answer(core: &Core, name: &ServiceName) -> Page {
     let endpoints = core.read(|s| {
         let service = s.snapshot.as_ref().and_then(|s| s.services.get(name));
         service.map_or(0, |s| local_endpoints(s, &core.config.node_name))

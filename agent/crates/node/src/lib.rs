@@ -17,6 +17,7 @@ mod drops;
 mod durable;
 mod explain;
 mod health;
+mod http;
 mod hub;
 mod identity;
 mod install;

@@ -1,35 +1,27 @@
 //! Metrics in the text format of Prometheus, at `--metrics-listen`.
 
-use std::convert::Infallible;
 use std::fmt::{Display, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode, header};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::body::Bytes;
+use hyper::{Response, StatusCode, header};
 use tokio::net::TcpListener;
-use tokio::task::JoinSet;
 use tokio::time::sleep;
 use weft_model::DNS_PLUGIN;
 use weft_proto::v1::{AgentStatus, PluginStatus, Traffic};
 use weft_resolver::Counters;
 
 use crate::core::Core;
+use crate::http::{self, Page};
 use crate::service::AgentService;
 
 /// Who names a problem with the address.
 const WHO: &str = "metrics";
 /// An address that somebody has is tried again this often.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
-/// How long a client may take to ask.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Clients at once; more wait.
-const CLIENTS_MAX: usize = 16;
 
 /// Serves `GET /metrics` if there is an address for it; never ends.
 pub(crate) async fn run(core: Arc<Core>, service: Arc<AgentService>) {
@@ -38,7 +30,8 @@ pub(crate) async fn run(core: Arc<Core>, service: Arc<AgentService>) {
         match TcpListener::bind(at).await {
             Ok(listener) => {
                 core.set_problems(WHO, Vec::new());
-                serve(listener, &service).await;
+                let service = Arc::clone(&service);
+                http::serve(listener, move |path| answer(&service, path)).await;
             }
             Err(error) => {
                 let problem = format!("metrics cannot be served at {at}: {error}");
@@ -49,32 +42,7 @@ pub(crate) async fn run(core: Arc<Core>, service: Arc<AgentService>) {
     }
 }
 
-async fn serve(listener: TcpListener, service: &Arc<AgentService>) {
-    let mut connections = JoinSet::new();
-    loop {
-        while connections.len() >= CLIENTS_MAX || connections.try_join_next().is_some() {
-            if connections.len() >= CLIENTS_MAX {
-                drop(connections.join_next().await);
-            }
-        }
-        let Ok((stream, _)) = listener.accept().await else {
-            sleep(Duration::from_millis(100)).await;
-            continue;
-        };
-        let service = Arc::clone(service);
-        let answering = service_fn(move |request: Request<Incoming>| {
-            let answer = answer(&service, request.uri().path());
-            async move { Ok::<_, Infallible>(answer) }
-        });
-        let mut server = http1::Builder::new();
-        server.timer(TokioTimer::new()).header_read_timeout(PATIENCE).keep_alive(false);
-        let connection = server.serve_connection(TokioIo::new(stream), answering);
-        // A client that goes away is no error.
-        connections.spawn(async move { drop(tokio::time::timeout(PATIENCE, connection).await) });
-    }
-}
-
-fn answer(service: &AgentService, path: &str) -> Response<Full<Bytes>> {
+fn answer(service: &AgentService, path: &str) -> Page {
     if path != "/metrics" {
         let mut response = Response::new(Full::new(Bytes::from_static(b"see /metrics\n")));
         *response.status_mut() = StatusCode::NOT_FOUND;

@@ -13,9 +13,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use weft_model::{Dns, HOST_SOURCES, RESOLVERS, Snapshot, Upstream};
 use weft_netio::{Netlink, addr};
 use weft_policy_sdk::Config;
-use weft_resolver::{
-    NameServer, Resolver, RootCertStore, StubDomains, Upstreams, serve_tcp, serve_udp, servers_of,
-};
+use weft_resolver::{Resolver, RootCertStore, Upstreams, serve_tcp, serve_udp, servers_of};
 
 use crate::core::{Core, State};
 use crate::tables::Names;
@@ -81,7 +79,7 @@ struct Serving {
 /// Whom the resolver asks, and why not others.
 #[derive(Clone, Debug, PartialEq)]
 struct Asks {
-    usual: Vec<NameServer>,
+    usual: Vec<Upstream>,
     dns: Dns,
     problems: Vec<String>,
 }
@@ -126,11 +124,10 @@ impl Server {
     }
 
     fn ask(&self, asks: &Asks) {
-        let stubs = asks.dns.stub_domains.iter();
-        let stubs: StubDomains = stubs.map(|(d, all)| (d.clone(), name_servers(all))).collect();
+        let stubs = &asks.dns.stub_domains;
         let over_tls = asks.usual.iter().chain(stubs.values().flatten()).any(|s| s.tls.is_some());
         let roots = if over_tls { believed() } else { RootCertStore::empty() };
-        match Upstreams::new(&asks.usual, &stubs, roots) {
+        match Upstreams::new(&asks.usual, stubs, roots) {
             Ok(upstreams) => self.resolver.set_upstreams(upstreams),
             Err(error) => {
                 tracing::warn!(%error, "nobody is asked for names that are not the cluster's");
@@ -203,11 +200,6 @@ pub(crate) async fn remove_addresses(netlink: &Netlink) -> Result<(), weft_netio
     Ok(())
 }
 
-fn name_servers(given: &[Upstream]) -> Vec<NameServer> {
-    let one = |u: &Upstream| NameServer { address: u.address, tls: u.tls.clone() };
-    given.iter().map(one).collect()
-}
-
 /// Certificates that this machine believes.
 fn believed() -> RootCertStore {
     let found = rustls_native_certs::load_native_certs();
@@ -234,7 +226,7 @@ fn asks(snapshot: &Snapshot, core: &Core) -> Option<Asks> {
             }
         }
     } else {
-        name_servers(&dns.upstreams)
+        dns.upstreams.clone()
     };
     let own: Vec<IpAddr> = snapshot
         .services

@@ -32,7 +32,7 @@ use weft_policy_sdk::Config;
 
 pub use serve::{serve_tcp, serve_udp};
 pub use trace::Traced;
-pub use upstreams::{NameServer, RootCertStore, StubDomains, UpstreamError, Upstreams, servers_of};
+pub use upstreams::{RootCertStore, StubDomains, UpstreamError, Upstreams, servers_of};
 pub use witness::{Found, Witness};
 
 use ask::Asking;

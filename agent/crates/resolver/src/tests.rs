@@ -15,6 +15,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::time::timeout;
 use weft_dns::Transport;
+use weft_model::Upstream;
 use weft_policy_sdk::Config;
 use weft_proto::tables::v1::{DnsNamespace, DnsService, DnsSettings, DnsTables};
 
@@ -124,8 +125,8 @@ fn tables() -> DnsTables {
 }
 
 /// Servers that are asked in clear.
-fn clear(addresses: &[SocketAddr]) -> Vec<NameServer> {
-    addresses.iter().map(|a| NameServer { address: *a, tls: None }).collect()
+fn clear(addresses: &[SocketAddr]) -> Vec<Upstream> {
+    addresses.iter().map(|a| Upstream { address: *a, tls: None }).collect()
 }
 
 fn upstreams(usual: &[SocketAddr], stubs: &StubDomains) -> Upstreams {
@@ -420,7 +421,7 @@ fn server_with_a_certificate_is_asked_over_tls() {
             ("other.example", roots, false),
             ("dns.example", RootCertStore::empty(), false),
         ] {
-            let server = NameServer { address: at, tls: Some(name.to_owned()) };
+            let server = Upstream { address: at, tls: Some(name.to_owned()) };
             let resolver = resolver(&[], &StubDomains::new());
             resolver.set_upstreams(Upstreams::new(&[server], &StubDomains::new(), roots).unwrap());
             let expected = match found_there {

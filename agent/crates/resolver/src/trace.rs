@@ -6,8 +6,9 @@ use std::str::FromStr as _;
 use hickory_resolver::proto::op::{Message, MessageType, OpCode, Query};
 use hickory_resolver::proto::rr::{Name, Record, RecordType};
 use weft_dns::{Outcome, Transport};
+use weft_model::Upstream;
 
-use crate::{NameServer, Resolver, reply};
+use crate::{Resolver, reply};
 
 /// One query and its answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,7 +18,7 @@ pub struct Traced {
     /// Status of the answer, such as `NXDOMAIN`.
     pub code: String,
     /// Who was asked, now or when it was kept; empty if the cluster has the name.
-    pub servers: Vec<NameServer>,
+    pub servers: Vec<Upstream>,
     /// NAME TTL TYPE DATA.
     pub records: Vec<String>,
 }

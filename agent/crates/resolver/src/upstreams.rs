@@ -12,6 +12,7 @@ use hickory_resolver::config::{
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::{Name, RecordType};
 use rustls::ClientConfig;
+use weft_model::Upstream;
 
 /// A server that is silent for this long is passed over.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -23,20 +24,9 @@ const TTL_MIN: Duration = Duration::from_secs(5);
 const TTL_MAX: Duration = Duration::from_secs(3600);
 /// Longest that is kept that there is none.
 const NEGATIVE_TTL_MAX: Duration = Duration::from_secs(1800);
-/// Where a server listens unless it is told.
-const PORT: u16 = 53;
-
-/// A server to ask.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NameServer {
-    /// Where it listens.
-    pub address: SocketAddr,
-    /// Asked over TLS, if its certificate has this name.
-    pub tls: Option<String>,
-}
 
 /// Domains and the servers that know names below them.
-pub type StubDomains = BTreeMap<String, Vec<NameServer>>;
+pub type StubDomains = BTreeMap<String, Vec<Upstream>>;
 
 /// Certificates that servers are believed by.
 pub use rustls::RootCertStore;
@@ -65,7 +55,7 @@ pub struct Upstreams {
 
 /// Servers that know the same.
 struct Group {
-    servers: Vec<NameServer>,
+    servers: Vec<Upstream>,
     resolver: Arc<TokioResolver>,
 }
 
@@ -81,7 +71,7 @@ impl Upstreams {
     /// # Errors
     /// [`UpstreamError`].
     pub fn new(
-        usual: &[NameServer],
+        usual: &[Upstream],
         stubs: &StubDomains,
         roots: RootCertStore,
     ) -> Result<Self, UpstreamError> {
@@ -108,7 +98,7 @@ impl Upstreams {
     }
 
     /// Their addresses.
-    pub(crate) fn servers(&self, name: &Name) -> Vec<NameServer> {
+    pub(crate) fn servers(&self, name: &Name) -> Vec<Upstream> {
         self.group(name).map(|group| group.servers.clone()).unwrap_or_default()
     }
 
@@ -130,15 +120,6 @@ impl Upstreams {
     }
 }
 
-impl std::fmt::Display for NameServer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.tls {
-            None => self.address.fmt(f),
-            Some(name) => write!(f, "tls://{}#{name}", self.address),
-        }
-    }
-}
-
 impl std::fmt::Debug for Upstreams {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let stubs: Vec<_> = self.stubs.iter().map(|(name, _)| name).collect();
@@ -155,8 +136,8 @@ fn believing(roots: RootCertStore) -> Result<ClientConfig, UpstreamError> {
     Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
-fn group(servers: &[NameServer], tls: &ClientConfig) -> Result<Group, UpstreamError> {
-    let server = |server: &NameServer| {
+fn group(servers: &[Upstream], tls: &ClientConfig) -> Result<Group, UpstreamError> {
+    let server = |server: &Upstream| {
         let with_port = |mut connection: ConnectionConfig| {
             connection.port = server.address.port();
             connection
@@ -195,7 +176,7 @@ fn options() -> ResolverOpts {
 
 /// Servers that a `resolv.conf` names.
 #[must_use]
-pub fn servers_of(resolv_conf: &str) -> Vec<NameServer> {
+pub fn servers_of(resolv_conf: &str) -> Vec<Upstream> {
     let Ok(config) = resolv_conf::Config::parse(resolv_conf) else { return Vec::new() };
     let address = |ip: &resolv_conf::ScopedIp| match ip {
         resolv_conf::ScopedIp::V4(v4) => Some(IpAddr::V4(*v4)),
@@ -203,6 +184,6 @@ pub fn servers_of(resolv_conf: &str) -> Vec<NameServer> {
         resolv_conf::ScopedIp::V6(v6, None) => Some(IpAddr::V6(*v6)),
         resolv_conf::ScopedIp::V6(_, Some(_)) => None,
     };
-    let server = |ip| NameServer { address: SocketAddr::new(ip, PORT), tls: None };
+    let server = |ip| Upstream { address: SocketAddr::new(ip, Upstream::PORT), tls: None };
     config.nameservers.iter().filter_map(address).map(server).collect()
 }

@@ -8,7 +8,7 @@ use time::format_description::well_known::Rfc3339;
 use tonic::Status;
 use weft_control::ConvertError;
 use weft_explain::AskError;
-use weft_model::{NodeName, PodName, USER_PLUGINS_MAX};
+use weft_model::{NodeName, USER_PLUGINS_MAX};
 
 use crate::ca::RequestError;
 use crate::lease::LeaseError;
@@ -85,10 +85,8 @@ pub(crate) enum FabricError {
     NoModule,
     #[error("nodes of this fabric answer no names: the hub was started with --no-dns")]
     NoNames,
-    #[error("there is no pod and no node {0}")]
-    NoAsker(String),
-    #[error("pod {0} has no address: it runs on no node")]
-    NotRunning(PodName),
+    #[error("there is no node yet")]
+    NoNodes,
     #[error("node {node} cannot be asked: {reason}")]
     Unanswered { node: NodeName, reason: String },
     #[error("{0}")]
@@ -120,7 +118,7 @@ impl From<FabricError> for Status {
             | E::StaticPeer(_)
             | E::PluginDeclared { .. }
             | E::NoNames
-            | E::NotRunning(_) => Self::failed_precondition(text),
+            | E::NoNodes => Self::failed_precondition(text),
             E::NameTaken(_)
             | E::NameOfStaticPeer(_)
             | E::UidTaken(_)
@@ -129,7 +127,7 @@ impl From<FabricError> for Status {
             | E::PluginExists(_) => Self::already_exists(text),
             E::RemovedUid | E::NotMember(_) => Self::permission_denied(text),
             E::Ask(ask) if ask.is_absence() => Self::not_found(text),
-            E::NoNode(_) | E::NoPlugin(_) | E::NoModule | E::NoAsker(_) => Self::not_found(text),
+            E::NoNode(_) | E::NoPlugin(_) | E::NoModule => Self::not_found(text),
             E::Uid
             | E::AddressUnusable(_)
             | E::AddressInside { .. }

@@ -23,6 +23,20 @@ pub(crate) struct Defined {
     pub(crate) line: usize,
 }
 
+impl Defined {
+    /// Of no file: it stands in for what nobody wrote.
+    pub(crate) fn built_in(object: Object) -> Self {
+        Self { object, file: PathBuf::from(BUILT_IN), line: 0 }
+    }
+
+    pub(crate) fn is_built_in(&self) -> bool {
+        self.file.as_os_str() == BUILT_IN
+    }
+}
+
+/// Files of a source have a directory.
+const BUILT_IN: &str = "(built in)";
+
 /// A definition, which counts if there is no older one of that name.
 struct Definition {
     key: Key,

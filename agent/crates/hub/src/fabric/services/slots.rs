@@ -2,7 +2,8 @@
 //!
 //! Who has something keeps it; then whoever asks for something in particular gets it if it is free,
 //! and never something else instead; then the rest is given out. Within each step Services come in
-//! order of namespace and name. What is kept for a Service that may come back is not given out by
+//! order of namespace and name. A Service that is built in gives way: what somebody else
+//! has or asks for it does not ask for. What is kept for a Service that may come back is not given out by
 //! chance, and yet to whoever asks for it.
 
 use std::collections::BTreeMap;
@@ -40,6 +41,7 @@ pub(super) fn settle<'d, K, V: Copy + Ord + Display>(
     mut fresh: impl FnMut(&Slot<'d, K, V>, &Taken<'d, V>) -> Result<V, String>,
     refused: &mut Refused<'d>,
 ) -> Vec<Slot<'d, K, V>> {
+    give_way(&mut slots, kept, refused);
     let mut taken = kept.clone();
     for slot in &mut slots {
         let still = slot.held.filter(|held| slot.asked.is_none_or(|asked| asked == *held));
@@ -70,4 +72,29 @@ pub(super) fn settle<'d, K, V: Copy + Ord + Display>(
         }
     }
     slots
+}
+
+/// Nobody wrote the Service that is built in, so nobody relies on what it has.
+fn give_way<'d, K, V: Copy + Ord + Display>(
+    slots: &mut [Slot<'d, K, V>],
+    kept: &Taken<'d, V>,
+    refused: &mut Refused<'d>,
+) {
+    if !slots.iter().any(|s| s.draft.defined.is_built_in()) {
+        return;
+    }
+    let (held, asked) = (|s: &Slot<'d, K, V>| s.held, |s: &Slot<'d, K, V>| s.asked);
+    let of_others = |what: &dyn Fn(&Slot<'d, K, V>) -> Option<V>| -> Taken<'d, V> {
+        let others = slots.iter().filter(|s| !s.draft.defined.is_built_in());
+        others.filter_map(|s| Some((what(s)?, &s.draft.name))).collect()
+    };
+    let (held, asked) = (of_others(&held), of_others(&asked));
+    for slot in slots.iter_mut().filter(|s| s.draft.defined.is_built_in()) {
+        slot.held = slot.held.filter(|has| !asked.contains_key(has));
+        let Some(wanted) = slot.asked else { continue };
+        if let Some(owner) = [&asked, &held, kept].iter().find_map(|all| all.get(&wanted)) {
+            slot.asked = None;
+            refused.push((slot.draft, format!("{wanted} is Service {owner}'s, so it has another")));
+        }
+    }
 }

@@ -198,3 +198,35 @@ fn what_is_kept_for_a_service_that_is_gone_goes_to_who_asks() {
     assert!(!merged.services.contains_key(&named("first")));
     assert!(merged.services.contains_key(&named("second")));
 }
+
+/// What is built in takes nothing from a Service that somebody wrote, whichever comes first.
+#[test]
+fn built_in_service_gives_way() {
+    let mut bench = Bench::new(&[]);
+    let stand = crate::dns::Stand::new(&named("dns"), &bench.cluster.service_cidrs);
+    let merged = |bench: &mut Bench| {
+        bench.read();
+        stand.stand_in(&mut bench.state.source);
+        let merged = merge(&bench.cluster, bench.allow_external_ips, &bench.state);
+        bench.state.allocations.clone_from(&merged.allocations);
+        let address = |name| texts(&merged.services[&named(name)].cluster_ips).remove(0);
+        let misfits: Vec<String> = merged.misfits.iter().map(|p| p.reason.clone()).collect();
+        (address("dns"), misfits)
+    };
+    assert_eq!(merged(&mut bench), ("10.96.0.10".into(), vec![]));
+    bench.set(0, &service("web", "clusterIP: 10.96.0.10"));
+    let (given, misfits) = merged(&mut bench);
+    assert_eq!(
+        misfits,
+        ["Service default/dns: 10.96.0.10 is Service default/web's, so it has another"]
+    );
+    assert_eq!(given, "10.96.1.0");
+    assert_eq!(cluster_ips(&mut bench, "web"), ["10.96.0.10"]);
+    // What it has now it keeps, and gives away again.
+    bench.set(1, &service("also", ""));
+    assert_eq!(merged(&mut bench).0, "10.96.1.0");
+    bench.set(2, &service("third", "clusterIP: 10.96.1.0"));
+    assert_eq!(merged(&mut bench).0, "10.96.1.2");
+    bench.set(0, "");
+    assert_eq!(merged(&mut bench), ("10.96.0.10".into(), vec![]));
+}
