@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use socket2::{Domain, Socket, Type};
 use weft_lab::Options;
 use weft_netio::netns;
-use weft_proto::v1::FabricStatus;
+use weft_proto::v1::{FabricStatus, NodeStatus};
 use weft_tests::outsider::Outsider;
 use weft_tests::service::{Conversation, Over, Server, ask, ask_over, udp_to};
 use weft_tests::talk::Party;
@@ -22,6 +22,8 @@ use weft_tests::{TestLab, can_run, eventually};
 use crate::failures::kill_and_await_return;
 
 pub(crate) const SOON: Duration = Duration::from_secs(5);
+/// The first policy has each node compile a plugin, which takes seconds while other labs do so too.
+const IN_FORCE: Duration = Duration::from_secs(20);
 pub(crate) const CLUSTER_IPS: [&str; 2] = ["10.96.0.110", "fd00:10:96::10"];
 pub(crate) const NODE_PORT: u16 = 30_080;
 
@@ -38,9 +40,11 @@ pub(crate) async fn lab(pods: usize) -> Result<TestLab> {
 }
 
 fn is_in_force(status: &FabricStatus) -> Result<()> {
-    let behind = status.nodes.iter().any(|n| n.applied_generation < status.generation);
-    ensure!(!behind, "a node is behind");
-    Ok(())
+    let behind = |n: &&NodeStatus| n.applied_generation < status.generation;
+    match status.nodes.iter().find(behind) {
+        Some(node) => bail!("a node is behind {}: {node:?}", status.generation),
+        None => Ok(()),
+    }
 }
 
 /// A Service on TCP and UDP port 80, of pods `app: web`, with more of its spec.
@@ -86,7 +90,7 @@ pub(crate) async fn apply(lab: &TestLab, documents: &[String]) -> Result<()> {
     let before = lab.status().await?.generation;
     std::fs::write(&half, documents.join("---\n"))?;
     std::fs::rename(&half, &path)?;
-    eventually(SOON, async || {
+    eventually(IN_FORCE, async || {
         let status = lab.status().await?;
         ensure!(status.problems.is_empty(), "{:?}", status.problems);
         ensure!(status.generation > before, "the hub has not seen it");

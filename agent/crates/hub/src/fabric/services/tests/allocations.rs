@@ -221,7 +221,7 @@ fn built_in_service_gives_way() {
         ["Service default/dns: 10.96.0.10 is Service default/web's, so it has another"]
     );
     assert_eq!(given, "10.96.1.0");
-    assert_eq!(cluster_ips(&mut bench, "web"), ["10.96.0.10"]);
+    assert_eq!(texts(&bench.state.allocations[&named("web")].cluster_ips), ["10.96.0.10"]);
     // What it has now it keeps, and gives away again.
     bench.set(1, &service("also", ""));
     assert_eq!(merged(&mut bench).0, "10.96.1.0");
