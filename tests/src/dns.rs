@@ -15,20 +15,29 @@ use crate::{TestLab, command_in};
 /// Usual port of a [`DnsServer`].
 pub const UPSTREAM_PORT: u16 = 5353;
 
-/// A `dnsmasq` in the hub's namespace; ended when dropped.
+/// A `dnsmasq`; ended when dropped.
 #[derive(Debug)]
 pub struct DnsServer(Child);
 
 impl DnsServer {
-    /// At that port; knows what the arguments say.
+    /// In the hub's namespace at that port; knows what the arguments say.
     ///
     /// # Errors
     /// It cannot be started.
     pub fn start(lab: &TestLab, port: u16, arguments: &[String]) -> Result<Self> {
-        let mut command = command_in(&lab.hub_namespace(), "dnsmasq")?;
+        Self::start_in(&lab.hub_namespace(), "root", port, arguments)
+    }
+
+    /// In a namespace and as a user.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start_in(namespace: &str, user: &str, port: u16, arguments: &[String]) -> Result<Self> {
+        let mut command = command_in(namespace, "dnsmasq")?;
         command
             .args(["--keep-in-foreground", "--no-resolv", "--no-hosts", "--conf-file=/dev/null"])
-            .args(["--pid-file=", "--user=root", "--log-facility=-"])
+            .args(["--pid-file=", "--log-facility=-"])
+            .arg(format!("--user={user}"))
             .arg(format!("--port={port}"))
             .args(arguments)
             .stdout(Stdio::null())

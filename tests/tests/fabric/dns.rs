@@ -10,10 +10,11 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use weft_lab::Options;
+use weft_netio::netns::InNetNs as _;
 use weft_tests::dns::{DnsServer, UPSTREAM_PORT};
 use weft_tests::names::pairs;
 use weft_tests::service::{self, Over, Server};
-use weft_tests::{TestLab, can_run, eventually};
+use weft_tests::{TestLab, can_run, command_in, eventually};
 
 use crate::services::{apply, pod};
 
@@ -252,6 +253,68 @@ async fn resolvers_of_users_find_names() -> Result<()> {
     // DNS-050.
     let cased = lab.run("a1", &["dig", "+noall", "+answer", "wEb.DEFAULT.svc.cluster.LOCAL"])?;
     assert!(cased.starts_with("wEb.DEFAULT.svc.cluster.LOCAL."), "{cased}");
+    Ok(())
+}
+
+/// DNS-092: a search list of 32 domains and 2048 characters.
+#[tokio::test(flavor = "multi_thread")]
+async fn long_search_list_finds_names() -> Result<()> {
+    if !can_run(&["nft", "dig", "dnsmasq", "getent"]) {
+        return Ok(());
+    }
+    let (lab, _upstream) = lab().await?;
+    let last = "default.svc.cluster.local";
+    // 31 of 64 characters and a space each, which leaves 33 for the last.
+    let domains =
+        (1..=31).map(|n| format!("{n:02}-{}.{}.cluster.local", "a".repeat(23), "b".repeat(23)));
+    let mut search: Vec<String> = domains.collect();
+    ensure!(search.iter().all(|domain| domain.len() == 64), "{search:?}");
+    search.push(last.to_owned());
+    let search = search.join(" ");
+    ensure!(search.len() <= 2048 && search.len() > 2000, "{} characters", search.len());
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("resolv.conf");
+    let server = SERVERS[0];
+    std::fs::write(&file, format!("nameserver {server}\nsearch {search}\noptions ndots:5\n"))?;
+    for name in ["web", "web.default.svc.cluster.local", "there.example"] {
+        let mut command = command_in(&lab.namespace_of("a1")?, "getent")?;
+        command.with_file(&file, Path::new("/etc/resolv.conf"))?;
+        let output = command.args(["ahostsv4", name]).output()?;
+        let expected = if name == "there.example" { "192.0.2.7" } else { "10.96.0.20" };
+        let found = String::from_utf8_lossy(&output.stdout).into_owned();
+        ensure!(found.starts_with(expected), "{name}: {output:?}");
+    }
+    Ok(())
+}
+
+/// DNS-129: what a sidecar does that takes the queries of its pod and asks for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn sidecar_asks_as_an_ordinary_client() -> Result<()> {
+    if !can_run(&["nft", "dig", "dnsmasq"]) {
+        return Ok(());
+    }
+    const SIDECAR: &str = "daemon";
+    const PORT: u16 = 15_053;
+    let (lab, _upstream) = lab().await?;
+    let namespace = lab.namespace_of("a1")?;
+    let to_itself = format!("--server={}", SERVERS[0]);
+    let mark = "--host-record=sidecar.test,192.0.2.99".to_owned();
+    let _sidecar = DnsServer::start_in(&namespace, SIDECAR, PORT, &[to_itself, mark])?;
+    let rules = format!(
+        "add table ip sidecar; add chain ip sidecar output {{ type nat hook output priority -100; }}; add rule ip sidecar output meta skuid != {SIDECAR} udp dport 53 redirect to :{PORT}; add rule ip sidecar output meta skuid != {SIDECAR} tcp dport 53 redirect to :{PORT}"
+    );
+    lab.run("a1", &["nft", &rules])?;
+    for transport in ["+notcp", "+tcp"] {
+        let ask = |name: &str| dig(&lab, "a1", SERVERS[0], &[transport, name]);
+        eventually(SOON, async || {
+            ensure!(ask("sidecar.test")? == ["192.0.2.99"], "the sidecar is not asked");
+            Ok(())
+        })
+        .await?;
+        assert_eq!(ask("web.default.svc.cluster.local")?, ["10.96.0.20"]);
+        assert_eq!(ask("there.example")?, ["192.0.2.7"]);
+        assert_eq!(ask("ext.default.svc.cluster.local")?, ["192.0.2.7", "there.example."]);
+    }
     Ok(())
 }
 
