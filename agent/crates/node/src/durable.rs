@@ -37,7 +37,7 @@ pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     replace(path, mode, |file| file.write_all(bytes))
 }
 
-/// As [`write`], for what need not outlive the kernel.
+/// As [`write()`], for what need not outlive the kernel.
 pub(crate) fn write_unsynced(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let temporary = temporary_name(path);
     let written = (|| {
