@@ -170,9 +170,7 @@ impl Dns {
             && packet.destination_port() == PORT
             && self.zones.tables.settings().resolvers.contains(&packet.destination())
     }
-}
 
-impl Dns {
     /// True if what the client is told is the resolver's to say.
     fn is_passed(&self, packet: &Packet) -> bool {
         let passed = &self.zones.tables.settings().passed_clients;

@@ -159,7 +159,7 @@ pub fn decision_text(decision: &Decision, way: &str) -> String {
         Some(rule) => format!(", after {} passed it on", rule_text(rule)),
         None => String::new(),
     };
-    let rules = || names(&decision.rules, rule_text);
+    let rules = || few(&decision.rules, rule_text);
     let does = if decision.denies { "denied" } else { "allowed" };
     let text = match decision.reason() {
         Reason::NoPod => "not a pod of the fabric: no policy is asked here".to_owned(),
@@ -172,7 +172,7 @@ pub fn decision_text(decision: &Decision, way: &str) -> String {
         Reason::Baseline => format!("{does} in tier Baseline by {}", rules()),
         Reason::Allowed => format!("allowed by {}", rules()),
         Reason::Isolated => {
-            let policies = names(&decision.rules, |rule| policy(rule).to_string());
+            let policies = few(&decision.rules, |rule| policy(rule).to_string());
             format!("denied: the pod is isolated by {policies}, and no rule matches")
         }
         Reason::NoMatch => {
@@ -188,10 +188,6 @@ pub fn decision_text(decision: &Decision, way: &str) -> String {
         ),
     };
     format!("{text}{passed}{by_name}")
-}
-
-fn names(rules: &[DecidingRule], name: impl Fn(&DecidingRule) -> String) -> String {
-    few(rules, name)
 }
 
 /// The first of them, in one line.

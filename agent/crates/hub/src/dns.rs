@@ -47,11 +47,12 @@ pub(crate) fn check(dns: &Dns) -> Result<(), String> {
         return Err("no cluster domain given".to_owned());
     }
     let mut names = dns.zones.iter().chain(dns.stub_domains.keys());
-    if let Some(bad) = names.find(|n| !is_domain(n)) {
+    if let Some(bad) = names.find(|n| !is_domain(n, DOMAIN_MAX)) {
         return Err(format!("`{bad}` is no name of a domain, as cluster.local is one"));
     }
     // A name of one label would stand before every Service that a pod calls so.
-    let whole = |name: &&String| is_domain(name) && name.trim_end_matches('.').contains('.');
+    let whole =
+        |name: &&String| is_domain(name, DOMAIN_MAX) && name.trim_end_matches('.').contains('.');
     if let Some(bad) = dns.hosts.keys().find(|n| !whole(n)) {
         return Err(format!("`{bad}` is no name of a host, as git.example.com is one"));
     }
@@ -64,14 +65,17 @@ pub(crate) fn check(dns: &Dns) -> Result<(), String> {
     }
 }
 
-fn is_domain(text: &str) -> bool {
+/// Longest name that names of Services go in front of.
+const DOMAIN_MAX: usize = 120;
+
+/// A name of a domain, with or without a dot at its end, of so many characters at most.
+pub(crate) fn is_domain(text: &str, longest: usize) -> bool {
     let label = |l: &str| {
         (1..=63).contains(&l.len())
             && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
     };
     let name = text.strip_suffix('.').unwrap_or(text);
-    // Names of Services go in front of it.
-    name.len() <= 120 && name.split('.').all(label)
+    name.len() <= longest && name.split('.').all(label)
 }
 
 /// The Service that clients ask, as nobody wrote it.

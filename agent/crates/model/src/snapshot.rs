@@ -218,7 +218,22 @@ pub fn changed<K: Ord + Clone, V: PartialEq + Clone>(
     (upserts.collect(), removed.collect())
 }
 
+impl Cluster {
+    /// Domains of the cluster's names; none if nodes answer none.
+    #[must_use]
+    pub fn zones(&self) -> &[String] {
+        self.dns.as_ref().map(|dns| dns.zones.as_slice()).unwrap_or_default()
+    }
+}
+
 impl Snapshot {
+    /// Addresses of the Service that clients ask for names; none if nodes answer none.
+    #[must_use]
+    pub fn name_servers(&self) -> &[IpAddr] {
+        let service = self.cluster.dns.as_ref().and_then(|dns| self.services.get(&dns.service));
+        service.map(|service| service.cluster_ips.as_slice()).unwrap_or_default()
+    }
+
     /// Generation zero: no nodes, no pods.
     #[must_use]
     pub fn empty(cluster: Cluster) -> Self {

@@ -446,8 +446,7 @@ impl State {
 
     /// Domains of the cluster.
     pub(crate) fn zones(&self) -> &[String] {
-        let dns = self.snapshot.as_ref().and_then(|s| s.cluster.dns.as_ref());
-        dns.map(|dns| dns.zones.as_slice()).unwrap_or_default()
+        self.snapshot.as_ref().map(|s| s.cluster.zones()).unwrap_or_default()
     }
 
     /// What the delegate of CNI is told; `None` until the node has a subnet and an MTU.

@@ -34,34 +34,31 @@ pub(crate) fn lock(path: &Path) -> io::Result<Option<File>> {
 /// Replaces `path` with `bytes`: temporary file in the same directory, fsync, rename, fsync of the
 /// directory. The temporary file's suffix is one that no container runtime reads.
 pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    replace(path, mode, |file| file.write_all(bytes))
+    replace(path, mode, Outlives::Kernel, |file| file.write_all(bytes))
 }
 
 /// As [`write()`], for what need not outlive the kernel.
 pub(crate) fn write_unsynced(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let temporary = temporary_name(path);
-    let written = (|| {
-        let mut file =
-            OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
-        file.write_all(bytes)?;
-        fs::rename(&temporary, path)
-    })();
-    if written.is_err() {
-        // As above.
-        let _ = fs::remove_file(&temporary);
-    }
-    written
+    replace(path, mode, Outlives::Process, |file| file.write_all(bytes))
 }
 
 /// Copies the file `source` over `path` in the same way.
 pub(crate) fn copy(source: &Path, path: &Path, mode: u32) -> io::Result<()> {
     let mut from = File::open(source)?;
-    replace(path, mode, |file| io::copy(&mut from, file).map(drop))
+    replace(path, mode, Outlives::Kernel, |file| io::copy(&mut from, file).map(drop))
+}
+
+/// What a file is still there after.
+#[derive(PartialEq)]
+enum Outlives {
+    Process,
+    Kernel,
 }
 
 fn replace(
     path: &Path,
     mode: u32,
+    outlives: Outlives,
     fill: impl FnOnce(&mut File) -> io::Result<()>,
 ) -> io::Result<()> {
     let temporary = temporary_name(path);
@@ -70,7 +67,9 @@ fn replace(
             OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
         fill(&mut file)?;
         file.set_permissions(fs::Permissions::from_mode(mode))?;
-        file.sync_all()?;
+        if outlives == Outlives::Kernel {
+            file.sync_all()?;
+        }
         fs::rename(&temporary, path)
     })();
     if result.is_err() {
@@ -78,6 +77,9 @@ fn replace(
         let _ = fs::remove_file(&temporary);
     }
     result?;
+    if outlives == Outlives::Process {
+        return Ok(());
+    }
     sync_parent(path)
 }
 
@@ -142,7 +144,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
         write(&path, b"one", PUBLIC).unwrap();
-        assert!(replace(&path, PUBLIC, |_| Err(io::Error::other("disk full"))).is_err());
+        assert!(
+            replace(&path, PUBLIC, Outlives::Kernel, |_| Err(io::Error::other("disk full")))
+                .is_err()
+        );
         assert_eq!(read(&path).unwrap().unwrap(), b"one");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }

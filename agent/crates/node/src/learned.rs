@@ -61,20 +61,23 @@ impl OfPod {
         true
     }
 
-    fn told(&mut self, name: &str, address: IpAddr, now: Timestamp, until: Timestamp) {
+    /// True if the address is new.
+    fn told(&mut self, name: &str, address: IpAddr, now: Timestamp, until: Timestamp) -> bool {
         if !self.names.contains_key(name) {
             self.names.insert(name.into(), BTreeMap::new());
         }
-        let Some(addresses) = self.names.get_mut(name) else { return };
+        let Some(addresses) = self.names.get_mut(name) else { return false };
+        let is_new = !addresses.contains_key(&address);
         let told = addresses.entry(address).or_insert(Told { last: now, until });
         told.last = now;
         // An older answer from a cache takes nothing back.
         told.until = told.until.max(until);
         while addresses.len() > OF_NAME_MAX {
             let oldest = addresses.iter().min_by_key(|(_, told)| told.last).map(|(a, _)| *a);
-            let Some(oldest) = oldest else { return };
+            let Some(oldest) = oldest else { break };
             addresses.remove(&oldest);
         }
+        is_new
     }
 
     fn bound(&mut self) {
@@ -105,11 +108,17 @@ impl Learned {
         until: Timestamp,
     ) -> bool {
         let pod = self.0.entry(attachment.to_owned()).or_default();
+        let mut any_new = false;
         for name in names {
-            addresses.iter().for_each(|address| pod.told(name, *address, now, until));
+            for address in addresses {
+                any_new |= pod.told(name, *address, now, until);
+            }
+        }
+        pod.unsaved = true;
+        if !any_new {
+            return false;
         }
         pod.bound();
-        pod.unsaved = true;
         pod.settle()
     }
 
@@ -157,6 +166,11 @@ impl Learned {
     pub(crate) fn unsaved(&self) -> Vec<String> {
         let unsaved = self.0.iter().filter(|(_, pod)| pod.unsaved);
         unsaved.map(|(attachment, _)| attachment.clone()).collect()
+    }
+
+    /// Pods that know anything, or did.
+    pub(crate) fn pods(&self) -> BTreeSet<String> {
+        self.0.keys().cloned().collect()
     }
 
     /// A pod as it has to be on disk, which it counts as then; `None` if it is gone.

@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use tokio::time::sleep;
 use weft_model::DNS_PLUGIN;
 use weft_proto::v1::{AgentStatus, PluginStatus, Traffic};
-use weft_resolver::Counters;
+use weft_resolver::{Counters, code_name};
 
 use crate::core::Core;
 use crate::http::{self, Page};
@@ -156,9 +156,8 @@ fn record_type(number: u32) -> String {
 }
 
 fn code(number: u32) -> String {
-    let names = ["NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED"];
-    let name = usize::try_from(number).ok().and_then(|n| names.get(n));
-    name.map_or_else(|| number.to_string(), |name| (*name).to_owned())
+    let name = u16::try_from(number).ok().and_then(code_name);
+    name.map_or_else(|| number.to_string(), ToOwned::to_owned)
 }
 
 /// The text while it is written.

@@ -21,8 +21,7 @@ pub(crate) async fn answer(
     question: &NameQuestion,
 ) -> Result<NameAnswer, String> {
     let resolver = core.resolver().ok_or("the node answers no names yet")?;
-    let zones = snapshot.cluster.dns.as_ref().map(|dns| dns.zones.as_slice()).unwrap_or_default();
-    let zone = zones.first().ok_or("the node answers no names")?;
+    let zone = snapshot.cluster.zones().first().ok_or("the node answers no names")?;
     let client = match question.pod.as_str() {
         "" => None,
         text => Some(text.parse().map_err(|_| format!("`{text}` is no address"))?),
@@ -36,7 +35,6 @@ pub(crate) async fn answer(
         let traced = match resolver.trace(&name, &question.r#type, client).await {
             Ok(traced) => traced,
             // What a search list makes of a long name may be none.
-            Err(error) if steps.is_empty() && name == question.name => return Err(error),
             Err(_) if name != question.name => continue,
             Err(error) => return Err(error),
         };

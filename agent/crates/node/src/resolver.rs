@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,38 +33,45 @@ pub(crate) async fn run(core: Arc<Core>, netlink: Netlink, names: Arc<Store>) {
     let resolver = Resolver::new(move |client| asked_by.read(|state| may_ask(state, client)));
     core.set_resolver(Arc::clone(&resolver));
     resolver.set_witness(Arc::new(Ear { core: Arc::clone(&core), store: names }));
-    let mut server = Server { core, netlink, resolver, known: None, asks: None, serving: None };
+    let mut server = Server {
+        core,
+        netlink,
+        resolver,
+        configured: Ok(Vec::new()),
+        known: None,
+        asks: None,
+        serving: None,
+    };
     let mut changes = server.core.changes();
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut look = true;
     loop {
-        let problems = server.bring_up_to_date().await;
+        let problems = server.bring_up_to_date(look).await;
         server.core.set_problems(WHO, problems);
         tokio::select! {
-            _ = changes.changed() => {}
-            _ = ticks.tick() => {}
+            _ = changes.changed() => look = false,
+            _ = ticks.tick() => look = true,
         }
     }
 }
 
 /// Pods of this node, and the node itself: its addresses are anybody's who shares a link with it.
 fn may_ask(state: &State, client: IpAddr) -> bool {
-    let of_pods = || {
-        let records = state.attachments.values();
-        records.flat_map(|r| r.addresses()).any(|a| a == client)
-    };
     HOST_SOURCES.contains(&client)
         || RESOLVERS.contains(&client)
         || state.host_addresses.contains(&client)
-        || of_pods()
+        || state.attachment_at(client).is_some()
 }
 
 struct Server {
     core: Arc<Core>,
     netlink: Netlink,
     resolver: Arc<Resolver>,
+    /// Servers that the node's own configuration names, or why there are none.
+    configured: Result<Vec<Upstream>, String>,
     /// What the resolver knows.
-    known: Option<Names>,
+    known: Option<Arc<Names>>,
     /// Whom it asks.
     asks: Option<Asks>,
     /// Sockets by address; what serves them ends with it.
@@ -74,6 +82,8 @@ struct Server {
 struct Serving {
     addresses: BTreeSet<IpAddr>,
     tasks: JoinSet<()>,
+    /// What was wrong when it was looked at last.
+    problems: Vec<String>,
 }
 
 /// Whom the resolver asks, and why not others.
@@ -85,17 +95,20 @@ struct Asks {
 }
 
 impl Server {
-    /// Gives back what an operator should look at.
-    async fn bring_up_to_date(&mut self) -> Vec<String> {
-        let (core, known) = (&self.core, &self.known);
-        let wanted = core.read(|state| state.snapshot.as_ref().and_then(|s| asks(s, core)));
-        let names = core.target().map(|t| t.tables.names().clone());
+    /// Gives back what an operator should look at. `look`: also at what others may have changed.
+    async fn bring_up_to_date(&mut self, look: bool) -> Vec<String> {
+        if look {
+            self.configured = configured(&self.core.config.resolv_conf);
+        }
+        let (core, configured) = (&self.core, &self.configured);
+        let wanted = core.read(|state| state.snapshot.as_ref().and_then(|s| asks(s, configured)));
+        let names = core.target().map(|t| Arc::clone(t.tables.names()));
         let (Some(wanted), Some(names)) = (wanted, names.filter(|n| !n.is_empty())) else {
             self.stop().await;
             return Vec::new();
         };
         let mut problems = Vec::new();
-        if known.as_ref() != Some(&names) {
+        if !self.known.as_ref().is_some_and(|known| Arc::ptr_eq(known, &names)) {
             match self.tell(&names) {
                 Ok(()) => self.known = Some(names),
                 Err(error) => {
@@ -109,7 +122,10 @@ impl Server {
             self.asks = Some(wanted.clone());
         }
         problems.extend(wanted.problems);
-        problems.extend(self.serve().await);
+        if look || self.serving.is_none() {
+            self.serve().await;
+        }
+        problems.extend(self.serving.iter().flat_map(|s| s.problems.iter().cloned()));
         problems
     }
 
@@ -146,7 +162,7 @@ impl Server {
     }
 
     /// Has addresses and sockets.
-    async fn serve(&mut self) -> Vec<String> {
+    async fn serve(&mut self) {
         let serving = self.serving.get_or_insert_default();
         let mut problems = Vec::new();
         for address in RESOLVERS {
@@ -172,7 +188,7 @@ impl Server {
                 )),
             }
         }
-        problems
+        serving.problems = problems;
     }
 
     async fn stop(&mut self) {
@@ -212,31 +228,27 @@ fn believed() -> RootCertStore {
     roots
 }
 
-/// `None` if no names are served.
-fn asks(snapshot: &Snapshot, core: &Core) -> Option<Asks> {
+/// Servers that a `resolv.conf` names.
+fn configured(path: &Path) -> Result<Vec<Upstream>, String> {
+    let text = std::fs::read_to_string(path);
+    text.map(|text| servers_of(&text))
+        .map_err(|error| format!("{} cannot be read: {error}", path.display()))
+}
+
+/// `None` if no names are served. `configured` counts where the fabric names no servers.
+fn asks(snapshot: &Snapshot, configured: &Result<Vec<Upstream>, String>) -> Option<Asks> {
     let dns = snapshot.cluster.dns.clone()?;
     let mut problems = Vec::new();
-    let given = if dns.upstreams.is_empty() {
-        let path = &core.config.resolv_conf;
-        match std::fs::read_to_string(path) {
-            Ok(text) => servers_of(&text),
-            Err(error) => {
-                problems.push(format!("{} cannot be read: {error}", path.display()));
-                Vec::new()
-            }
+    let given = match configured {
+        _ if !dns.upstreams.is_empty() => dns.upstreams.clone(),
+        Ok(servers) => servers.clone(),
+        Err(problem) => {
+            problems.push(problem.clone());
+            Vec::new()
         }
-    } else {
-        dns.upstreams.clone()
     };
-    let own: Vec<IpAddr> = snapshot
-        .services
-        .get(&dns.service)
-        .into_iter()
-        .flat_map(|s| s.cluster_ips.iter().copied())
-        .chain(RESOLVERS)
-        .collect();
-    let (loops, usual): (Vec<_>, Vec<_>) =
-        given.into_iter().partition(|s| own.contains(&s.address.ip()));
+    let own = |ip: &IpAddr| snapshot.name_servers().contains(ip) || RESOLVERS.contains(ip);
+    let (loops, usual): (Vec<_>, Vec<_>) = given.into_iter().partition(|s| own(&s.address.ip()));
     problems.extend(
         loops
             .iter()

@@ -84,9 +84,10 @@ pub(crate) struct Tables {
     peers: BTreeMap<u32, Peer>,
     pods: BTreeMap<String, LocalPod>,
     plugins: BTreeMap<String, PluginSpec>,
-    services: Services,
+    /// Shared with tables that differ elsewhere, as `names` are.
+    services: Arc<Services>,
     policies: Policies,
-    names: Names,
+    names: Arc<Names>,
 }
 
 impl Tables {
@@ -103,9 +104,9 @@ impl Tables {
             .filter_map(|n| ids.by_name.get(n.name.as_str()).map(|id| (*id, peer(*id, n))))
             .collect();
         let plugins = snapshot.plugins.values().map(|p| (p.name.clone(), p.to_proto()));
-        let services = Services::compile(snapshot, local, ids, before.map(|b| &b.services));
+        let services = Services::compile(snapshot, local, ids, before.map(|b| &*b.services));
         let policies = Policies::compile(snapshot, local, before.map(|b| &b.policies));
-        let mut names = Names::compile(snapshot, before.map(|b| &b.names));
+        let mut names = Names::compile(snapshot, before.map(|b| &*b.names));
         names.pass_clients(policies.with_domains());
         // Before every plugin of a user. Policies and users see backends, and a query is answered if
         // policies let it pass.
@@ -114,9 +115,9 @@ impl Tables {
         let third = (!names.is_empty()).then(|| built_in(DNS_PLUGIN, i32::MIN + 2));
         let plugins = plugins.chain(first).chain(second).chain(third).collect();
         Self {
-            services,
+            services: services.into(),
             policies,
-            names,
+            names: names.into(),
             settings: settings(snapshot, local),
             keys: local.keys.iter().map(|k| k.public).collect(),
             peers,
@@ -127,8 +128,8 @@ impl Tables {
 
     /// The same, but for what pods know of names; `None` if that makes no difference.
     pub(crate) fn learn(&self, known: &BTreeMap<IpAddr, Arc<Known>>) -> Option<Self> {
-        let mut policies = self.policies.clone();
-        policies.learn(known).then(|| Self { policies, ..self.clone() })
+        let mut next = self.clone();
+        next.policies.learn(known).then_some(next)
     }
 
     /// Everything, for a datapath that knows nothing or something else.
@@ -177,7 +178,7 @@ impl Tables {
     }
 
     /// Names of the cluster.
-    pub(crate) fn names(&self) -> &Names {
+    pub(crate) fn names(&self) -> &Arc<Names> {
         &self.names
     }
 

@@ -116,17 +116,27 @@ impl Store {
 pub(crate) async fn run(core: Arc<Core>, store: Arc<Store>) {
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // Whose files are there.
+    let mut kept = None;
     loop {
         ticks.tick().await;
         core.forget_learned(clock::now());
-        let unsaved = core.read(|state| state.learned.unsaved());
+        let look = |state: &State| (state.learned.unsaved(), Some(state.learned.pods()));
+        let (unsaved, known) = core.read(look);
+        if unsaved.is_empty() && known == kept {
+            continue;
+        }
         let (core, store) = (Arc::clone(&core), Arc::clone(&store));
         let work = move || {
             unsaved.iter().try_for_each(|attachment| store.write(&core, attachment))?;
             store.remove_gone(&core)
         };
-        if let Ok(Err(error)) = tokio::task::spawn_blocking(work).await {
-            tracing::warn!(%error, "names that pods know are not kept: they ask again after a restart");
+        match tokio::task::spawn_blocking(work).await {
+            Ok(Err(error)) => {
+                kept = None;
+                tracing::warn!(%error, "names that pods know are not kept: they ask again after a restart");
+            }
+            _ => kept = known,
         }
     }
 }

@@ -31,7 +31,7 @@ use weft_dns::{Outcome, Transport, Zones};
 use weft_policy_sdk::Config;
 
 pub use serve::{serve_tcp, serve_udp};
-pub use trace::Traced;
+pub use trace::{Traced, code_name};
 pub use upstreams::{RootCertStore, StubDomains, UpstreamError, Upstreams, servers_of};
 pub use witness::{Found, Witness};
 

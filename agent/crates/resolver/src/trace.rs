@@ -64,18 +64,16 @@ impl Resolver {
     }
 }
 
-/// As `dig` shows it.
+/// Status of an answer as `dig` shows it, if it is one of the usual.
+#[must_use]
+pub fn code_name(code: u16) -> Option<&'static str> {
+    let names = ["NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED"];
+    names.get(usize::from(code)).copied()
+}
+
 fn code(reply: &Message) -> String {
-    use hickory_resolver::proto::op::ResponseCode as R;
-    match reply.metadata.response_code {
-        R::NoError => "NOERROR".to_owned(),
-        R::NXDomain => "NXDOMAIN".to_owned(),
-        R::ServFail => "SERVFAIL".to_owned(),
-        R::Refused => "REFUSED".to_owned(),
-        R::FormErr => "FORMERR".to_owned(),
-        R::NotImp => "NOTIMP".to_owned(),
-        other => other.to_string(),
-    }
+    let code = reply.metadata.response_code;
+    code_name(code.into()).map_or_else(|| code.to_string(), ToOwned::to_owned)
 }
 
 fn line(record: &Record) -> String {

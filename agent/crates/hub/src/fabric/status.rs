@@ -1,7 +1,7 @@
 //! The fabric in one message, for `weft status`.
 
 use weft_control::ToProto as _;
-use weft_model::{BUILT_IN_PLUGINS, Node, NodeName, Snapshot};
+use weft_model::{BUILT_IN_PLUGINS, Node, NodeName};
 use weft_proto::v1;
 use weft_proto::v1::plugin_status::State as Standing;
 
@@ -35,16 +35,9 @@ impl Fabric {
             nodes: nodes.collect(),
             problems: problems.map(problem).chain(of_nodes).chain(plugins).collect(),
             pods: count(snapshot.pods.len()),
-            name_servers: name_servers(&snapshot),
+            name_servers: snapshot.name_servers().iter().map(ToString::to_string).collect(),
         }
     }
-}
-
-/// Addresses of the Service that clients ask.
-fn name_servers(snapshot: &Snapshot) -> Vec<String> {
-    let service = snapshot.cluster.dns.as_ref().map(|dns| &dns.service);
-    let service = service.and_then(|name| snapshot.services.get(name));
-    service.iter().flat_map(|s| &s.cluster_ips).map(ToString::to_string).collect()
 }
 
 fn node_status(state: &State, node: &Node, pods: usize) -> v1::NodeStatus {

@@ -54,15 +54,7 @@ impl Source {
 
     fn table(&self) -> DnsService {
         match self {
-            Self::Served(s) => {
-                let ips = s.cluster_ips.as_slice();
-                DnsService {
-                    cluster_ips: ips.iter().map(bytes).collect(),
-                    ports: ports(&s.ports, |port| port.port),
-                    endpoints: endpoints(&[], &s.endpoints),
-                    ..named(&s.name)
-                }
-            }
+            Self::Served(s) => with_addresses(&s.name, &s.cluster_ips, &s.ports, &s.endpoints),
             Self::Named(s) => match &s.kind {
                 NamedKind::Alias(target) => {
                     DnsService { external_name: target.clone(), ..named(&s.name) }
@@ -70,12 +62,7 @@ impl Source {
                 NamedKind::Headless => {
                     DnsService { endpoints: endpoints(&s.ports, &s.endpoints), ..named(&s.name) }
                 }
-                NamedKind::Foreign(ips) => DnsService {
-                    cluster_ips: ips.iter().map(bytes).collect(),
-                    ports: ports(&s.ports, |port| port.port),
-                    endpoints: endpoints(&[], &s.endpoints),
-                    ..named(&s.name)
-                },
+                NamedKind::Foreign(ips) => with_addresses(&s.name, ips, &s.ports, &s.endpoints),
             },
         }
     }
@@ -85,15 +72,29 @@ fn named(name: &ServiceName) -> DnsService {
     DnsService { name: name.to_string(), ..DnsService::default() }
 }
 
-/// Those that have a name and, for `number`, one.
-fn ports(all: &[ServicePort], mut number: impl FnMut(&ServicePort) -> u16) -> Vec<DnsPort> {
-    let port = |p: &ServicePort| DnsPort {
+/// One that has addresses of its own.
+fn with_addresses(
+    name: &ServiceName,
+    ips: &[IpAddr],
+    all: &[ServicePort],
+    backends: &[Endpoint],
+) -> DnsService {
+    DnsService {
+        cluster_ips: ips.iter().map(bytes).collect(),
+        ports: ports(all.iter().map(|port| (port, port.port))),
+        endpoints: endpoints(&[], backends),
+        ..named(name)
+    }
+}
+
+/// Those that have a name and a number.
+fn ports<'a>(all: impl Iterator<Item = (&'a ServicePort, u16)>) -> Vec<DnsPort> {
+    let port = |(p, number): (&ServicePort, u16)| DnsPort {
         name: p.name.clone(),
         protocol: p.protocol.number().into(),
-        port: number(p).into(),
+        port: number.into(),
     };
-    let named = all.iter().filter(|p| !p.name.is_empty());
-    named.map(port).filter(|p| p.port != 0).collect()
+    all.filter(|(p, number)| !p.name.is_empty() && *number != 0).map(port).collect()
 }
 
 /// Ready ones, those with the same of these ports together.
@@ -103,9 +104,8 @@ fn endpoints(service_ports: &[ServicePort], all: &[Endpoint]) -> Vec<DnsEndpoint
         let targets: Vec<u16> =
             endpoint.targets.iter().copied().take(service_ports.len()).collect();
         let group = groups.entry(targets).or_insert_with_key(|targets| {
-            let mut numbers = targets.iter();
-            let target = |_: &ServicePort| numbers.next().copied().unwrap_or(0);
-            DnsEndpoints { ports: ports_at(service_ports, target), ..DnsEndpoints::default() }
+            let numbered = service_ports.iter().zip(targets.iter().copied());
+            DnsEndpoints { ports: ports(numbered), ..DnsEndpoints::default() }
         });
         let (v4, v6) = match &endpoint.hostname {
             None => (&mut group.addresses_v4, &mut group.addresses_v6),
@@ -123,13 +123,6 @@ fn endpoints(service_ports: &[ServicePort], all: &[Endpoint]) -> Vec<DnsEndpoint
         addresses.extend(bytes(&endpoint.address));
     }
     groups.into_values().collect()
-}
-
-/// As [`ports`], where `number` is told of each port in order, of those without a name too.
-fn ports_at(all: &[ServicePort], mut number: impl FnMut(&ServicePort) -> u16) -> Vec<DnsPort> {
-    let numbers: Vec<u16> = all.iter().map(&mut number).collect();
-    let mut numbers = all.iter().zip(numbers).filter(|(p, _)| !p.name.is_empty()).map(|(_, n)| n);
-    ports(all, |_| numbers.next().unwrap_or(0))
 }
 
 impl Names {
@@ -237,13 +230,11 @@ fn settings(snapshot: &Snapshot, dns: &Dns) -> DnsSettings {
         PodNames::Verified => DnsPodNames::Verified,
         PodNames::Insecure => DnsPodNames::Insecure,
     };
-    let server = snapshot.services.get(&dns.service);
-    let servers = server.map(|s| s.cluster_ips.as_slice()).unwrap_or_default();
     DnsSettings {
         zones: dns.zones.clone(),
         ttl_s: dns.ttl_s,
         resolvers: RESOLVERS.iter().map(bytes).collect(),
-        name_servers: servers.iter().map(bytes).collect(),
+        name_servers: snapshot.name_servers().iter().map(bytes).collect(),
         reverse_ranges: cluster.service_cidrs.iter().chain(&cluster.pod_cidrs).map(range).collect(),
         pod_names: pod_names.into(),
         synced: true,

@@ -1,11 +1,39 @@
 use proptest::prelude::*;
 use weft_model::{
-    Cluster, Encapsulation, Endpoint, Generation, Service, ServiceName, ServicePort,
-    ServiceProtocol, TrafficPolicy, Vni,
+    Cluster, Encapsulation, Endpoint, Generation, NamespaceSelector, PodSelector, Policy,
+    PolicyAction, PolicyKind, PolicyName, PolicyPeer, PolicyPort, PolicyRule, PolicyTier, Selector,
+    Service, ServiceName, ServicePort, ServiceProtocol, TrafficPolicy, Vni,
 };
 
 pub(crate) use super::dns::tests::dns;
 use super::*;
+
+/// A policy for all pods of a namespace that allows these names, at these ports only if there are any.
+pub(crate) fn fqdn_policy(
+    namespace: &str,
+    name: &str,
+    domains: &[&str],
+    ports: Option<Vec<PolicyPort>>,
+) -> Policy {
+    let domains = domains.iter().map(|d| PolicyPeer::Domain(d.parse().unwrap())).collect();
+    let rule = PolicyRule {
+        name: "egress[0]".into(),
+        action: PolicyAction::Accept,
+        peers: Some(domains),
+        ports,
+    };
+    Policy {
+        name: PolicyName { namespace: namespace.into(), name: name.into(), kind: PolicyKind::Fqdn },
+        tier: PolicyTier::Namespace,
+        watched: false,
+        subject: PodSelector {
+            namespaces: NamespaceSelector::Named(namespace.into()),
+            pods: Selector::default(),
+        },
+        ingress: None,
+        egress: Some(vec![rule]),
+    }
+}
 
 pub(crate) fn cluster() -> Cluster {
     Cluster {

@@ -1,14 +1,9 @@
 use std::net::IpAddr;
 
-use weft_model::{
-    NamespaceSelector, PodSelector, Policy, PolicyAction, PolicyKind, PolicyName, PolicyPeer,
-    PolicyRule, PolicyTier, Selector,
-};
-
 use super::*;
 use crate::cni::tests::record;
 use crate::datapath::tests::{FakeDatapath, joined_core, start_client};
-use crate::tables::tests::dns;
+use crate::tables::tests::{dns, fqdn_policy};
 
 const POD: &str = "10.42.1.2";
 const KEY: &str = "weft/a/eth0";
@@ -16,25 +11,7 @@ const KEY: &str = "weft/a/eth0";
 /// A node with pods a and b, of which a policy lets all send to `*.example` and to names of the cluster.
 fn core(directory: &std::path::Path) -> Arc<Core> {
     let core = joined_core(directory);
-    let domains = ["*.example", "*.cluster.local"].map(|d| PolicyPeer::Domain(d.parse().unwrap()));
-    let rule = PolicyRule {
-        name: "egress[0]".into(),
-        action: PolicyAction::Accept,
-        peers: Some(domains.into()),
-        ports: None,
-    };
-    let (namespace, kind) = ("default".to_owned(), PolicyKind::Fqdn);
-    let policy = Policy {
-        name: PolicyName { namespace: namespace.clone(), name: "p".into(), kind },
-        tier: PolicyTier::Namespace,
-        watched: false,
-        subject: PodSelector {
-            namespaces: NamespaceSelector::Named(namespace),
-            pods: Selector::default(),
-        },
-        ingress: None,
-        egress: Some(vec![rule]),
-    };
+    let policy = fqdn_policy("default", "p", &["*.example", "*.cluster.local"], None);
     core.update(|state| {
         let snapshot = state.snapshot.as_mut().unwrap();
         snapshot.policies.insert(policy.name.clone(), policy.into());

@@ -2,8 +2,7 @@
 //! they might send. Nothing is said of what they get.
 
 use weft_model::{
-    NamespaceSelector, PodSelector, Policy, PolicyAction, PolicyName, PolicyPeer, PolicyPort,
-    PolicyRule, PolicyTier,
+    Policy, PolicyAction, PolicyName, PolicyPeer, PolicyPort, PolicyRule, PolicyTier,
 };
 
 use super::network::read_port;
@@ -17,26 +16,19 @@ pub(super) fn policy(
     watched: bool,
     spec: &FqdnPolicySpec,
 ) -> Policy {
-    let field = "spec.podSelector";
-    let given = spec.pod_selector.clone().unwrap_or_default();
-    let (pods, why) = reader.widest(field, &given);
-    if let Some(why) = &why {
-        let what =
-            format!("{why}; all pods that the rest of it matches are isolated, nothing is allowed");
-        reader.note(field, &what);
-    }
+    let (subject, subject_known) = reader.pods_of(&name.namespace, spec.pod_selector.as_ref());
     let unknown = reader.spec_known().err();
     if let Some(unknown) = &unknown {
         let what = format!("{unknown}; the policy isolates at egress and allows nothing");
         reader.note("spec", &what);
     }
-    let understood = why.is_none() && unknown.is_none();
+    let understood = subject_known && unknown.is_none();
     let given = spec.egress.iter().flatten().enumerate().filter(|_| understood);
     let egress = given.map(|(i, given)| rule(reader, i, given)).collect();
     Policy {
         tier: PolicyTier::Namespace,
         watched,
-        subject: PodSelector { namespaces: NamespaceSelector::Named(name.namespace.clone()), pods },
+        subject,
         ingress: None,
         egress: Some(egress),
         name,

@@ -19,16 +19,7 @@ pub(super) fn policy(
     watched: bool,
     spec: &NetworkPolicySpec,
 ) -> Policy {
-    let field = "spec.podSelector";
-    let given = spec.pod_selector.clone().unwrap_or_default();
-    let (pods, why) = reader.widest(field, &given);
-    if let Some(why) = &why {
-        let what =
-            format!("{why}; all pods that the rest of it matches are isolated, nothing is allowed");
-        reader.note(field, &what);
-    }
-    let subject =
-        PodSelector { namespaces: NamespaceSelector::Named(name.namespace.clone()), pods };
+    let (subject, subject_known) = reader.pods_of(&name.namespace, spec.pod_selector.as_ref());
     let (mut isolates_ingress, mut isolates_egress) = directions(reader, spec);
     // It may be a misspelt one of those that say whom the policy is for, and what it is about.
     let unknown = reader.spec_known().err();
@@ -39,7 +30,7 @@ pub(super) fn policy(
     }
     let (mut ingress, mut egress) = (Vec::new(), Vec::new());
     // To pods that another policy isolates and that this one was not meant for, rules would open.
-    if why.is_none() && unknown.is_none() {
+    if subject_known && unknown.is_none() {
         let mut rules = Rules { reader, namespace: &name.namespace };
         if isolates_ingress {
             let given = spec.ingress.iter().flatten().enumerate();

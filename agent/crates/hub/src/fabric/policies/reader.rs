@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
-use weft_model::{DomainError, DomainPattern, Operator, Requirement, Selector};
+use weft_model::{
+    DomainError, DomainPattern, NamespaceSelector, Operator, PodSelector, Requirement, Selector,
+};
 
 use crate::source::policy::{PolicyManifest, UnknownField};
 
@@ -87,6 +89,25 @@ impl<'a> Reader<'a> {
             }
         }
         (Selector(understood), why)
+    }
+
+    /// The pods of a namespace that a policy is for, by its `spec.podSelector`. False if that is not all
+    /// understood: then the policy must not allow anything.
+    pub(super) fn pods_of(
+        &mut self,
+        namespace: &str,
+        given: Option<&LabelSelector>,
+    ) -> (PodSelector, bool) {
+        let field = "spec.podSelector";
+        let (pods, why) = self.widest(field, &given.cloned().unwrap_or_default());
+        if let Some(why) = &why {
+            let what = format!(
+                "{why}; all pods that the rest of it matches are isolated, nothing is allowed"
+            );
+            self.note(field, &what);
+        }
+        let namespaces = NamespaceSelector::Named(namespace.to_owned());
+        (PodSelector { namespaces, pods }, why.is_none())
     }
 }
 

@@ -14,7 +14,7 @@ use super::{HEADLESS, Inputs, is_unusable, text};
 use crate::range::Family;
 use crate::source::Problem;
 use crate::source::index::Defined;
-use crate::source::object::{Key, Object};
+use crate::source::object::{Key, Object, is_label};
 use crate::source::pod::{PodManifest, protocol};
 
 /// The Service that a slice is of.
@@ -326,14 +326,6 @@ fn endpoint(
         for_zones: for_zones.map(|z| z.name.clone()).collect(),
         targets,
     }
-}
-
-fn is_label(text: &str) -> bool {
-    let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    (1..=63).contains(&text.len())
-        && text.bytes().all(legal)
-        && !text.starts_with('-')
-        && !text.ends_with('-')
 }
 
 /// By name and protocol, never by number; 0 if the slice has none.

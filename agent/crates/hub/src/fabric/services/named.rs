@@ -9,6 +9,7 @@ use weft_model::{NamedKind, NamedService, ServiceName, ServicePort};
 use super::draft::{Draft, DraftPort, Target, headless, is_headless};
 use super::endpoints::Endpoints;
 use super::{Allocation, Inputs, Made, families_of, is_ours, name_of, problem};
+use crate::dns::is_domain;
 use crate::source::index::Defined;
 use crate::source::object::{Key, Object};
 
@@ -85,16 +86,10 @@ fn named_port(port: &DraftPort) -> ServicePort {
 /// The name that an ExternalName stands for.
 fn alias(spec: &ServiceSpec) -> Result<String, String> {
     let given = spec.external_name.as_deref().unwrap_or_default().trim();
-    let name = given.strip_suffix('.').unwrap_or(given);
-    let label = |l: &str| {
-        (1..=63).contains(&l.len())
-            && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-    };
-    if name.len() <= NAME_MAX && name.split('.').all(label) {
-        Ok(name.to_owned())
-    } else {
-        Err(format!("`spec.externalName`: `{given}` is no DNS name"))
+    if !is_domain(given, NAME_MAX) {
+        return Err(format!("`spec.externalName`: `{given}` is no DNS name"));
     }
+    Ok(given.strip_suffix('.').unwrap_or(given).to_owned())
 }
 
 impl Endpoints<'_> {

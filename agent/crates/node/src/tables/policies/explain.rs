@@ -7,7 +7,6 @@ use std::net::IpAddr;
 use weft_control::ToProto as _;
 use weft_model::{Policy, PolicyName, PolicyPeer, PolicyRule, PolicyTier, Snapshot};
 use weft_policy::explain::{Deciding, Explained, Explainer, Question, Reason};
-use weft_proto::v1;
 use weft_proto::v1::decision::Reason as Said;
 use weft_proto::v1::{DecidingRule, Decision, EndAnswer, EndPorts, EndQuestion, Ports};
 
@@ -138,7 +137,7 @@ impl<'a> Explaining<'a> {
             Direction::Egress => self.learned(of, rules.iter().filter(|r| r.name == rule)),
             Direction::Ingress => Vec::new(),
         };
-        let (policy, name) = (Some(policy_name(name)), rule.to_owned());
+        let (policy, name) = (Some(name.to_proto()), rule.to_owned());
         Some(DecidingRule { policy, name, number, learned })
     }
 
@@ -172,15 +171,11 @@ impl<'a> Explaining<'a> {
                 && (watched || !policy.watched)
         });
         let whole = |policy: &Policy| DecidingRule {
-            policy: Some(policy_name(&policy.name)),
+            policy: Some(policy.name.to_proto()),
             ..DecidingRule::default()
         };
         isolating.take(RULES_MAX).map(whole).collect()
     }
-}
-
-fn policy_name(name: &PolicyName) -> v1::PolicyName {
-    name.to_proto()
 }
 
 /// Protocol and port of what is asked about one of them.

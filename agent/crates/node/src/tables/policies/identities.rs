@@ -20,9 +20,7 @@ impl Identity {
         ports.sort_unstable();
         Self { namespace: pod.name.namespace.clone(), labels: pod.labels.clone(), ports }
     }
-}
 
-impl Identity {
     /// Of the node's resolver, which stands for pods of the Service that clients ask. Their ports have the
     /// names that the Service's have by custom.
     pub(super) fn of_resolver(dns: &Dns) -> Self {

@@ -1,12 +1,12 @@
 //! Policies that name hosts.
 
-use weft_model::PolicyKind;
 use weft_proto::tables::v1::PolicyLearned;
 use weft_proto::v1::decision::Reason;
 use weft_proto::v1::{EndQuestion, Ports};
 
 use super::*;
 use crate::tables::policies::explain::Explaining;
+use crate::tables::tests::fqdn_policy;
 
 const A: &str = "10.0.1.1";
 const A6: &str = "fd00:1::1";
@@ -31,24 +31,8 @@ fn cluster() -> plain::Cluster {
 
 /// A policy of namespace x that allows UDP port 1 of these names.
 fn policy(domains: &[&str]) -> Policy {
-    let domains = domains.iter().map(|d| PolicyPeer::Domain(d.parse().unwrap())).collect();
-    let rule = PolicyRule {
-        name: "egress[0]".into(),
-        action: PolicyAction::Accept,
-        peers: Some(domains),
-        ports: Some(vec![PolicyPort::Range { protocol: ServiceProtocol::Udp, first: 1, last: 1 }]),
-    };
-    Policy {
-        name: PolicyName { namespace: "x".into(), name: "p".into(), kind: PolicyKind::Fqdn },
-        tier: PolicyTier::Namespace,
-        watched: false,
-        subject: PodSelector {
-            namespaces: NamespaceSelector::Named("x".into()),
-            pods: Selector::default(),
-        },
-        ingress: None,
-        egress: Some(vec![rule]),
-    }
+    let port = PolicyPort::Range { protocol: ServiceProtocol::Udp, first: 1, last: 1 };
+    fqdn_policy("x", "p", domains, Some(vec![port]))
 }
 
 fn known(pods: &[&str], told: &[(&str, &[&str])]) -> BTreeMap<IpAddr, Arc<Known>> {

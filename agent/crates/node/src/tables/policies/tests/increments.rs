@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::tables::tests::fqdn_policy;
 
 /// Names of hosts that policies have.
 const DOMAINS: [&str; 4] = ["a.example", "*.example", "b.other", "*.a.example"];
@@ -31,28 +32,7 @@ impl Names {
         for bit in (0..8).filter(|bit| self.policies >> bit & 1 == 1 && !namespaces.is_empty()) {
             let namespace = namespaces[bit % namespaces.len()].clone();
             let domains = [DOMAINS[bit % 4], DOMAINS[bit / 2]];
-            let domains = domains.map(|d| PolicyPeer::Domain(d.parse().unwrap()));
-            let rule = PolicyRule {
-                name: "egress[0]".into(),
-                action: PolicyAction::Accept,
-                peers: Some(domains.into()),
-                ports: None,
-            };
-            let policy = Policy {
-                name: PolicyName {
-                    namespace: namespace.clone(),
-                    name: format!("f{bit}"),
-                    kind: weft_model::PolicyKind::Fqdn,
-                },
-                tier: PolicyTier::Namespace,
-                watched: false,
-                subject: PodSelector {
-                    namespaces: NamespaceSelector::Named(namespace),
-                    pods: Selector::default(),
-                },
-                ingress: None,
-                egress: Some(vec![rule]),
-            };
+            let policy = fqdn_policy(&namespace, &format!("f{bit}"), &domains, None);
             snapshot.policies.insert(policy.name.clone(), policy.into());
         }
     }
