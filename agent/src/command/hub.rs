@@ -91,6 +91,10 @@ pub(crate) struct Arguments {
     /// addresses.
     #[arg(long, env = "WEFT_DNS_ENDPOINT_POD_NAMES")]
     dns_endpoint_pod_names: bool,
+    /// Queries of a pod, or of a node's host, that its node answers in a second; others are refused. 0: any
+    /// number.
+    #[arg(long, env = "WEFT_DNS_CLIENT_RATE", default_value_t = 0)]
+    dns_client_rate: u32,
     /// How nodes talk to each other.
     #[arg(long, env = "WEFT_ENCAPSULATION", default_value = "wireguard")]
     encapsulation: EncapsulationArgument,
@@ -172,6 +176,7 @@ impl Arguments {
             hosts,
             autopath: self.dns_autopath,
             endpoint_pod_names: self.dns_endpoint_pod_names,
+            client_rate: self.dns_client_rate,
         };
         weft_hub::run(HubConfig {
             dns: (!self.no_dns).then_some(dns),

@@ -1,10 +1,10 @@
 //! Names, asked for by the tools that users have.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
@@ -195,6 +195,76 @@ async fn names_of_the_cluster_are_answered_without_the_agent() -> Result<()> {
         Ok(())
     })
     .await
+}
+
+/// What a cluster's DNS servers of its own answer for other names.
+const COREDNS_SAYS: &str = "192.0.2.9";
+
+/// A manifest of the DNS Service, with an endpoint on node-1 that has its DNS port and one for metrics.
+fn kube_dns(endpoint: IpAddr) -> String {
+    let ports = "[{name: dns, port: 53, protocol: UDP}, {name: dns-tcp, port: 53}, {name: metrics, port: 9153}]";
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: kube-dns, namespace: kube-system}}\nspec:\n  clusterIP: {}\n  internalTrafficPolicy: Local\n  ports: {ports}\n---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: kube-dns-1, namespace: kube-system, labels: {{kubernetes.io/service-name: kube-dns}}}}\naddressType: IPv4\nports: {ports}\nendpoints: [{{addresses: [{endpoint}], nodeName: node-1}}]\n",
+        SERVERS[0]
+    )
+}
+
+/// DNS-125: where the cluster has DNS servers of its own they are asked while the agent is away, which costs
+/// a client no more than one retry, and nothing if the agent was told to end.
+#[tokio::test(flavor = "multi_thread")]
+async fn other_servers_are_asked_while_the_agent_is_away() -> Result<()> {
+    if !can_run(&["nft", "dig", "dnsmasq"]) {
+        return Ok(());
+    }
+    let (lab, _upstream) = lab().await?;
+    let addresses = [
+        format!("--address=/there.example/{COREDNS_SAYS}"),
+        "--address=/web.default.svc.cluster.local/10.96.0.20".to_owned(),
+    ];
+    let _coredns = DnsServer::start_in(&lab.namespace_of("a2")?, "root", 53, &addresses)?;
+    std::fs::write(lab.manifests().join("kube-dns.yaml"), kube_dns(lab.pod_v4("a2")?))?;
+    let says = async |expected: &str| {
+        for name in [("there.example", expected), ("web.default.svc.cluster.local", "10.96.0.20")] {
+            for transport in ["+notcp", "+tcp"] {
+                eventually(SOON, async || {
+                    let found = dig(&lab, "a1", SERVERS[0], &[name.0, transport])?;
+                    ensure!(found == [name.1], "{transport} {found:?}");
+                    Ok(())
+                })
+                .await?;
+            }
+        }
+        Ok::<_, anyhow::Error>(())
+    };
+    says("192.0.2.7").await?;
+    // One that hangs.
+    let agent = lab.pid("node-1-agent")?;
+    kill(Pid::from_raw(agent), Signal::SIGSTOP)?;
+    says(COREDNS_SAYS).await?;
+    kill(Pid::from_raw(agent), Signal::SIGCONT)?;
+    says("192.0.2.7").await?;
+    for (signal, tries) in [(Signal::SIGKILL, "+tries=2"), (Signal::SIGTERM, "+tries=1")] {
+        let agent = lab.pid("node-1-agent")?;
+        let mut asked = 0;
+        let mut end = None;
+        while end.is_none_or(|end| Instant::now() < end) {
+            if asked == 20 {
+                kill(Pid::from_raw(agent), signal)?;
+            }
+            let found = dig(&lab, "a1", SERVERS[0], &[tries, "there.example"])
+                .with_context(|| format!("{signal}, query {asked}"))?;
+            ensure!(
+                found == ["192.0.2.7"] || found == [COREDNS_SAYS],
+                "{signal}, query {asked}: {found:?}"
+            );
+            asked += 1;
+            if end.is_none() && lab.pid("node-1-agent").is_ok_and(|pid| pid != agent) {
+                end = Some(Instant::now() + Duration::from_secs(2));
+            }
+        }
+        says("192.0.2.7").await?;
+    }
+    Ok(())
 }
 
 /// What a program in a pod prints, a line each.
@@ -443,12 +513,7 @@ async fn others_are_asked_as_they_are_called() -> Result<()> {
     let (lab, _upstream) = lab().await?;
     let direct = ["dig", "+short", &format!("@{HUB}"), "-p", "5353", "there.example"];
     assert_eq!(lab.run("a1", &direct)?.trim(), "192.0.2.7");
-    let coredns = lab.pod_v4("a2")?;
-    let manifest = format!(
-        "apiVersion: v1\nkind: Service\nmetadata: {{name: kube-dns, namespace: kube-system}}\nspec:\n  clusterIP: {}\n  internalTrafficPolicy: Local\n  ports: [{{name: dns, port: 53, protocol: UDP}}, {{name: metrics, port: 9153}}]\n---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: kube-dns-1, namespace: kube-system, labels: {{kubernetes.io/service-name: kube-dns}}}}\naddressType: IPv4\nports: [{{name: dns, port: 53, protocol: UDP}}, {{name: metrics, port: 9153}}]\nendpoints: [{{addresses: [{coredns}], nodeName: node-1}}]\n",
-        SERVERS[0]
-    );
-    std::fs::write(lab.manifests().join("kube-dns.yaml"), manifest)?;
+    std::fs::write(lab.manifests().join("kube-dns.yaml"), kube_dns(lab.pod_v4("a2")?))?;
     let _metrics = Server::start(&lab.party("a2", 0)?, 9153, "metrics")?;
     let client = lab.party("a1", 0)?;
     eventually(SOON, async || {
@@ -462,7 +527,38 @@ async fn others_are_asked_as_they_are_called() -> Result<()> {
     Ok(())
 }
 
-/// DNS-144: what is asked is told by `weft dns query`, and counted.
+/// DNS-131: a client that asks too often is refused, over UDP and over TCP, and nobody else is.
+#[tokio::test(flavor = "multi_thread")]
+async fn client_that_asks_too_often_is_refused() -> Result<()> {
+    if !can_run(&["nft", "dig", "dnsmasq"]) {
+        return Ok(());
+    }
+    let (lab, _upstream) = lab_with(&["--dns-client-rate=5"]).await?;
+    let questions = tempfile::NamedTempFile::new()?;
+    let path = questions.path().to_str().context("no text")?;
+    let names = ["web.default.svc.cluster.local\n", "there.example\n"].concat();
+    std::fs::write(path, names.repeat(150))?;
+    for (server, transport) in [(SERVERS[0], "+notcp"), (SERVERS[0], "+tcp"), (SERVERS[1], "+tcp")]
+    {
+        let server = format!("@{server}");
+        let usual = [&server, transport, "+noall", "+comments", "+tries=1", "+time=2"];
+        let text = lab.run("a1", &[&["dig"], &usual[..], &["-f", path]].concat())?;
+        let count = |status: &str| text.matches(&format!("status: {status},")).count();
+        let (answered, refused) = (count("NOERROR"), count("REFUSED"));
+        ensure!(answered + refused == 300 && answered >= 5 && refused > 0, "{transport}: {text}");
+        let text =
+            lab.run("a2", &[&["dig"], &usual[..], &["web.default.svc.cluster.local"]].concat())?;
+        ensure!(text.contains("status: NOERROR,"), "{transport}: another client: {text}");
+    }
+    eventually(SOON, async || {
+        let found = dig(&lab, "a1", SERVERS[0], &["web.default.svc.cluster.local"])?;
+        ensure!(found == ["10.96.0.20"], "it is never answered again: {found:?}");
+        Ok(())
+    })
+    .await
+}
+
+/// DNS-144, DNS-145: what is asked is told by `weft dns query`, and counted.
 #[tokio::test(flavor = "multi_thread")]
 async fn operators_are_told_what_a_pod_gets() -> Result<()> {
     if !can_run(&["nft", "dig", "dnsmasq", "curl"]) {
@@ -502,12 +598,19 @@ async fn operators_are_told_what_a_pod_gets() -> Result<()> {
         Ok(())
     })
     .await?;
-    let metrics = format!("http://127.0.0.1:{METRICS_PORT}/metrics");
+    let get = |path| {
+        let url = format!("http://127.0.0.1:{METRICS_PORT}/{path}");
+        lab.run("node-1", &["curl", "-sf", &url])
+    };
+    assert_eq!(get("readyz")?, "ready\n");
     eventually(SOON, async || {
-        let text = lab.run("node-1", &["curl", "-sf", &metrics])?;
+        let text = get("metrics")?;
         let told = |start: &str| text.lines().any(|l| l.starts_with(start) && !l.ends_with(" 0"));
         ensure!(told("weft_dns_answers_total{type=\"A\",code=\"NOERROR\"} "), "{text}");
         ensure!(told("weft_dns_resolver_queries_total{result=\"cluster\"} "), "{text}");
+        ensure!(told("weft_dns_resolver_queries_total{result=\"outside\"} "), "{text}");
+        ensure!(told("weft_dns_outside_duration_seconds_count "), "{text}");
+        ensure!(told("weft_hub_update_timestamp_seconds "), "{text}");
         Ok(())
     })
     .await

@@ -210,3 +210,48 @@ async fn node_ports_and_health_checks_answer_whatever_iptables_lets_in() -> Resu
     }
     Ok(())
 }
+
+/// SVC-225: rules of kube-proxy beside the fabric are a problem, until they are gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_of_kube_proxy_are_a_problem() -> Result<()> {
+    if !can_run(&["nft", "iptables"]) {
+        return Ok(());
+    }
+    let lab = lab(true).await?;
+    let node = lab.namespace_of("node-1")?;
+    let problems = async |words: &str| {
+        eventually(Duration::from_secs(15), async || {
+            let problems = lab.agent_status("node-1").await?.problems;
+            let told = problems.iter().any(|p| p.contains("kube-proxy") && p.contains(words));
+            ensure!(told != words.is_empty() && problems.len() <= 1, "{words}: {problems:?}");
+            Ok(())
+        })
+        .await
+    };
+    // What the kubelet leaves is none.
+    tool(&node, "iptables -t mangle -N KUBE-KUBELET-CANARY")?;
+    services::apply(&lab, &[services::web("")]).await?;
+    problems("").await?;
+    for (make, remove, words) in [
+        (
+            &["iptables -t nat -N KUBE-SERVICES", "iptables -t nat -A PREROUTING -j KUBE-SERVICES"]
+                [..],
+            &["iptables -t nat -F PREROUTING", "iptables -t nat -X KUBE-SERVICES"][..],
+            "KUBE-SERVICES of table ip nat",
+        ),
+        (
+            &[
+                "nft add table ip kube-proxy",
+                "nft add chain ip kube-proxy nat-prerouting { type nat hook prerouting priority dstnat ; }",
+            ],
+            &["nft delete table ip kube-proxy"],
+            "table ip kube-proxy",
+        ),
+    ] {
+        make.iter().try_for_each(|command| tool(&node, command).map(drop))?;
+        problems(words).await?;
+        remove.iter().try_for_each(|command| tool(&node, command).map(drop))?;
+        problems("").await?;
+    }
+    Ok(())
+}

@@ -335,3 +335,31 @@ async fn cluster_policy_accepts_domain_names() -> Result<()> {
     ensure!(text.contains("told this address as api.example.com"), "{text}");
     Ok(())
 }
+
+/// NP-155: what a server says that the pod has found for itself opens nothing, whatever it may be asked.
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_of_other_servers_teach_nothing() -> Result<()> {
+    if !can_run(&["nft", "dnsmasq"]) {
+        return Ok(());
+    }
+    let world = world().await?;
+    world.apply(&[names("api.example.com"), dns()]).await?;
+    let lies = [format!("--address=/api.example.com/{}", host(OTHER, 0).ip())];
+    for liar in ["a3", "b3"] {
+        let server = world.lab.party(liar, 0)?;
+        let _liar = DnsServer::start_in(&server.namespace, "root", 53, &lies)?;
+        let client = world.lab.namespace_of("a1")?;
+        for over in [Over::Udp, Over::Tcp] {
+            eventually(SOON, async || {
+                let found = resolve(&client, server.address, over, "api.example.com", 0)?;
+                ensure!(found == [host(OTHER, 0).ip()], "{found:?}");
+                Ok(())
+            })
+            .await?;
+            ensure!(!world.passes("a1", host(OTHER, 0))?, "{liar} over {over:?} was believed");
+        }
+    }
+    let found = world.resolve("a1", "api.example.com")?;
+    ensure!(found == [host(API, 0).ip()] && world.passes("a1", host(API, 0))?, "{found:?}");
+    Ok(())
+}

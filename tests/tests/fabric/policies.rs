@@ -7,11 +7,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use weft_netio::netns;
+use weft_tests::outsider::Outsider;
 use weft_tests::service::{Conversation, Over, Server, ask};
+use weft_tests::talk::Party;
 use weft_tests::{TestLab, can_run, eventually};
 
 use crate::failures::kill_and_await_return;
-use crate::services::{SELECTOR, apply, cluster_ip, lab, pod, web};
+use crate::services::{NODE_PORT, SELECTOR, apply, cluster_ip, lab, node_address, pod, web};
+use crate::sources::outside;
 
 const SOON: Duration = Duration::from_secs(5);
 pub(crate) const PORT: u16 = 8080;
@@ -279,4 +282,133 @@ async fn new_pod_is_closed_before_its_first_packet() -> Result<()> {
         Ok(())
     })
     .await
+}
+
+/// NP-034, NP-074, SVC-133: ranges at ingress are compared with who the pod sees: with the client itself where it
+/// came straight to the pod's node, with the node that it came to elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn ranges_at_ingress_mean_whom_the_pod_sees() -> Result<()> {
+    if !can_run(&["nft"]) {
+        return Ok(());
+    }
+    let lab = lab(2).await?;
+    let outsider = Outsider::join(&lab)?;
+    outsider.settle().await?;
+    let nodes = lab.nodes();
+    for family in [0, 1] {
+        let a2 = lab.party("a2", family)?;
+        let _server = Server::start(&a2, PORT, "a2")?;
+        let client =
+            Party { namespace: outsider.namespace.clone(), address: outside(&outsider, family)? };
+        let length = if family == 0 { 32 } else { 128 };
+        let of_node = |node: usize| node_address(&lab, &nodes[node], family);
+        let port_of = |node| Ok::<_, anyhow::Error>(SocketAddr::new(of_node(node)?, NODE_PORT));
+        let near = ask(&client.namespace, Over::Tcp, port_of(0)?);
+        ensure!(near.is_err(), "there is no Service yet");
+        let world = [client.address, of_node(1)?, IpAddr::from([192, 0, 2, 1])];
+        for (external, entry, seen) in [
+            ("Local", 0, client.address),
+            ("Cluster", 0, client.address),
+            ("Cluster", 1, of_node(1)?),
+        ] {
+            let service = web(&format!("  externalTrafficPolicy: {external}\n{SELECTOR}"));
+            for allowed in world {
+                let ingress = format!(
+                    "  ingress:\n  - from: [{{ipBlock: {{cidr: \"{allowed}/{}\"}}}}]\n",
+                    if allowed.is_ipv4() { 32 } else { length }
+                );
+                let objects = [pod("a1", "role: client"), pod("a2", "app: web"), service.clone()];
+                let objects = [&objects[..], &[policy("web", "app: web", &ingress)]].concat();
+                apply(&lab, &objects).await?;
+                for over in [Over::Tcp, Over::Udp] {
+                    let answer = ask(&client.namespace, over, port_of(entry)?);
+                    let passes = answer.as_ref().is_ok_and(|a| a.sees == seen);
+                    ensure!(
+                        passes == (allowed == seen),
+                        "{external} by node {entry}, {allowed} may: {answer:?}"
+                    );
+                }
+            }
+        }
+        apply(&lab, &[pod("a1", "role: client"), pod("a2", "app: web")]).await?;
+    }
+    Ok(())
+}
+
+/// NP-042: a port by its name is each destination pod's own.
+#[tokio::test(flavor = "multi_thread")]
+async fn named_port_is_looked_up_at_each_destination() -> Result<()> {
+    if !can_run(&["nft"]) {
+        return Ok(());
+    }
+    let lab = lab(3).await?;
+    let _servers = servers(&lab)?;
+    let serving = |name: &str, port: u16| {
+        let ports = format!("i, ports: [{{name: serve, containerPort: {port}}}]}}");
+        pod(name, "app: web").replace("i}", &ports)
+    };
+    let egress = "  policyTypes: [Egress]\n  egress: [{ports: [{port: serve}]}]\n";
+    let others = pods().into_iter().filter(|p| !p.contains("app: web"));
+    let named = [serving("a2", PORT), serving("b2", OTHER_PORT)];
+    let all = others.chain(named).chain([policy("out", "role: client", egress)]);
+    apply(&lab, &all.collect::<Vec<_>>()).await?;
+    for family in [0, 1] {
+        let passing = matrix(&lab, &["a1"], family)?;
+        ensure!(passing == ["a1>a2 TCP 8080", "a1>b2 TCP 8081"], "{passing:?}");
+    }
+    Ok(())
+}
+
+/// NP-075: an API server's machine is reached by its own address and port, which are compared after translation.
+#[tokio::test(flavor = "multi_thread")]
+async fn api_server_is_allowed_by_its_own_address() -> Result<()> {
+    if !can_run(&["nft"]) {
+        return Ok(());
+    }
+    let lab = lab(1).await?;
+    let outsider = Outsider::join(&lab)?;
+    outsider.settle().await?;
+    let machine = outsider.party_at(outsider.underlay())?;
+    let _server = Server::start(&machine, 6443, "api")?;
+    let address = machine.address;
+    let service = format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: kubernetes}}\nspec: {{clusterIP: 10.96.0.1, ports: [{{name: https, port: 443, targetPort: 6443}}]}}\n---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: kubernetes, labels: {{kubernetes.io/service-name: kubernetes}}}}\naddressType: IPv4\nports: [{{name: https, port: 6443}}]\nendpoints: [{{addresses: [{address}]}}]\n"
+    );
+    let to = SocketAddr::new([10, 96, 0, 1].into(), 443);
+    for (port, allowed) in [(6443, true), (443, false)] {
+        let egress = format!(
+            "  policyTypes: [Egress]\n  egress:\n  - to: [{{ipBlock: {{cidr: {address}/32}}}}]\n    ports: [{{port: {port}}}]\n"
+        );
+        let objects =
+            [pod("a1", "role: client"), service.clone(), policy("out", "role: client", &egress)];
+        apply(&lab, &objects).await?;
+        ensure!(passes(&lab, "a1", Over::Tcp, to)? == allowed, "port {port}");
+    }
+    Ok(())
+}
+
+/// NP-054, NP-061: a pod that may send and get nothing still finds its neighbours, so its node reaches it.
+#[tokio::test(flavor = "multi_thread")]
+async fn pod_that_is_closed_finds_its_neighbours() -> Result<()> {
+    if !can_run(&["nft"]) {
+        return Ok(());
+    }
+    let lab = lab(2).await?;
+    let closed = policy("closed", "role: client", "  policyTypes: [Ingress, Egress]\n");
+    apply(&lab, &[pod("a1", "role: client"), pod("a2", "role: other"), closed]).await?;
+    for family in [0, 1] {
+        let a1 = lab.party("a1", family)?;
+        let _server = Server::start(&a1, PORT, "a1")?;
+        let to = SocketAddr::new(a1.address, PORT);
+        for _ in 0..3 {
+            for target in ["a1", "node-1"] {
+                lab.run(target, &["ip", "neigh", "flush", "all"])?;
+            }
+            for over in [Over::Tcp, Over::Udp] {
+                ensure!(passes(&lab, "node-1", over, to)?, "family {family}, {over:?}");
+                ensure!(!passes(&lab, "a2", over, to)?, "family {family}: it is closed");
+            }
+        }
+    }
+    Ok(())
 }

@@ -26,7 +26,7 @@ fn host_pod(node: &str) -> String {
         .replace("spec:\n", &format!("spec:\n  hostNetwork: true\n  nodeName: {node}\n"))
 }
 
-fn outside(outsider: &Outsider, family: usize) -> Result<IpAddr> {
+pub(crate) fn outside(outsider: &Outsider, family: usize) -> Result<IpAddr> {
     Ok(if family == 0 { outsider.underlay().parse()? } else { "fd00:198:18::200".parse()? })
 }
 

@@ -41,9 +41,11 @@ pub static DNS: BuiltIn = BuiltIn {
     digest: LazyLock::new(|| Sha256::digest(DNS.module).into()),
 };
 
+/// Each of them.
+pub static ALL: [&BuiltIn; 3] = [&SERVICE, &POLICY, &DNS];
+
 /// The module with that digest, if it is one of these.
 #[must_use]
 pub fn by_digest(digest: &[u8]) -> Option<&'static [u8]> {
-    let mut all = [&SERVICE, &POLICY, &DNS].into_iter();
-    all.find(|b| b.digest().as_slice() == digest).map(|b| b.module)
+    ALL.into_iter().find(|b| b.digest().as_slice() == digest).map(|b| b.module)
 }

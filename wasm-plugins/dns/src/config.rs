@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use domain::base::Name;
 use hashbrown::HashMap;
 use prost::Message;
+use weft_policy_sdk::TokenBucket;
 use weft_proto::tables::v1::{
     DnsEndpoints, DnsHost, DnsName, DnsNamespace, DnsPodNames, DnsPort, DnsService, DnsSettings,
     DnsTables,
@@ -65,6 +66,8 @@ pub(crate) struct Settings {
     pub(crate) autopath: bool,
     /// In rising order.
     pub(crate) passed_clients: Box<[IpAddr]>,
+    /// What a client may ask; `None`: anything.
+    pub(crate) client_limit: Option<TokenBucket>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -143,6 +146,10 @@ fn settings(message: DnsSettings) -> Result<Settings, String> {
         hosts: each(message.hosts, host_name)?.into_iter().collect(),
         autopath: message.autopath,
         passed_clients: passed.into(),
+        client_limit: (message.client_rate > 0).then(|| {
+            let rate = u64::from(message.client_rate);
+            TokenBucket::new(rate, rate)
+        }),
     })
 }
 

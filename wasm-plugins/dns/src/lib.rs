@@ -25,7 +25,7 @@ mod tests;
 
 use std::net::IpAddr;
 
-use domain::base::iana::Rcode;
+use domain::base::iana::{OptRcode, Rcode};
 use domain::base::{Message, Rtype};
 use weft_policy_sdk::flags;
 use weft_policy_sdk::prelude::*;
@@ -116,6 +116,23 @@ impl Zones {
         }
     }
 
+    /// What a client may ask, a second's worth at once; `None`: anything. Whoever answers keeps to it, with
+    /// [`Self::refuse`] for the rest.
+    #[must_use]
+    pub fn client_limit(&self) -> Option<TokenBucket> {
+        self.tables.settings().client_limit
+    }
+
+    /// Answers a message of a client that has asked too often.
+    #[must_use]
+    pub fn refuse(message: &[u8]) -> Outcome {
+        match Received::read(message) {
+            Received::Nothing => Outcome::Nothing,
+            Received::Refused(reply) => Outcome::Reply(reply),
+            Received::Query(query) => Outcome::Reply(query.refusal(OptRcode::REFUSED)),
+        }
+    }
+
     fn resolve(&self, name: &LowerName, rtype: Rtype, client: Option<IpAddr>) -> Resolution {
         let first = resolve(&self.tables, name, rtype);
         match (&first, client) {
@@ -138,18 +155,31 @@ impl Filter for Dns {
         self.zones.configure(config)
     }
 
-    fn on_packet(&mut self, packet: &Packet, flow: &mut Flow, _host: &Host) -> Verdict {
-        if !self.is_asked(packet) || flow.is_reply() || self.is_passed(packet) {
+    fn on_packet(&mut self, packet: &Packet, flow: &mut Flow, host: &Host) -> Verdict {
+        if !self.is_asked(packet) || flow.is_reply() {
             return Verdict::Continue;
         }
-        // The next packet of the flow may be about another name.
-        flow.ask_again();
-        if packet.is_cut() || packet.is(flags::FRAGMENT) || packet.segments() > 1 {
+        let passed = self.is_passed(packet);
+        let limit = self.zones.client_limit();
+        if passed && limit.is_none() {
             return Verdict::Continue;
+        }
+        // The next packet of the flow may be about another name, or one too many.
+        flow.ask_again();
+        let over = limit.is_some_and(|limit| is_over(limit, packet, host));
+        if packet.is_cut() || packet.is(flags::FRAGMENT) || packet.segments() > 1 {
+            return if over { Verdict::Drop(TOO_MANY) } else { Verdict::Continue };
         }
         let seed = packet.now() ^ u64::from(packet.source_port()) << 32;
         let client = Some(packet.source());
-        match self.zones.answer(packet.payload(), Transport::Udp, client, mix(seed)) {
+        let outcome = match (over, passed) {
+            (true, _) => Zones::refuse(packet.payload()),
+            (false, true) => return Verdict::Continue,
+            (false, false) => {
+                self.zones.answer(packet.payload(), Transport::Udp, client, mix(seed))
+            }
+        };
+        match outcome {
             Outcome::Reply(reply) => {
                 let number = reply_number(&reply);
                 let reply = packet.udp_reply(&reply);
@@ -163,6 +193,14 @@ impl Filter for Dns {
 
 /// Number of a drop: what was sent to the resolver is no query.
 pub const NO_QUERY: u32 = 1;
+/// Number of a drop: its sender has asked too often, and cannot be answered.
+pub const TOO_MANY: u32 = 2;
+
+/// Counts the packet's queries as its sender's. While there is no room to count, nobody is limited.
+fn is_over(limit: TokenBucket, packet: &Packet, host: &Host) -> bool {
+    let queries = limit.draw(u64::from(packet.segments()));
+    matches!(host.map().take(&packet.descriptor().source, &[queries]), Ok(false))
+}
 
 impl Dns {
     fn is_asked(&self, packet: &Packet) -> bool {
@@ -203,6 +241,7 @@ export_plugin!(
     hooks: hooks::EGRESS,
     protocols: protocols::UDP,
     per_flow: true,
-    capabilities: capability::REPLY,
+    capabilities: capability::REPLY | capability::MAP,
     window: 1536,
+    map_entries: 16_384,
 );

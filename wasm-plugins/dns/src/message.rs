@@ -134,7 +134,7 @@ fn bare(message: &Message<[u8]>, rcode: Rcode) -> Vec<u8> {
 }
 
 impl Query<'_> {
-    fn refusal(&self, rcode: OptRcode) -> Vec<u8> {
+    pub(crate) fn refusal(&self, rcode: OptRcode) -> Vec<u8> {
         let answer = Answer::refusal(rcode.rcode());
         let zone = ZoneData { ttl: 0, serial: 0 };
         self.compose(&answer, rcode, zone, usize::from(UDP_LEAST)).unwrap_or_default()

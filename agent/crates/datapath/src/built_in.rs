@@ -18,10 +18,10 @@ pub(crate) struct BuiltInChange {
 }
 
 impl BuiltInChange {
-    /// What this plugin is to take.
-    pub(crate) fn of(&self, plugin: &str) -> Option<Vec<u8>> {
+    /// What this plugin is to take; `resolver`: whether the node's own serves names.
+    pub(crate) fn of(&self, plugin: &str, resolver: bool) -> Option<Vec<u8>> {
         match plugin {
-            SERVICE_PLUGIN => self.services.as_ref().map(Message::encode_to_vec),
+            SERVICE_PLUGIN => self.services.clone().map(|s| told(s, resolver).encode_to_vec()),
             POLICY_PLUGIN => self.policies.as_ref().map(Message::encode_to_vec),
             DNS_PLUGIN => self.names.as_ref().map(Message::encode_to_vec),
             _ => None,
@@ -29,9 +29,25 @@ impl BuiltInChange {
     }
 
     /// What each plugin is to take, by its name.
-    pub(crate) fn by_plugin(&self) -> impl Iterator<Item = (&'static str, Vec<u8>)> {
-        BUILT_IN_PLUGINS.into_iter().filter_map(|plugin| Some((plugin, self.of(plugin)?)))
+    pub(crate) fn by_plugin(
+        &self,
+        resolver: bool,
+    ) -> impl Iterator<Item = (&'static str, Vec<u8>)> {
+        BUILT_IN_PLUGINS
+            .into_iter()
+            .filter_map(move |plugin| Some((plugin, self.of(plugin, resolver)?)))
     }
+}
+
+/// What the plugin of Services is told: without the node's resolver others may be asked for names.
+fn told(mut tables: ServiceTables, resolver: bool) -> ServiceTables {
+    for service in &mut tables.services {
+        let without = std::mem::take(&mut service.ports_without_resolver);
+        if !(resolver || without.is_empty()) {
+            service.ports = without;
+        }
+    }
+    tables
 }
 
 /// What the built-in plugin of Services is configured with.
@@ -48,13 +64,25 @@ impl Services {
         self.by_name.extend(change.services.into_iter().map(|s| (s.name.clone(), s)));
     }
 
-    /// Everything, as the plugin takes it.
+    /// Everything, as the agent told it.
     pub(crate) fn complete(&self) -> ServiceTables {
         ServiceTables {
             settings: self.settings.clone(),
             services: self.by_name.values().cloned().collect(),
             removed: Vec::new(),
         }
+    }
+
+    /// Everything, as the plugin takes it.
+    pub(crate) fn told(&self, resolver: bool) -> ServiceTables {
+        told(self.complete(), resolver)
+    }
+
+    /// Those that differ with the node's resolver and without; `None` if none does.
+    pub(crate) fn of_resolver(&self) -> Option<ServiceTables> {
+        let differ = self.by_name.values().filter(|s| !s.ports_without_resolver.is_empty());
+        let services: Vec<_> = differ.cloned().collect();
+        (!services.is_empty()).then(|| ServiceTables { services, ..ServiceTables::default() })
     }
 }
 
@@ -183,9 +211,38 @@ fn addresses<const N: usize>(all: &BTreeMap<[u8; N], [u8; NUMBER]>) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use weft_proto::tables::v1::IdentitySetChange;
+    use weft_proto::tables::v1::{IdentitySetChange, ServicePortTable};
 
     use super::*;
+
+    #[test]
+    fn plugin_is_told_of_ports_with_the_resolver_or_without() {
+        let port = |port| ServicePortTable { port, ..ServicePortTable::default() };
+        let service = |name: &str, without: &[u32]| ServiceTable {
+            name: name.into(),
+            ports: vec![port(1)],
+            ports_without_resolver: without.iter().copied().map(port).collect(),
+            ..ServiceTable::default()
+        };
+        let mut services = Services::default();
+        let all = vec![service("a/b", &[]), service("a/dns", &[2])];
+        services.change(ServiceTables { services: all.clone(), ..ServiceTables::default() });
+        assert_eq!(services.complete().services, all);
+        let ports = |tables: ServiceTables| {
+            let of = |s: ServiceTable| {
+                assert!(s.ports_without_resolver.is_empty());
+                s.ports.iter().map(|p| p.port).collect::<Vec<_>>()
+            };
+            tables.services.into_iter().map(of).collect::<Vec<_>>()
+        };
+        assert_eq!(ports(services.told(true)), [[1], [1]]);
+        assert_eq!(ports(services.told(false)), [[1], [2]]);
+        let only = services.of_resolver().unwrap();
+        assert_eq!(only.services, [service("a/dns", &[2])]);
+        let change = BuiltInChange { services: Some(only), ..BuiltInChange::default() };
+        let taken = change.of(SERVICE_PLUGIN, false).unwrap();
+        assert_eq!(ports(ServiceTables::decode(&*taken).unwrap()), [[2]]);
+    }
 
     #[test]
     fn names_follow_changes() {

@@ -15,7 +15,7 @@ use weft_model::{POLICY_PLUGIN, Timestamp};
 use weft_netio::{Netlink, Offloads, Tun, TunError, UdpOffloads, UdpSocket, clock, link};
 use weft_pipeline::{Routes, RoutesConfig};
 use weft_proto::v1::{ApplyRequest, ApplyResponse, Offload};
-use weft_wasm_host::Module;
+use weft_wasm_host::{Module, PluginInstance};
 
 use crate::built_in::BuiltInChange;
 use crate::counters::Counters;
@@ -78,6 +78,8 @@ pub(crate) struct Control {
     /// Names of the plugins that workers have.
     in_use: BTreeSet<String>,
     desired: Desired,
+    /// The node's resolver serves names, says the agent.
+    resolver: bool,
     tun_offloads: Offloads,
     tun_cpu: bool,
     udp_offloads: UdpOffloads,
@@ -122,6 +124,7 @@ impl Control {
             plugins,
             in_use: BTreeSet::new(),
             desired: Desired::default(),
+            resolver: false,
             tun_offloads,
             tun_cpu,
             udp_offloads,
@@ -154,7 +157,7 @@ impl Control {
             policies: desired.policies.clone(),
             names: desired.names.clone(),
         };
-        self.plugins.set(&self.store, &running, &|name| change.of(name), clock::now());
+        self.plugins.set(&self.store, &running, &|name| change.of(name, false), clock::now());
         match self.apply(desired) {
             Ok(_) => Ok(()),
             Err(ApplyError::Tables(error)) => {
@@ -186,7 +189,7 @@ impl Control {
         for conflict in applied.conflicts {
             tracing::warn!(?conflict, "two peers claim the same; the first has it");
         }
-        let built_in = |name: &str| desired.built_in_config(name);
+        let built_in = |name: &str| desired.built_in_config(name, self.resolver);
         let plugins_changed = self.plugins.set(&self.store, &desired.plugins, &built_in, now)
             || self.device.is_none()
             || failed
@@ -213,6 +216,29 @@ impl Control {
         }
     }
 
+    /// Notes whether the node's resolver serves names. While it does not, the endpoints of the Service that
+    /// clients ask are asked, if there are any.
+    ///
+    /// # Errors
+    /// A worker is gone.
+    pub(crate) fn set_resolver(&mut self, serves: bool) -> Result<(), WorkerGone> {
+        if std::mem::replace(&mut self.resolver, serves) == serves || self.device.is_none() {
+            return Ok(());
+        }
+        let Some(services) = self.desired.services.of_resolver() else { return Ok(()) };
+        if serves {
+            tracing::info!("the agent serves names again");
+        } else {
+            tracing::warn!("the agent serves no names: endpoints of the DNS Service are asked");
+        }
+        let change = BuiltInChange { services: Some(services), ..BuiltInChange::default() };
+        if !self.change_built_in(&change, clock::now())? {
+            let instances = self.instances();
+            self.send_all(Opened::default(), None, Some(instances))?;
+        }
+        Ok(())
+    }
+
     /// Has the live instances of built-in plugins take a change. False if they cannot: then they have to
     /// be made anew.
     fn change_built_in(
@@ -220,7 +246,7 @@ impl Control {
         change: &BuiltInChange,
         now: Timestamp,
     ) -> Result<bool, WorkerGone> {
-        for (plugin, config) in change.by_plugin() {
+        for (plugin, config) in change.by_plugin(self.resolver) {
             if !self.plugins.takes_change(plugin, config.len(), now) {
                 return Ok(false);
             }
@@ -236,9 +262,15 @@ impl Control {
         Ok(true)
     }
 
-    /// Checks a module and keeps it for an Apply to come.
-    pub(crate) fn put_module(&mut self, module: &[u8]) -> Result<Arc<Module>, PutError> {
-        self.plugins.put(&self.store, module)
+    /// Keeps a module, which was loaded from these bytes, for an Apply to come: for
+    /// a while, or on standby.
+    pub(crate) fn put_module(
+        &mut self,
+        bytes: &[u8],
+        module: &Arc<Module>,
+        standby: bool,
+    ) -> Result<(), PutError> {
+        Ok(self.plugins.put(&self.store, bytes, module, standby)?)
     }
 
     /// Makes the interface anew after somebody deleted device number `device`.
@@ -357,14 +389,12 @@ impl Control {
         let old = self.device.as_ref().map(|d| (d.name.clone(), d.mtu));
         let renamed = opened.device.is_some();
         if plugins_changed && self.plugins.needs_two_steps(&self.in_use) {
-            let Self { plugins, in_use, desired, .. } = self;
-            let built_in = |name: &str| desired.built_in_config(name);
+            let Self { plugins, in_use, desired, resolver, .. } = self;
+            let built_in = |name: &str| desired.built_in_config(name, *resolver);
             let remaining = plugins.instances(|name| in_use.contains(name), &built_in);
             self.send_all(Opened::default(), None, Some(remaining))?;
         }
-        let Self { plugins, desired, .. } = self;
-        let built_in = |name: &str| desired.built_in_config(name);
-        let plugins = plugins_changed.then(|| plugins.instances(|_| true, &built_in));
+        let plugins = plugins_changed.then(|| self.instances());
         let mut routes = routes(tables);
         if self.is_unguarded() {
             tracing::error!("policies cannot be enforced: no pod of this node is reached");
@@ -385,6 +415,12 @@ impl Control {
         Ok(())
     }
 
+    /// Instances of every plugin, for each worker.
+    fn instances(&mut self) -> Vec<Vec<PluginInstance>> {
+        let Self { plugins, desired, resolver, .. } = self;
+        plugins.instances(|_| true, &|name| desired.built_in_config(name, *resolver))
+    }
+
     /// True if there are policies and nobody to enforce them.
     fn is_unguarded(&self) -> bool {
         self.desired.plugins.contains_key(POLICY_PLUGIN)
@@ -396,7 +432,7 @@ impl Control {
         &mut self,
         opened: Opened,
         routes: Option<(Arc<Routes>, u16)>,
-        plugins: Option<Vec<Vec<weft_wasm_host::PluginInstance>>>,
+        plugins: Option<Vec<Vec<PluginInstance>>>,
     ) -> Result<(), WorkerGone> {
         let (mut queues, mut number, mut merge_udp) = (Vec::new(), 0, false);
         if let Some((device, tun)) = opened.device {

@@ -63,6 +63,8 @@ pub(crate) struct Plugins {
     shared: BTreeMap<String, Arc<SharedState>>,
     /// What is asked for and not in the store.
     missing: Vec<Digest>,
+    /// Modules that stay in the store though nothing asks for them.
+    standby: BTreeSet<Digest>,
 }
 
 impl Plugins {
@@ -75,15 +77,31 @@ impl Plugins {
             refused: BTreeMap::new(),
             shared: BTreeMap::new(),
             missing: Vec::new(),
+            standby: BTreeSet::new(),
         }
     }
 
-    /// Checks a module and keeps it.
-    pub(crate) fn put(&mut self, store: &Store, bytes: &[u8]) -> Result<Arc<Module>, PutError> {
-        let module = Module::load(&self.engine, bytes)?;
-        store.put_module(&module.info().digest, bytes)?;
-        self.modules.insert(module.info().digest, Arc::clone(&module));
-        Ok(module)
+    /// What modules are loaded with, also by who does not hold this.
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Keeps a module that was loaded from these bytes: for a while, or on standby for as long as this lives.
+    pub(crate) fn put(
+        &mut self,
+        store: &Store,
+        bytes: &[u8],
+        module: &Arc<Module>,
+        standby: bool,
+    ) -> std::io::Result<()> {
+        let digest = module.info().digest;
+        store.put_module(&digest, bytes)?;
+        if standby {
+            self.standby.insert(digest);
+        } else {
+            self.modules.insert(digest, Arc::clone(module));
+        }
+        Ok(())
     }
 
     /// Makes `wanted` what runs, as far as it can be used. The answer is whether anything changed:
@@ -185,11 +203,12 @@ impl Plugins {
         self.missing.iter().map(|digest| digest.to_vec()).collect()
     }
 
-    /// Whether a module of this name (hex of its digest) is asked for or runs.
+    /// Whether a module of this name (hex of its digest) is asked for, runs or is on standby.
     pub(crate) fn uses(&self, module: &str) -> bool {
         let running = self.running.values().map(|running| &running.spec);
         let refused = self.refused.values().map(|(spec, _)| spec);
-        running.chain(refused).any(|spec| hex(&spec.digest) == module)
+        let asked_for = running.chain(refused).map(|spec| spec.digest.as_slice());
+        asked_for.chain(self.standby.iter().map(<[u8; 32]>::as_slice)).any(|d| hex(d) == module)
     }
 
     /// Drops expired entries of every plugin's map.

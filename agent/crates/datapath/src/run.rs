@@ -96,7 +96,7 @@ fn start(
     let flows = Flows::open(directory, config.flows_max, seed[0])?;
     let count = config.worker_count();
     let instances = u32::try_from(count * INSTANCES_PER_WORKER).unwrap_or(u32::MAX);
-    let engine = Engine::with_instances(instances)?;
+    let engine = Engine::with_code_in(store.code_directory(), instances)?;
     let aead = if config.avx512 { Aead::fastest() } else { Aead::Ring };
     let mesh = Arc::new(Mesh::new(seed[1], clock::epoch(), aead));
     let shared = Arc::new(Shared { mesh, flows, dropped: Arc::default() });

@@ -3,10 +3,15 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_stream::Iter;
-use tonic::{Request, Response, Status};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
 use weft_model::{DropReason, Timestamp};
 use weft_netio::clock;
 use weft_pipeline::{FlowInfo, FlowTable};
@@ -14,8 +19,10 @@ use weft_proto::v1::datapath_server::{Datapath, DatapathServer};
 use weft_proto::v1::{
     ApplyRequest, ApplyResponse, CountTranslatedRequest, CountTranslatedResponse, DatapathStatus,
     DatapathStatusRequest, Dropped, Drops, Flow, ListDroppedRequest, ListDroppedResponse,
-    ListFlowsRequest, PeerStatus, PutModuleRequest, PutModuleResponse, Traffic, TranslatedFlows,
+    ListFlowsRequest, PeerStatus, PutModuleRequest, PutModuleResponse, ServeNamesRequest,
+    ServeNamesResponse, Traffic, TranslatedFlows,
 };
+use weft_wasm_host::Module;
 
 use crate::control::{ApplyError, Control};
 use crate::counters::{self, Counters};
@@ -27,13 +34,20 @@ const FLOWS_DEFAULT: usize = 1000;
 /// Flows in any listing: they are collected before they are sent.
 const FLOWS_LISTED_MAX: usize = 100_000;
 
+/// An agent that is silent for so long does not serve names: it tells so every second.
+const NAMES_SILENCE: Duration = Duration::from_secs(3);
+
 /// The service; requests that change something are carried out one after another.
 #[derive(Clone)]
-pub(crate) struct Service(Arc<Mutex<Control>>);
+pub(crate) struct Service {
+    control: Arc<Mutex<Control>>,
+    /// How many have called `ServeNames`.
+    callers: Arc<AtomicU64>,
+}
 
 impl Service {
     pub(crate) fn new(control: Arc<Mutex<Control>>) -> Self {
-        Self(control)
+        Self { control, callers: Arc::default() }
     }
 
     pub(crate) fn into_server(self) -> DatapathServer<Self> {
@@ -47,7 +61,7 @@ impl Service {
         &self,
         work: impl FnOnce(&mut Control) -> T + Send + 'static,
     ) -> Result<T, Status> {
-        let control = Arc::clone(&self.0);
+        let control = Arc::clone(&self.control);
         blocking(move || work(&mut control.lock())).await
     }
 
@@ -58,6 +72,38 @@ impl Service {
     ) -> Result<T, Status> {
         let shared = self.with(|control| Arc::clone(control.shared())).await?;
         blocking(move || work(shared.flows.table())).await
+    }
+}
+
+impl Service {
+    /// Keeps to what caller `number` says of names, until it is gone.
+    async fn follow_names(
+        self,
+        mut messages: Streaming<ServeNamesRequest>,
+        number: u64,
+        answers: mpsc::Sender<Result<ServeNamesResponse, Status>>,
+    ) {
+        loop {
+            let said = timeout(NAMES_SILENCE, messages.message()).await;
+            let serves = matches!(said, Ok(Ok(Some(ServeNamesRequest { serves: true }))));
+            let callers = Arc::clone(&self.callers);
+            // Whoever called last is the agent: one that is on its way out does not speak for it.
+            let note = move |control: &mut Control| match callers.load(Ordering::Relaxed) == number
+            {
+                true => control.set_resolver(serves),
+                false => Ok(()),
+            };
+            let noted = self.with(note).await;
+            let answer = noted.and_then(|done| done.map_err(|e| ApplyError::from(e).into()));
+            match said {
+                // Who takes no answer is gone, which shows with the next message.
+                Ok(Ok(Some(_))) => {
+                    let _gone = answers.send(answer.map(|()| ServeNamesResponse {})).await;
+                }
+                Err(_silent) => {}
+                Ok(Ok(None) | Err(_)) => return,
+            }
+        }
     }
 }
 
@@ -83,11 +129,31 @@ impl Datapath for Service {
         &self,
         request: Request<PutModuleRequest>,
     ) -> Result<Response<PutModuleResponse>, Status> {
-        let module = request.into_inner().module;
-        let module = self.with(move |control| control.put_module(&module)).await??;
+        let PutModuleRequest { module: bytes, standby } = request.into_inner();
+        let control = Arc::clone(&self.control);
+        let put = move || {
+            // Compiling takes long, and tables do not wait for it.
+            let engine = control.lock().plugins().engine().clone();
+            let module = Module::load(&engine, &bytes)?;
+            control.lock().put_module(&bytes, &module, standby)?;
+            Ok::<_, PutError>(module)
+        };
+        let module = blocking(put).await??;
         let info = module.info();
         let (digest, name) = (info.digest.to_vec(), info.name.clone());
         Ok(Response::new(PutModuleResponse { digest, name }))
+    }
+
+    type ServeNamesStream = ReceiverStream<Result<ServeNamesResponse, Status>>;
+
+    async fn serve_names(
+        &self,
+        request: Request<Streaming<ServeNamesRequest>>,
+    ) -> Result<Response<Self::ServeNamesStream>, Status> {
+        let (answers, answered) = mpsc::channel(1);
+        let number = self.callers.fetch_add(1, Ordering::Relaxed) + 1;
+        tokio::spawn(self.clone().follow_names(request.into_inner(), number, answers));
+        Ok(Response::new(ReceiverStream::new(answered)))
     }
 
     async fn get_status(

@@ -1,8 +1,8 @@
-//! What outlives the process in the run directory: the last complete state and the modules.
+//! What outlives the process in the run directory: the last complete state, the modules and their code.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -25,13 +25,16 @@ pub(crate) struct Saved {
 
 const TABLES: &str = "tables";
 const MODULES: &str = "modules";
+/// Native code of modules, under the same names.
+const CODE: &str = "code";
 /// First bytes of the tables file; the last one is the version of its form.
 const MAGIC: &[u8; 8] = b"wefttab\x01";
 
 impl Store {
-    /// Makes the directory for modules.
+    /// Makes the directories for modules and code.
     pub(crate) fn open(directory: &Path) -> io::Result<Self> {
         std::fs::create_dir_all(directory.join(MODULES))?;
+        DirBuilder::new().recursive(true).mode(0o700).create(directory.join(CODE))?;
         Ok(Self { directory: directory.to_owned() })
     }
 
@@ -75,18 +78,25 @@ impl Store {
         }
     }
 
-    /// Removes the modules that `keep` does not want, given their names and ages.
+    /// Where native code of modules is kept, by whoever compiles them.
+    pub(crate) fn code_directory(&self) -> PathBuf {
+        self.directory.join(CODE)
+    }
+
+    /// Removes the modules, and the code of them, that `keep` does not want, given their names and ages.
     pub(crate) fn keep_modules(
         &self,
         now: SystemTime,
         keep: impl Fn(&str, Duration) -> bool,
     ) -> io::Result<()> {
-        for entry in std::fs::read_dir(self.directory.join(MODULES))? {
-            let entry = entry?;
-            let written = entry.metadata()?.modified()?;
-            let age = now.duration_since(written).unwrap_or_default();
-            if !keep(&entry.file_name().to_string_lossy(), age) {
-                std::fs::remove_file(entry.path())?;
+        for files in [MODULES, CODE] {
+            for entry in std::fs::read_dir(self.directory.join(files))? {
+                let entry = entry?;
+                let written = entry.metadata()?.modified()?;
+                let age = now.duration_since(written).unwrap_or_default();
+                if !keep(&entry.file_name().to_string_lossy(), age) {
+                    std::fs::remove_file(entry.path())?;
+                }
             }
         }
         Ok(())
@@ -150,7 +160,10 @@ mod tests {
         let store = Store::open(directory.path()).unwrap();
         store.put_module(&[1; 32], b"one").unwrap();
         store.put_module(&[2; 32], b"two").unwrap();
+        let code = [[1; 32], [2; 32]].map(|d| store.code_directory().join(hex(&d)));
+        code.iter().for_each(|path| std::fs::write(path, b"code").unwrap());
         store.keep_modules(SystemTime::now(), |name, _| name == hex(&[2; 32])).unwrap();
+        assert_eq!(code.map(|path| path.exists()), [false, true]);
         assert_eq!(store.module(&[1; 32]).unwrap(), None);
         assert_eq!(store.module(&[2; 32]).unwrap().as_deref(), Some(&b"two"[..]));
     }

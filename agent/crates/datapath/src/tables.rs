@@ -48,10 +48,11 @@ pub(crate) struct Desired {
 }
 
 impl Desired {
-    /// The configuration of a built-in plugin, which does not stand in its spec.
-    pub(crate) fn built_in_config(&self, plugin: &str) -> Option<Vec<u8>> {
+    /// The configuration of a built-in plugin, which does not stand in its spec; `resolver`: whether the
+    /// node's own serves names.
+    pub(crate) fn built_in_config(&self, plugin: &str, resolver: bool) -> Option<Vec<u8>> {
         match plugin {
-            SERVICE_PLUGIN => Some(self.services.complete().encode_to_vec()),
+            SERVICE_PLUGIN => Some(self.services.told(resolver).encode_to_vec()),
             POLICY_PLUGIN => Some(self.policies.complete().encode_to_vec()),
             DNS_PLUGIN => Some(self.names.complete().encode_to_vec()),
             _ => None,

@@ -27,6 +27,7 @@ pub fn usual_dns() -> Dns {
         hosts: BTreeMap::new(),
         autopath: false,
         endpoint_pod_names: false,
+        client_rate: 0,
     }
 }
 

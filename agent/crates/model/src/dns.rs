@@ -43,6 +43,8 @@ pub struct Dns {
     /// An endpoint that no manifest names is called as its pod is, if that is a DNS label; else by its
     /// address.
     pub endpoint_pod_names: bool,
+    /// Queries of a client that its node answers in a second, others being refused; 0: any number.
+    pub client_rate: u32,
 }
 
 /// A DNS server that is asked for names of others.

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -54,13 +55,16 @@ pub(crate) struct Target {
     pub tables: Arc<Tables>,
 }
 
-/// What the datapath has confirmed.
+/// What is in force on this node.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Applied {
     /// [`Target::version`], 0 before the first.
     pub version: u64,
-    /// [`Target::generation`].
+    /// [`Target::generation`], of the datapath.
     pub generation: u64,
+    /// Generation of the snapshot that the host's own network was last put right for: node ports, routes. What
+    /// could not be is among the problems.
+    pub network: u64,
     /// False while there is no datapath.
     pub connected: bool,
     /// What it said of its plugins.
@@ -97,6 +101,8 @@ pub(crate) struct State {
     pub problems: BTreeMap<&'static str, Vec<String>>,
     /// True while the hub's stream is open.
     pub hub_connected: bool,
+    /// When the hub last told something, Unix seconds; 0 before it does.
+    pub updated: i64,
     /// When the certificate expires, Unix seconds; 0 if there is none.
     pub certificate_expires: i64,
     peer_ids: PeerIds,
@@ -119,6 +125,8 @@ pub(crate) struct Core {
     drops: Drops,
     /// What answers names on this node; none until it is made at the start.
     resolver: OnceLock<Arc<Resolver>>,
+    serves_names: watch::Sender<bool>,
+    leaving: AtomicBool,
 }
 
 impl Core {
@@ -139,6 +147,8 @@ impl Core {
             datapath_status: Mutex::default(),
             drops: Drops::default(),
             resolver: OnceLock::new(),
+            serves_names: watch::Sender::new(false),
+            leaving: AtomicBool::new(false),
         }
     }
 
@@ -150,6 +160,41 @@ impl Core {
     /// Keeps what answers names; the first one stays.
     pub(crate) fn set_resolver(&self, resolver: Arc<Resolver>) {
         let _first = self.resolver.set(resolver);
+    }
+
+    /// Notes whether the resolver knows the cluster's names and is reached.
+    pub(crate) fn set_serves_names(&self, serves: bool) {
+        let serves = serves && !self.leaving.load(Ordering::Relaxed);
+        self.serves_names.send_if_modified(|before| std::mem::replace(before, serves) != serves);
+    }
+
+    /// This agent ends soon: names are to be asked for elsewhere.
+    pub(crate) fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+        self.set_serves_names(false);
+    }
+
+    /// Follows that.
+    pub(crate) fn serves_names(&self) -> watch::Receiver<bool> {
+        self.serves_names.subscribe()
+    }
+
+    /// Why pods of this node should wait; nothing once the fabric is in force here. A hub that is away is no
+    /// reason, as nodes go on without it.
+    pub(crate) fn unready(&self) -> Vec<&'static str> {
+        let (known, names) = self.read(|state| {
+            let snapshot = state.snapshot.as_ref();
+            (snapshot.is_some(), snapshot.is_some_and(|s| s.cluster.dns.is_some()))
+        });
+        let applied = self.applied.borrow();
+        let reasons = [
+            (!known, "the hub has told nothing yet"),
+            (!applied.connected, "no datapath"),
+            (applied.version == 0, "no tables in force yet"),
+            (known && applied.network == 0, "the host's network is not set up yet"),
+            (names && !*self.serves_names.borrow(), "names are not served yet"),
+        ];
+        reasons.into_iter().filter(|(holds, _)| *holds).map(|(_, reason)| reason).collect()
     }
 
     /// Changes what is known, compiles the tables again, and wakes everybody if it made a
@@ -378,7 +423,7 @@ impl Core {
             keys: state.keys.iter().map(|k| k.public.0.to_vec()).collect(),
             vtep_mac: self.vtep_mac.to_string(),
             pods: state.attachments.values().filter_map(|r| self.pod(r)).collect(),
-            generation: applied.generation,
+            generation: applied.generation.min(applied.network),
             plugins: applied.plugins.into_iter().map(short).collect(),
             translated: applied.translated,
             problems: state.problems.get(LISTENERS).cloned().unwrap_or_default(),

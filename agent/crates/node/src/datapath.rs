@@ -9,8 +9,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures::stream;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Status};
@@ -18,7 +21,7 @@ use weft_control::{MESSAGE_MAX, operator_text, socket};
 use weft_proto::v1::datapath_client::DatapathClient;
 use weft_proto::v1::{
     ApplyRequest, ApplyResponse, CountTranslatedRequest, DatapathStatusRequest, ListDroppedRequest,
-    PluginSpec, PluginStatus, PutModuleRequest,
+    PluginSpec, PluginStatus, PutModuleRequest, ServeNamesRequest,
 };
 
 use crate::core::{Core, Target};
@@ -56,6 +59,8 @@ pub(crate) async fn run(core: Arc<Core>, hub: Arc<HubLink>, modules: Modules) {
                     generation,
                     sent: None,
                     handed_over: BTreeSet::new(),
+                    handing_over: JoinSet::new(),
+                    telling: JoinSet::new(),
                     retry: None,
                     dropped: 0,
                 };
@@ -115,6 +120,10 @@ struct Session<'a> {
     sent: Option<Sent>,
     /// Digests of the built-in modules that it has.
     handed_over: BTreeSet<Vec<u8>>,
+    /// Those that nothing needs yet, on their way: gives their digests.
+    handing_over: JoinSet<Vec<Vec<u8>>>,
+    /// Tells whether this agent serves names.
+    telling: JoinSet<()>,
     /// When to try again what was refused or what modules were missing for.
     retry: Option<Instant>,
     /// How far it has told what it dropped.
@@ -133,6 +142,7 @@ impl Session<'_> {
         let mut changes = self.core.changes();
         self.poll_status().await?;
         self.core.set_problems(WHO, Vec::new());
+        self.telling.spawn(tell_of_names(self.client.clone(), self.core.serves_names()));
         let mut ticks = interval(STATUS_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut counts = interval(COUNT_INTERVAL);
@@ -188,7 +198,9 @@ impl Session<'_> {
             a.connected = true;
             a.plugins = answer.plugins;
         });
-        self.sent = Some(Sent { target, generation: self.generation });
+        if self.sent.replace(Sent { target, generation: self.generation }).is_none() {
+            self.hand_over_the_rest();
+        }
     }
 
     /// A refusal leaves the datapath alive under its old tables; anything else ends the session.
@@ -216,10 +228,7 @@ impl Session<'_> {
     async fn apply(&mut self, request: ApplyRequest) -> Result<ApplyResponse, Status> {
         // Ours beforehand: a node whose policies cannot be enforced closes its pods.
         for PluginSpec { digest, .. } in &request.plugins {
-            if weft_builtin::by_digest(digest).is_some() && !self.handed_over.contains(digest) {
-                self.put_module(digest).await?;
-                self.handed_over.insert(digest.clone());
-            }
+            self.hand_over(digest).await?;
         }
         let answer = self.client.apply(request.clone()).await?.into_inner();
         let mut put = false;
@@ -232,9 +241,50 @@ impl Session<'_> {
         Ok(self.client.apply(request).await?.into_inner())
     }
 
+    /// Sees to it that the datapath has this module, if it is one of ours.
+    async fn hand_over(&mut self, digest: &[u8]) -> Result<(), Status> {
+        if weft_builtin::by_digest(digest).is_none() || self.handed_over.contains(digest) {
+            return Ok(());
+        }
+        if let Some(Ok(digests)) = self.handing_over.join_next().await {
+            self.handed_over.extend(digests);
+        }
+        if !self.handed_over.contains(digest) {
+            self.put_module(digest).await?;
+            self.handed_over.insert(digest.to_vec());
+        }
+        Ok(())
+    }
+
+    /// Begins to hand over what nothing needs yet: who writes a policy does not wait for a compiler then.
+    fn hand_over_the_rest(&mut self) {
+        let rest = weft_builtin::ALL.into_iter();
+        let rest = rest.filter(|b| !self.handed_over.contains(b.digest().as_slice()));
+        let rest: Vec<_> = rest.collect();
+        if rest.is_empty() || !self.handing_over.is_empty() {
+            return;
+        }
+        let mut client = self.client.clone();
+        self.handing_over.spawn(async move {
+            let mut done = Vec::new();
+            for built_in in rest {
+                let module = built_in.module.to_vec();
+                match client.put_module(PutModuleRequest { module, standby: true }).await {
+                    Ok(_) => done.push(built_in.digest().to_vec()),
+                    // It is tried again when it is needed.
+                    Err(status) => {
+                        tracing::warn!(error = operator_text(&status), "module not handed over");
+                    }
+                }
+            }
+            done
+        });
+    }
+
     /// False if the module cannot be had now, or is no good; the latter shows as a refused plugin.
     async fn put_module(&mut self, digest: &[u8]) -> Result<bool, Status> {
         let built_in = weft_builtin::by_digest(digest).map(<[u8]>::to_vec);
+        let standby = built_in.is_some();
         let kept = built_in.or_else(|| self.modules.get(digest).unwrap_or_default());
         let module = match kept {
             Some(module) => module,
@@ -246,7 +296,7 @@ impl Session<'_> {
                 }
             },
         };
-        match self.client.put_module(PutModuleRequest { module }).await {
+        match self.client.put_module(PutModuleRequest { module, standby }).await {
             Ok(_) => Ok(true),
             Err(status) if status.code() == Code::InvalidArgument => {
                 tracing::warn!(error = operator_text(&status), "the datapath refused a module");
@@ -294,6 +344,29 @@ impl Session<'_> {
         }
         self.core.set_datapath_status(Some(status));
         Ok(())
+    }
+}
+
+/// Tells the datapath whether this agent serves names, for as long as the datapath lives.
+async fn tell_of_names(mut client: Client, serving: watch::Receiver<bool>) {
+    let mut ticks = interval(STATUS_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let messages = stream::unfold((serving, ticks), |(mut serving, mut ticks)| async move {
+        tokio::select! {
+            changed = serving.changed() => changed.ok()?,
+            _ = ticks.tick() => {}
+        }
+        let serves = *serving.borrow_and_update();
+        Some((ServeNamesRequest { serves }, (serving, ticks)))
+    });
+    let answers = async {
+        let mut answers = client.serve_names(messages).await?.into_inner();
+        while answers.message().await?.is_some() {}
+        Ok::<_, Status>(())
+    };
+    // A datapath of an older version, which is being replaced, or one that is gone.
+    if let Err(status) = answers.await {
+        tracing::debug!(error = operator_text(&status), "names: the datapath does not listen");
     }
 }
 

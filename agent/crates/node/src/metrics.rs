@@ -1,4 +1,5 @@
-//! Metrics in the text format of Prometheus, at `--metrics-listen`.
+//! What machines ask a node: metrics in the text format of Prometheus, and whether it is ready, at
+//! `--metrics-listen`.
 
 use std::fmt::{Display, Write as _};
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio::time::sleep;
 use weft_model::DNS_PLUGIN;
 use weft_proto::v1::{AgentStatus, PluginStatus, Traffic};
-use weft_resolver::{Counters, code_name};
+use weft_resolver::{Counters, Latency, code_name};
 
 use crate::core::Core;
 use crate::http::{self, Page};
@@ -23,7 +24,7 @@ const WHO: &str = "metrics";
 /// An address that somebody has is tried again this often.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Serves `GET /metrics` if there is an address for it; never ends.
+/// Serves `GET /metrics` and `GET /readyz` if there is an address for it; never ends.
 pub(crate) async fn run(core: Arc<Core>, service: Arc<AgentService>) {
     let Some(at) = core.config.metrics_listen else { return std::future::pending().await };
     loop {
@@ -43,16 +44,31 @@ pub(crate) async fn run(core: Arc<Core>, service: Arc<AgentService>) {
 }
 
 fn answer(service: &AgentService, path: &str) -> Page {
+    if path == "/readyz" {
+        return readiness(&service.core.unready());
+    }
     if path != "/metrics" {
-        let mut response = Response::new(Full::new(Bytes::from_static(b"see /metrics\n")));
-        *response.status_mut() = StatusCode::NOT_FOUND;
-        return response;
+        return plain(StatusCode::NOT_FOUND, "see /metrics and /readyz\n".to_owned());
     }
     let counters = service.core.resolver().map(|resolver| resolver.counters());
     let text = text(&service.status(), counters);
     let mut response = Response::new(Full::new(Bytes::from(text)));
     let kind = header::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
+
+/// Ready, or a line for each reason why not.
+fn readiness(reasons: &[&str]) -> Page {
+    match reasons {
+        [] => plain(StatusCode::OK, "ready\n".to_owned()),
+        reasons => plain(StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n"),
+    }
+}
+
+fn plain(status: StatusCode, text: String) -> Page {
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    *response.status_mut() = status;
     response
 }
 
@@ -67,6 +83,8 @@ fn text(status: &AgentStatus, names: Option<&Counters>) -> String {
     let connected = u8::from(status.datapath_connected);
     out.gauge("weft_datapath_connected", "1 while there is a datapath.", connected);
     out.gauge("weft_generation", "Generation of the hub's snapshot.", status.generation);
+    let updated = "When the hub last told something, in Unix seconds; 0 before it does.";
+    out.gauge("weft_hub_update_timestamp_seconds", updated, status.updated_unix);
     out.gauge("weft_pods", "Pods that are attached to this node.", status.pods.len());
     out.gauge("weft_problems", "Lines that an operator should look at.", status.problems.len());
     let spoofed = "Packets with a source that was not the pod's, dropped at its port.";
@@ -110,6 +128,14 @@ fn text(status: &AgentStatus, names: Option<&Counters>) -> String {
         });
         let help = "Queries that came to the node's resolver, by what became of them.";
         out.counters("weft_dns_resolver_queries_total", help, queries);
+        out.head(
+            "weft_dns_cache_hits_total",
+            "Queries about other names than the cluster's that were answered from the cache.",
+            "counter",
+        );
+        out.value("weft_dns_cache_hits_total", &[], names.cached.load(Ordering::Relaxed));
+        let help = "How long queries about other names than the cluster's took.";
+        out.histogram("weft_dns_outside_duration_seconds", help, &names.took);
     }
     out.text
 }
@@ -181,6 +207,18 @@ impl Exposition {
         let _ = writeln!(self.text, "{name}{labels} {value}");
     }
 
+    fn histogram(&mut self, name: &str, help: &str, latency: &Latency) {
+        self.head(name, help, "histogram");
+        let (up_to, all) = latency.up_to();
+        let bounds = Latency::BOUNDS.map(|ms| Duration::from_millis(ms).as_secs_f64().to_string());
+        let bounds = bounds.into_iter().zip(up_to).chain([("+Inf".to_owned(), all)]);
+        for (bound, count) in bounds {
+            self.value(&format!("{name}_bucket"), &[("le", bound)], count);
+        }
+        self.value(&format!("{name}_sum"), &[], latency.sum().as_secs_f64());
+        self.value(&format!("{name}_count"), &[], all);
+    }
+
     fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
         self.head(name, help, "gauge");
         self.value(name, &[], value);
@@ -229,6 +267,9 @@ mod tests {
             "weft_dns_answers_total{type=\"A\",code=\"NOERROR\"} 7",
             "weft_dns_answers_total{type=\"AAAA\",code=\"NXDOMAIN\"} 2",
             "weft_dns_resolver_queries_total{result=\"outside\"} 3",
+            "weft_dns_outside_duration_seconds_bucket{le=\"0.001\"} 0",
+            "weft_dns_outside_duration_seconds_bucket{le=\"+Inf\"} 0",
+            "weft_dns_outside_duration_seconds_count 0",
         ] {
             assert!(text.lines().any(|l| l == line), "no `{line}` in\n{text}");
         }

@@ -5,6 +5,7 @@ pub(crate) mod announce;
 mod delivery;
 pub(crate) mod forward;
 pub(crate) mod input;
+mod kube_proxy;
 pub(crate) mod listeners;
 mod plan;
 mod ports;

@@ -49,6 +49,7 @@ pub(crate) async fn run(core: Arc<Core>, netlink: Netlink, names: Arc<Store>) {
     loop {
         let problems = server.bring_up_to_date(look).await;
         server.core.set_problems(WHO, problems);
+        server.core.set_serves_names(server.is_ready());
         tokio::select! {
             _ = changes.changed() => look = false,
             _ = ticks.tick() => look = true,
@@ -127,6 +128,10 @@ impl Server {
         }
         problems.extend(self.serving.iter().flat_map(|s| s.problems.iter().cloned()));
         problems
+    }
+
+    fn is_ready(&self) -> bool {
+        self.known.is_some() && self.serving.as_ref().is_some_and(|s| !s.addresses.is_empty())
     }
 
     fn tell(&self, names: &Names) -> Result<(), String> {

@@ -137,8 +137,14 @@ impl Parts {
         let router = Server::builder().add_service(AgentServer::from_arc(service.clone()));
         let agent_socket = KeptSocket::bind(&self.core.config.socket(socket::AGENT)).await?;
         let end = async { drop(stopped.await) };
+        let left = async {
+            stop.await;
+            // What is asked meanwhile is still answered.
+            self.core.leave();
+            sleep(LEAVING).await;
+        };
         tokio::select! {
-            () = stop => Ok(()),
+            () = left => Ok(()),
             result = hub.run() => result,
             result = network.run() => result,
             result = serve_unix(agent_socket, router, end) => result.map_err(Into::into),
@@ -174,6 +180,9 @@ pub(crate) fn only_agent(state_dir: &Path) -> anyhow::Result<File> {
 
 /// File in the state directory that the running agent has locked.
 const LOCK: &str = "lock";
+
+/// How long it takes at most until names are asked for elsewhere, and what was asked before is answered.
+const LEAVING: Duration = Duration::from_millis(200);
 
 async fn preflight(config: &AgentConfig) -> anyhow::Result<()> {
     if !nix::unistd::geteuid().is_root() {

@@ -81,6 +81,7 @@ impl AgentService {
                 spoofed_at_ports: self.spoofed.load(Ordering::Relaxed),
                 certificate_expires_unix: state.certificate_expires,
                 direct_delivery: state.direct_delivery,
+                updated_unix: state.updated,
                 problems: state.problems.values().flatten().cloned().collect(),
             }
         })

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::task::Poll;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared};
@@ -35,15 +36,20 @@ impl Asking {
         self.0.lock().clear();
     }
 
-    /// Asks, or waits for who asks the same.
-    async fn ask(&self, servers: Arc<TokioResolver>, question: Question) -> Answer {
+    /// Asks, or waits for who asks the same. Tells also if the answer was there at once: it was in the cache
+    /// then.
+    async fn ask(&self, servers: Arc<TokioResolver>, question: Question) -> (Answer, bool) {
         let asked = self.begin(servers, &question);
-        let answer = asked.clone().await;
+        let mut waiting = asked.clone();
+        let (answer, cached) = match futures::poll!(&mut waiting) {
+            Poll::Ready(answer) => (answer, true),
+            Poll::Pending => (waiting.await, false),
+        };
         let mut asking = self.0.lock();
         if asking.get(&question).is_some_and(|now| now.ptr_eq(&asked)) {
             asking.remove(&question);
         }
-        answer
+        (answer, cached)
     }
 
     fn begin(
@@ -117,9 +123,12 @@ impl Resolver {
         }
         let servers = upstreams.of(&name).ok_or(ResponseCode::ServFail)?;
         let _place = self.waiting.try_acquire().map_err(|_| ResponseCode::Refused)?;
-        let answer = self.asking.ask(servers, (name, question.query_type())).await;
+        let began = Instant::now();
+        let (answer, cached) = self.asking.ask(servers, (name, question.query_type())).await;
+        self.counters.took.add(began.elapsed());
         let reply = Reply::of(answer, target, &aliases).ok_or(ResponseCode::ServFail)?;
         self.counters.outside.fetch_add(1, Ordering::Relaxed);
+        self.counters.cached.fetch_add(cached.into(), Ordering::Relaxed);
         Ok(reply)
     }
 }

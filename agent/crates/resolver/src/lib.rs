@@ -12,6 +12,8 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod ask;
+mod counters;
+mod limit;
 mod reply;
 mod serve;
 #[cfg(test)]
@@ -21,7 +23,7 @@ mod upstreams;
 mod witness;
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
@@ -30,12 +32,14 @@ use tokio::sync::Semaphore;
 use weft_dns::{Outcome, Transport, Zones};
 use weft_policy_sdk::Config;
 
+pub use counters::{Counters, Latency};
 pub use serve::{serve_tcp, serve_udp};
 pub use trace::{Traced, code_name};
 pub use upstreams::{RootCertStore, StubDomains, UpstreamError, Upstreams, servers_of};
 pub use witness::{Found, Witness};
 
 use ask::Asking;
+use limit::Limits;
 
 /// Queries that wait for other servers at once, over all clients.
 const WAITING_MAX: usize = 1000;
@@ -50,24 +54,10 @@ pub struct Resolver {
     asking: Asking,
     waiting: Semaphore,
     clients: Box<Clients>,
+    limits: Limits,
     counters: Counters,
     loops: AtomicBool,
     witness: OnceLock<Arc<dyn Witness>>,
-}
-
-/// What became of queries, since the start.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// Answered from what the cluster has.
-    pub cluster: AtomicU64,
-    /// Answered by other servers, or from the cache of their answers.
-    pub outside: AtomicU64,
-    /// Other servers did not answer.
-    pub failed: AtomicU64,
-    /// Too many were waiting.
-    pub refused: AtomicU64,
-    /// Whoever asked may not.
-    pub strangers: AtomicU64,
 }
 
 impl Resolver {
@@ -79,6 +69,7 @@ impl Resolver {
             asking: Asking::default(),
             waiting: Semaphore::new(WAITING_MAX),
             clients: Box::new(clients),
+            limits: Limits::new(),
             counters: Counters::default(),
             loops: AtomicBool::new(false),
             witness: OnceLock::new(),
@@ -124,6 +115,14 @@ impl Resolver {
         transport: Transport,
         client: IpAddr,
     ) -> Option<Vec<u8>> {
+        let limit = self.zones.read().client_limit().filter(|_| transport == Transport::Tcp);
+        if limit.is_some_and(|limit| self.limits.is_over(limit, client)) {
+            self.counters.refused.fetch_add(1, Ordering::Relaxed);
+            return match Zones::refuse(message) {
+                Outcome::Reply(reply) => Some(reply),
+                Outcome::Elsewhere(_) | Outcome::Nothing => None,
+            };
+        }
         let reply = self.find_reply(message, transport, client).await?;
         self.release(message, reply, transport, client).await
     }

@@ -187,6 +187,28 @@ fn names_of_the_cluster_are_known_and_others_asked_for() {
     });
 }
 
+/// DNS-131: whoever asks too often over connections is refused; datagrams are counted elsewhere.
+#[test]
+fn client_that_asks_too_often_is_refused() {
+    run(async {
+        let resolver = Resolver::new(|_| true);
+        let mut tables = tables();
+        tables.settings.as_mut().unwrap().client_rate = 2;
+        resolver.configure(Config::Full(&tables.encode_to_vec())).unwrap();
+        let query = query("web.default.svc.cluster.local.", RecordType::A);
+        let mut codes = Vec::new();
+        for _ in 0..8 {
+            codes.push(ask(&resolver, &query, Transport::Tcp).await.metadata.response_code);
+        }
+        assert_eq!(codes[..2], [ResponseCode::NoError; 2]);
+        assert!(codes.contains(&ResponseCode::Refused), "{codes:?}");
+        for _ in 0..8 {
+            let reply = ask(&resolver, &query, Transport::Udp).await;
+            assert_eq!(reply.metadata.response_code, ResponseCode::NoError);
+        }
+    });
+}
+
 /// DNS-108: what was asked is not asked again while it lives, in whatever letters.
 #[test]
 fn answers_are_kept_while_they_live() {
@@ -197,6 +219,10 @@ fn answers_are_kept_while_they_live() {
             assert_eq!(found(&resolver, name).await.1.len(), 1);
         }
         assert_eq!(upstream.asked.load(Ordering::Relaxed), 1);
+        let counters = resolver.counters();
+        assert_eq!(counters.outside.load(Ordering::Relaxed), 3);
+        assert_eq!(counters.cached.load(Ordering::Relaxed), 2);
+        assert_eq!(counters.took.up_to().1, 3);
     });
 }
 

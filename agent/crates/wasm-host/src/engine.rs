@@ -1,9 +1,11 @@
 //! The Wasm runtime of the process: compiler, pool of instances, clock, host functions.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use wasmtime::{Config, InstanceAllocationStrategy, Linker, OptLevel, PoolingAllocationConfig};
 
+use crate::code::CodeDirectory;
 use crate::error::{EngineError, RuntimeError};
 use crate::host::{self, HostState};
 use crate::{MEMORY_BYTES_MAX, TABLE_ELEMENTS_MAX, clock};
@@ -21,6 +23,7 @@ pub struct Engine {
 struct Inner {
     engine: wasmtime::Engine,
     linker: Linker<HostState>,
+    code: Option<CodeDirectory>,
 }
 
 impl Engine {
@@ -37,16 +40,35 @@ impl Engine {
     /// # Errors
     /// [`EngineError`] if the address space or a signal is not to be had.
     pub fn with_instances(instances: u32) -> Result<Self, EngineError> {
+        Self::make(instances, None)
+    }
+
+    /// As [`Self::with_instances`]; keeps native code of modules in `directory`, in files named after the
+    /// digests of the modules, and does not compile what it finds there. Who owns the directory removes what
+    /// is not needed any more.
+    ///
+    /// # Errors
+    /// [`EngineError`] as before, and if others than this user can write to the directory.
+    pub fn with_code_in(directory: PathBuf, instances: u32) -> Result<Self, EngineError> {
+        let code = CodeDirectory::open(directory).map_err(EngineError::Code)?;
+        Self::make(instances, Some(code))
+    }
+
+    fn make(instances: u32, code: Option<CodeDirectory>) -> Result<Self, EngineError> {
         let runtime = |e| EngineError::Runtime(RuntimeError::from(e));
         let engine = wasmtime::Engine::new(&config(instances)).map_err(runtime)?;
         let mut linker = Linker::new(&engine);
         host::define(&mut linker).map_err(runtime)?;
         clock::install().map_err(EngineError::Clock)?;
-        Ok(Self { inner: Arc::new(Inner { engine, linker }) })
+        Ok(Self { inner: Arc::new(Inner { engine, linker, code }) })
     }
 
     pub(crate) fn wasmtime(&self) -> &wasmtime::Engine {
         &self.inner.engine
+    }
+
+    pub(crate) fn code(&self) -> Option<&CodeDirectory> {
+        self.inner.code.as_ref()
     }
 
     pub(crate) fn linker(&self) -> &Linker<HostState> {

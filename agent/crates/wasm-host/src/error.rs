@@ -45,6 +45,9 @@ pub enum EngineError {
     /// No signal for the clock that ends calls which run too long.
     #[error("cannot watch the deadlines of plugins: {0}")]
     Clock(#[source] std::io::Error),
+    /// The directory for compiled code cannot be used.
+    #[error("cannot keep compiled plugins: {0}")]
+    Code(#[source] std::io::Error),
 }
 
 /// A module that is refused.

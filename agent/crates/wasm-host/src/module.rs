@@ -54,7 +54,8 @@ pub struct ModuleInfo {
 }
 
 impl Module {
-    /// Checks, compiles and links a module. Takes tens of milliseconds: not for the data path.
+    /// Checks, compiles and links a module. Takes from tens of milliseconds to seconds, or some milliseconds
+    /// if its code is kept: not for the data path, and not while anybody waits for tables.
     ///
     /// # Errors
     /// [`LoadError`] says which check failed.
@@ -63,11 +64,11 @@ impl Module {
             return Err(LoadError::TooLarge { size: bytes.len(), max: MODULE_BYTES_MAX });
         }
         let manifest = inspect(bytes)?;
+        let info = ModuleInfo::new(&manifest, bytes);
         let compile = |e: wasmtime::Error| LoadError::Compile(e.into());
-        let module = wasmtime::Module::from_binary(engine.wasmtime(), bytes).map_err(compile)?;
+        let module = compiled(engine, bytes, &info.digest).map_err(compile)?;
         check_exports(engine, &module)?;
         let pre = engine.linker().instantiate_pre(&module).map_err(compile)?;
-        let info = ModuleInfo::new(&manifest, bytes);
         Ok(Arc::new(Self { engine: engine.clone(), pre, info }))
     }
 
@@ -114,6 +115,23 @@ impl ModuleInfo {
             map_entries: usize::try_from(manifest.map_entries).unwrap_or(0),
         }
     }
+}
+
+fn compiled(
+    engine: &Engine,
+    bytes: &[u8],
+    digest: &[u8; 32],
+) -> wasmtime::Result<wasmtime::Module> {
+    let compile = || wasmtime::Module::from_binary(engine.wasmtime(), bytes);
+    let Some(kept) = engine.code() else { return compile() };
+    if let Some(module) = kept.module(engine.wasmtime(), digest) {
+        return Ok(module);
+    }
+    let module = compile()?;
+    if let Err(error) = kept.put(digest, &module) {
+        tracing::warn!(%error, "a compiled plugin is not kept: the next start compiles it again");
+    }
+    Ok(module)
 }
 
 fn check_exports(engine: &Engine, module: &wasmtime::Module) -> Result<(), LoadError> {

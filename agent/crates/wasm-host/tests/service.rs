@@ -88,6 +88,7 @@ fn service(random: &mut Random) -> ServiceTable {
         internal_local: random.below(3) == 0,
         external_local: random.below(2) == 0,
         source_ranges: several(random, 3, range),
+        ports_without_resolver: Vec::new(),
     }
 }
 

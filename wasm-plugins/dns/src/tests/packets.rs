@@ -2,6 +2,7 @@
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use hickory_proto::op::Message;
+use hickory_proto::op::ResponseCode::{NoError, Refused};
 use hickory_proto::rr::RecordType::A;
 use prost::Message as _;
 use weft_policy_sdk::{
@@ -10,7 +11,7 @@ use weft_policy_sdk::{
 use weft_policy_testing::NativeMap;
 
 use super::support::*;
-use crate::{Dns, NO_QUERY};
+use crate::{Dns, NO_QUERY, TOO_MANY};
 
 const UDP: u8 = 17;
 
@@ -110,12 +111,8 @@ fn what_is_not_of_the_cluster_passes() {
 #[test]
 fn all_queries_of_some_clients_pass() {
     let ours = query("web.default.svc.cluster.local.", A).to_vec().unwrap();
-    let octets = |text: &str| match ip(text) {
-        std::net::IpAddr::V4(v4) => v4.octets().to_vec(),
-        std::net::IpAddr::V6(v6) => v6.octets().to_vec(),
-    };
     let mut tables = tables();
-    let passed = ["fd00::1:5", "10.244.1.9"].map(octets);
+    let passed = ["fd00::1:5", "10.244.1.9"].map(|a| octets(ip(a)));
     tables.settings.as_mut().unwrap().passed_clients = passed.into();
     for (to, passes) in [("169.254.88.53", false), ("fd57:6566:7400::53", true)] {
         let (told, bytes) = datagram(to, 53, &ours);
@@ -127,6 +124,50 @@ fn all_queries_of_some_clients_pass() {
         assert_eq!(verdict == Verdict::Continue, passes, "{to}");
         assert_eq!(flow.asks_again(), !passes, "{to}");
     }
+}
+
+/// DNS-131: a client that asks too often is refused, by name or not, also if the resolver has to hear of
+/// it; others are not.
+#[test]
+fn client_that_asks_too_often_is_refused() {
+    let mut tables = tables();
+    let settings = tables.settings.as_mut().unwrap();
+    settings.client_rate = 2;
+    settings.passed_clients = vec![octets(ip("fd00::1:5"))];
+    let mut plugin = Dns::default();
+    plugin.configure(Config::Full(&tables.encode_to_vec())).unwrap();
+    let map = NativeMap::default();
+    let mut ask = |told: &Descriptor, bytes: &[u8]| {
+        let mut flow = Flow::new(told);
+        let packet = Packet::new(told, bytes);
+        let verdict = plugin.on_packet(&packet, &mut flow, &Host::new(&map));
+        assert!(flow.asks_again());
+        let Verdict::Reply(reply, _) = verdict else { return Err(verdict) };
+        let sliced = SlicedPacket::from_ip(&reply).unwrap();
+        let Some(TransportSlice::Udp(udp)) = sliced.transport else { panic!() };
+        Ok(Message::from_vec(udp.payload()).unwrap().metadata.response_code)
+    };
+    let ours = query("web.default.svc.cluster.local.", A).to_vec().unwrap();
+    let others = query("example.org.", A).to_vec().unwrap();
+    let to = "169.254.88.53";
+    let (told, bytes) = datagram(to, 53, &ours);
+    assert_eq!(ask(&told, &bytes), Ok(NoError));
+    let (told, bytes) = datagram(to, 53, &others);
+    assert_eq!(ask(&told, &bytes), Err(Verdict::Continue));
+    assert_eq!(ask(&told, &bytes), Ok(Refused));
+    let (told, bytes) = datagram(to, 53, &ours);
+    assert_eq!(ask(&told, &bytes), Ok(Refused));
+    let fragment = Descriptor { flags: told.flags | flags::FRAGMENT, ..told };
+    assert_eq!(ask(&fragment, &bytes), Err(Verdict::Drop(TOO_MANY)));
+    let other = Descriptor { source: [7; 16], ..told };
+    assert_eq!(ask(&other, &bytes), Ok(NoError));
+    let (passed, bytes) = datagram("fd57:6566:7400::53", 53, &ours);
+    assert_eq!(ask(&passed, &bytes), Err(Verdict::Continue));
+    assert_eq!(ask(&passed, &bytes), Err(Verdict::Continue));
+    assert_eq!(ask(&passed, &bytes), Ok(Refused));
+    let (told, bytes) = datagram(to, 53, &ours);
+    let later = Descriptor { now: told.now + 1_000_000_000, ..told };
+    assert_eq!(ask(&later, &bytes), Ok(NoError));
 }
 
 /// DNS-067: what is not whole here is for the resolver, which gets it whole.

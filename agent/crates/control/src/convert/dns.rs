@@ -41,6 +41,7 @@ impl ToProto for Dns {
             hosts: self.hosts.iter().map(host).collect(),
             autopath: self.autopath,
             endpoint_pod_names: self.endpoint_pod_names,
+            client_rate: self.client_rate,
         }
     }
 }
@@ -77,6 +78,7 @@ impl FromProto<v1::Dns> for Dns {
             hosts: each("hosts", message.hosts, host)?.into_iter().collect(),
             autopath: message.autopath,
             endpoint_pod_names: message.endpoint_pod_names,
+            client_rate: message.client_rate,
         })
     }
 }

@@ -96,6 +96,7 @@ fn dns() -> Dns {
         hosts: BTreeMap::from([("git.example".into(), vec!["192.0.2.9".parse().unwrap()])]),
         autopath: true,
         endpoint_pod_names: true,
+        client_rate: 100,
     }
 }
 

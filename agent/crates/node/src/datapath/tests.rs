@@ -12,7 +12,7 @@ use weft_model::{MacAddr, PublicKey};
 use weft_proto::v1::datapath_server::{Datapath, DatapathServer};
 use weft_proto::v1::{
     CountTranslatedResponse, DatapathStatus, Flow, ListDroppedResponse, ListFlowsRequest, LocalPod,
-    PutModuleResponse,
+    PutModuleResponse, ServeNamesRequest, ServeNamesResponse,
 };
 
 use super::*;
@@ -114,6 +114,15 @@ impl Datapath for Service {
         Ok(Response::new(DatapathStatus { generation, ..DatapathStatus::default() }))
     }
 
+    type ServeNamesStream = tokio_stream::Empty<Result<ServeNamesResponse, Status>>;
+
+    async fn serve_names(
+        &self,
+        _: Request<tonic::Streaming<ServeNamesRequest>>,
+    ) -> Result<Response<Self::ServeNamesStream>, Status> {
+        Ok(Response::new(tokio_stream::empty()))
+    }
+
     async fn list_flows(
         &self,
         _: Request<ListFlowsRequest>,
@@ -185,6 +194,46 @@ async fn datapath_gets_everything_once_and_then_changes() {
     let held = datapath.held.lock();
     assert_eq!((held.peers.len(), held.complete), (1, 1));
     assert_eq!(core.applied().borrow().generation, 6);
+}
+
+#[tokio::test]
+async fn built_in_modules_are_handed_over_before_anything_needs_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let core = joined_core(dir.path());
+    let datapath = FakeDatapath::start(dir.path()).await;
+    start_client(&core, dir.path());
+    assert!(core.wait_applied(LIMIT).await);
+    assert!(datapath.held.lock().digests.is_empty(), "nothing is asked for");
+    let all = weft_builtin::ALL.map(|b| b.digest().to_vec());
+    let there = async {
+        while !all.iter().all(|digest| datapath.held.lock().modules.contains(digest)) {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(LIMIT, there).await.unwrap();
+}
+
+/// A snapshot is in force once the datapath has it and the host's network is put right for it.
+#[tokio::test]
+async fn a_generation_is_reported_once_the_whole_node_has_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let core = joined_core(dir.path());
+    let _datapath = FakeDatapath::start(dir.path()).await;
+    assert_eq!(core.unready()[0], "no datapath");
+    start_client(&core, dir.path());
+    assert!(core.wait_applied(LIMIT).await);
+    assert_eq!(core.report().unwrap().generation, 0);
+    assert_eq!(core.unready(), ["the host's network is not set up yet"]);
+    core.set_applied(|a| a.network = 5);
+    assert_eq!(core.report().unwrap().generation, 5);
+    assert!(core.unready().is_empty());
+    core.set_applied(|a| a.network = 6);
+    assert_eq!(core.report().unwrap().generation, 5);
+    // DNS-145: nor is it ready before names are served.
+    core.update(|s| s.snapshot.as_mut().unwrap().cluster.dns = Some(crate::tables::tests::dns()));
+    assert_eq!(core.unready(), ["names are not served yet"]);
+    core.set_serves_names(true);
+    assert!(core.unready().is_empty());
 }
 
 #[tokio::test]

@@ -118,6 +118,7 @@ impl HubTask {
                 }
             }
             state.resume = update.resume;
+            state.updated = unix_now();
             Ok(())
         })
     }

@@ -19,7 +19,7 @@ const CHAIN: &str = "FORWARD";
 pub(super) const FAMILIES: [(&str, Family); 2] = [("ip", Family::V4), ("ip6", Family::V6)];
 
 /// Programs for tables that nftables does not show, with the file that tells of them.
-const LEGACY: [(&str, &str, Family); 2] = [
+pub(super) const LEGACY: [(&str, &str, Family); 2] = [
     ("iptables-legacy", "/proc/net/ip_tables_names", Family::V4),
     ("ip6tables-legacy", "/proc/net/ip6_tables_names", Family::V6),
 ];
@@ -56,7 +56,9 @@ pub(super) async fn ensure(passing: Passing<'_>) -> Result<Vec<String>, NftError
     }
     for (program, tables, family) in LEGACY {
         if passing.families().any(|f| f == family) && has_line(tables, TABLE) {
-            problems.extend(passing.legacy_problem(program, &legacy_chain(program).await));
+            problems.extend(
+                passing.legacy_problem(program, &legacy_chain(program, TABLE, CHAIN).await),
+            );
         }
     }
     Ok(problems)
@@ -193,14 +195,14 @@ impl Passing<'_> {
     }
 }
 
-fn has_line(path: &str, line: &str) -> bool {
+pub(super) fn has_line(path: &str, line: &str) -> bool {
     std::fs::read_to_string(path).is_ok_and(|text| text.lines().any(|l| l == line))
 }
 
 /// The chain as the program prints it; nothing if it is not installed, since then nobody here uses it.
-async fn legacy_chain(program: &str) -> String {
+pub(super) async fn legacy_chain(program: &str, table: &str, chain: &str) -> String {
     let mut command = Command::new(program);
-    command.args(["-w", "1", "-S", CHAIN]).stdin(Stdio::null()).kill_on_drop(true);
+    command.args(["-w", "1", "-t", table, "-S", chain]).stdin(Stdio::null()).kill_on_drop(true);
     let output = command.output().await;
     output.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default()
 }

@@ -15,11 +15,11 @@ use weft_netio::nft::{self, NftError};
 use weft_netio::{Netlink, NetlinkError, addr, link, route, rule, sysctl, tc};
 
 use super::forward::{self, Passing};
-use super::input;
 use super::plan::{Action, Actual, Desired, NFT_TABLE, plan, plan_ports, unbridged};
 use super::ports::{KernelPorts, ensure_settings, has_ipv6, port_and_bridge};
 use super::sysctls::OldSysctls;
 use super::underlay::{self, source_anywhere, source_towards};
+use super::{input, kube_proxy};
 use crate::cni::Record;
 use crate::core::Core;
 use crate::health;
@@ -182,8 +182,10 @@ impl NetworkTask {
         let mut problems = Vec::new();
         problems.extend(self.learn(&actual).await);
         let config = &self.core.config;
-        let (desired, mtu, overlap) =
-            self.core.read(|s| (Desired::new(config, s), s.mtu(config), s.overlap()));
+        let (desired, mtu, overlap, generation) = self.core.read(|s| {
+            let generation = s.snapshot.as_ref().map_or(0, |s| s.generation.0);
+            (Desired::new(config, s), s.mtu(config), s.overlap(), generation)
+        });
         problems.extend(overlap);
         let mtu = match mtu {
             Some(Err(error)) => {
@@ -197,7 +199,7 @@ impl NetworkTask {
         problems.extend(self.settings(&desired, &actual));
         problems.extend(unbridged(&desired, &actual));
         problems.extend(failed(self.nftables(&desired.ruleset).await));
-        problems.extend(failed(self.firewalls(&desired).await));
+        problems.extend(failed(self.firewalls(&desired, &actual).await));
         problems.extend(self.firewalls.problems.iter().cloned());
         if actual.link(&desired.interface).is_none() {
             problems.push(format!(
@@ -221,6 +223,7 @@ impl NetworkTask {
         }
         problems.extend(self.ports(&desired, &actual).await);
         problems.extend(self.delivery(&desired, &actual).await);
+        self.core.set_applied(|a| a.network = generation);
         problems
     }
 
@@ -330,7 +333,7 @@ impl NetworkTask {
     }
 
     /// Others change their tables often, and each look is a few processes.
-    async fn firewalls(&mut self, desired: &Desired) -> Result<(), NftError> {
+    async fn firewalls(&mut self, desired: &Desired, actual: &Actual) -> Result<(), NftError> {
         let cidrs: Vec<IpNet> = desired.routes.iter().map(|(cidr, _)| *cidr).collect();
         let known = &mut self.firewalls;
         let direct = self.core.read(|s| s.direct_delivery);
@@ -349,6 +352,9 @@ impl NetworkTask {
         (known.checked, known.changed) = (Some(Instant::now()), false);
         let passing = Passing { interface: &desired.interface, cidrs: &cidrs, direct };
         known.problems = forward::ensure(passing).await?;
+        if self.core.read(|s| s.snapshot.as_ref().is_some_and(|s| !s.services.is_empty())) {
+            known.problems.extend(kube_proxy::problem(&actual.links).await?);
+        }
         input::ensure(&health_ports).await?;
         (known.cidrs, known.direct, known.health_ports) = (cidrs, direct, health_ports);
         Ok(())

@@ -241,6 +241,7 @@ fn settings(snapshot: &Snapshot, dns: &Dns) -> DnsSettings {
         hosts: dns.hosts.iter().map(host_name).collect(),
         autopath: dns.autopath,
         passed_clients: Vec::new(),
+        client_rate: dns.client_rate,
     }
 }
 

@@ -181,21 +181,24 @@ impl View {
             frontends(Kind::ExternalIp, &service.external_ips),
         ];
         let port = |(index, port)| self.port(service, index, port);
+        let of_endpoints = service.ports.iter().enumerate().map(port).collect();
+        let (ports, ports_without_resolver) = match &self.dns {
+            Some(name) if *name == service.name => through_resolver(service, of_endpoints),
+            _ => (of_endpoints, Vec::new()),
+        };
         ServiceTable {
             name: service.name.to_string(),
             frontends: frontends.concat(),
-            ports: service.ports.iter().enumerate().map(port).collect(),
+            ports,
             affinity_s: service.affinity_s.unwrap_or(0),
             internal_local: service.internal_policy == TrafficPolicy::Local,
             external_local: service.external_policy == TrafficPolicy::Local,
             source_ranges: service.source_ranges.iter().map(range).collect(),
+            ports_without_resolver,
         }
     }
 
     fn port(&self, service: &Service, index: usize, port: &ServicePort) -> ServicePortTable {
-        if self.dns.as_ref() == Some(&service.name) && is_dns(port) {
-            return resolver(port);
-        }
         let backends = |ipv4: bool| {
             let target = |e: &Endpoint| e.targets.get(index).copied().unwrap_or(0);
             let all: Vec<_> = service
@@ -288,8 +291,25 @@ fn is_dns(port: &ServicePort) -> bool {
     port.port == DNS_PORT && matches!(port.protocol, ServiceProtocol::Tcp | ServiceProtocol::Udp)
 }
 
-/// This node's resolver, whatever endpoints there are and whatever is said of them.
-fn resolver(port: &ServicePort) -> ServicePortTable {
+/// Ports of the Service that clients ask for names: those for names lead to this node's resolver, whatever
+/// endpoints there are and whatever is said of them. Then what holds without the resolver, if others can be
+/// asked.
+fn through_resolver(
+    service: &Service,
+    of_endpoints: Vec<ServicePortTable>,
+) -> (Vec<ServicePortTable>, Vec<ServicePortTable>) {
+    let ports = || service.ports.iter().zip(&of_endpoints);
+    let others = ports().any(|(port, table)| {
+        is_dns(port) && !(table.backends_v4.is_empty() && table.backends_v6.is_empty())
+    });
+    let replaced = |(port, table): (&ServicePort, &ServicePortTable)| match is_dns(port) {
+        true => resolver(table),
+        false => table.clone(),
+    };
+    (ports().map(replaced).collect(), if others { of_endpoints } else { Vec::new() })
+}
+
+fn resolver(of_endpoints: &ServicePortTable) -> ServicePortTable {
     let backend = |address: &IpAddr| {
         let mut record = bytes(address);
         record.extend(DNS_PORT.to_be_bytes());
@@ -297,14 +317,8 @@ fn resolver(port: &ServicePort) -> ServicePortTable {
         record.push(backend::CLUSTER | backend::LOCAL | backend::COUNTS | backend::HOST);
         record
     };
-    let [v4, v6] = RESOLVERS.each_ref().map(backend);
-    ServicePortTable {
-        protocol: u32::from(port.protocol.number()),
-        port: u32::from(port.port),
-        node_port: port.node_port.map_or(0, u32::from),
-        backends_v4: v4,
-        backends_v6: v6,
-    }
+    let [backends_v4, backends_v6] = RESOLVERS.each_ref().map(backend);
+    ServicePortTable { backends_v4, backends_v6, ..of_endpoints.clone() }
 }
 
 pub(super) fn bytes(address: &IpAddr) -> Vec<u8> {

@@ -20,6 +20,9 @@ use crate::source::pod::{PodManifest, protocol};
 /// The Service that a slice is of.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
+/// Where a node's zone stands in its labels.
+const ZONE: &str = "topology.kubernetes.io/zone";
+
 /// Everything that can be an endpoint, by what Services look for.
 pub(super) struct Endpoints<'a> {
     /// By namespace and Service.
@@ -38,6 +41,8 @@ struct Candidate<'a> {
     /// If it has one.
     manifest: Option<&'a PodManifest>,
     addresses: Vec<IpAddr>,
+    /// Of its node.
+    zone: Option<&'a String>,
     /// Nothing is heard of its node.
     lost: bool,
 }
@@ -78,7 +83,9 @@ impl<'a> Endpoints<'a> {
                 endpoints.by_label.entry(key).or_default().push(endpoints.pods.len());
             }
             let lost = pod.node.as_ref().is_some_and(|node| inputs.lost.contains(node));
-            endpoints.pods.push(Candidate { pod, manifest, addresses, lost });
+            let node = pod.node.as_ref().and_then(|node| inputs.nodes.get(node));
+            let zone = node.and_then(|node| node.labels.get(ZONE));
+            endpoints.pods.push(Candidate { pod, manifest, addresses, zone, lost });
         }
         endpoints
     }
@@ -241,6 +248,13 @@ fn of_pod<'e>(
     let hostname = candidate.manifest.filter(subdomain).and_then(|m| m.hostname.clone());
     let pod_name = Some(&candidate.pod.name.name).filter(|name| pod_names && is_label(name));
     let hostname = hostname.or_else(|| pod_name.cloned());
+    let (near, nearest) = match draft.spec.traffic_distribution.as_deref() {
+        Some("PreferClose" | "PreferSameZone") => (true, false),
+        Some("PreferSameNode") => (true, true),
+        _ => (false, false),
+    };
+    let for_zones: Vec<_> = candidate.zone.filter(|_| near).into_iter().cloned().collect();
+    let for_nodes: Vec<_> = candidate.pod.node.iter().filter(|_| nearest).cloned().collect();
     candidate.addresses.iter().map(move |address| Endpoint {
         address: *address,
         hostname: hostname.clone(),
@@ -248,8 +262,8 @@ fn of_pod<'e>(
         ready: in_any_case || (serving && !terminating),
         serving,
         terminating,
-        for_nodes: Vec::new(),
-        for_zones: Vec::new(),
+        for_nodes: for_nodes.clone(),
+        for_zones: for_zones.clone(),
         targets: targets.clone(),
     })
 }

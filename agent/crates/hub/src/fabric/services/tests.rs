@@ -242,7 +242,7 @@ fn ports_of_one_name_are_noted() {
     assert!(problems.len() == 1 && problems[0].contains("the name `a`"), "{problems:?}");
 }
 
-/// Nobody answers at a Service's address but the fabric itself.
+/// SVC-164: nobody answers at a Service's address but the fabric itself.
 #[test]
 fn endpoint_that_is_a_services_address_is_ignored() {
     let endpoints = "addressType: IPv4\nports: [{port: 80}]\nendpoints: [{addresses: [10.96.0.7]}, {addresses: [198.51.100.7]}]";

@@ -21,6 +21,7 @@ pub(crate) fn dns() -> Dns {
         stub_domains: BTreeMap::new(),
         hosts: BTreeMap::new(),
         autopath: false,
+        client_rate: 0,
         endpoint_pod_names: false,
     }
 }

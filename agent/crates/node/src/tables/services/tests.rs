@@ -117,6 +117,15 @@ fn node_without_a_zone_takes_everybody() {
     assert!(records.into_iter().all(|r| r[8] & backend::CLUSTER != 0));
 }
 
+/// SVC-125: whoever asks for endpoints of this node gets those, for whomever they are meant.
+#[test]
+fn local_endpoints_follow_no_hints() {
+    let mut endpoints = vec![endpoint(1, 5, "ready"), endpoint(2, 6, "ready")];
+    endpoints[0].for_zones = vec!["b".into()];
+    endpoints[1].for_zones = vec!["a".into()];
+    assert_eq!(chosen(service(endpoints)), (vec![6], vec![5, 6]));
+}
+
 /// SVC-157: where nobody is ready, hints say nothing.
 #[test]
 fn fallback_ignores_hints() {

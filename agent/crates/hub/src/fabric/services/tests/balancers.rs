@@ -315,3 +315,27 @@ fn each_family_is_announced_where_it_is_served() {
         assert_eq!(at, [v4, v6]);
     }
 }
+
+/// SVC-109: a node that is to have no balancers' traffic answers for none of their addresses.
+#[test]
+fn node_that_is_left_out_announces_nothing() {
+    let lan = pool("lan", "addresses: [192.0.2.16/28]");
+    let left_out = |name: &str| {
+        format!(
+            "apiVersion: v1\nkind: Node\nmetadata: {{name: {name}, labels: {{node.kubernetes.io/exclude-from-external-load-balancers: \"\"}}}}\n"
+        )
+    };
+    let mut bench = Bench::new(&[&lan, &balancer("web", ""), ""]);
+    for name in ["a", "b"] {
+        bench.node(name, &[]);
+        bench.state.alive.insert(name.parse().unwrap());
+    }
+    for (out, expected) in [("a", "b"), ("b", "a")] {
+        bench.set(2, &left_out(out));
+        let announcers = bench.service("web").announcers;
+        let at: Vec<_> = announcers.values().map(NodeName::as_str).collect();
+        assert_eq!(at, [expected]);
+    }
+    bench.set(2, &(left_out("a") + "---\n" + &left_out("b")));
+    assert!(bench.service("web").announcers.is_empty());
+}

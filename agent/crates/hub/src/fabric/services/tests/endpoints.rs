@@ -282,3 +282,49 @@ fn pods_of_a_lost_node_are_not_ready() {
     bench.set(0, &text.replace("selector", "publishNotReadyAddresses: true, selector"));
     assert!(bench.service("web").endpoints.iter().all(|e| e.ready));
 }
+
+/// SVC-010: the old kind of object says nothing.
+#[test]
+fn objects_of_kind_endpoints_are_not_read() {
+    let old = "apiVersion: v1\nkind: Endpoints\nmetadata: {name: web}\nsubsets: [{addresses: [{ip: 10.42.0.1}], ports: [{port: 8080}]}]\n---\n";
+    let mut bench = Bench::new(&[&(service("web", "") + old)]);
+    assert!(bench.service("web").endpoints.is_empty());
+}
+
+/// SVC-202: what is spoken at a port is nobody's business.
+#[test]
+fn application_protocol_changes_nothing() {
+    let web = |more: &str| {
+        let ports = format!("ports: [{{port: 80{more}}}]");
+        let slice =
+            plain("a", "web", "10.42.0.1").replace("port: 8080", &format!("port: 8080{more}"));
+        Bench::new(&[&(service("web", "").replace("ports: [{port: 80}]", &ports) + &slice)])
+            .service("web")
+    };
+    let bare = web("");
+    assert_eq!(addresses(&bare.endpoints), ["10.42.0.1"]);
+    for protocol in ["kubernetes.io/h2c", "http", "example.com/any"] {
+        assert_eq!(web(&format!(", appProtocol: {protocol}")), bare);
+    }
+}
+
+/// SVC-150, SVC-156: as the controller of Kubernetes gives hints; both old words mean one thing.
+#[test]
+fn endpoints_of_pods_have_the_hints_that_the_service_asks_for() {
+    let hints = |distribution: &str| {
+        let spec = format!("{SELECTS}{distribution}");
+        let node = "apiVersion: v1\nkind: Node\nmetadata: {name: node-a, labels: {topology.kubernetes.io/zone: z1}}\n";
+        let mut bench = Bench::new(&[&service("web", &spec), &at("a", 1, ""), node]);
+        bench.node("node-a", &["192.0.2.1"]);
+        let endpoint = bench.service("web").endpoints.remove(0);
+        (texts(&endpoint.for_nodes), endpoint.for_zones)
+    };
+    let (none, node) = (Vec::<String>::new(), vec!["node-a".to_owned()]);
+    let z1 = vec!["z1".to_owned()];
+    assert_eq!(hints(""), (none.clone(), none.clone()));
+    for word in ["PreferClose", "PreferSameZone"] {
+        assert_eq!(hints(&format!(", trafficDistribution: {word}")), (none.clone(), z1.clone()));
+    }
+    assert_eq!(hints(", trafficDistribution: PreferSameNode"), (node, z1));
+    assert_eq!(hints(", trafficDistribution: Later"), (none.clone(), none));
+}
