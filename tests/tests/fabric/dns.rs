@@ -16,7 +16,7 @@ use weft_tests::names::pairs;
 use weft_tests::service::{self, Over, Server};
 use weft_tests::{TestLab, can_run, command_in, eventually};
 
-use crate::services::{apply, pod};
+use crate::services::{apply, apply_file, pod};
 
 const SOON: Duration = Duration::from_secs(10);
 /// Number 10 of the usual ranges of cluster IPs.
@@ -222,7 +222,7 @@ async fn other_servers_are_asked_while_the_agent_is_away() -> Result<()> {
         "--address=/web.default.svc.cluster.local/10.96.0.20".to_owned(),
     ];
     let _coredns = DnsServer::start_in(&lab.namespace_of("a2")?, "root", 53, &addresses)?;
-    std::fs::write(lab.manifests().join("kube-dns.yaml"), kube_dns(lab.pod_v4("a2")?))?;
+    apply_file(&lab, "kube-dns.yaml", &kube_dns(lab.pod_v4("a2")?)).await?;
     let says = async |expected: &str| {
         for name in [("there.example", expected), ("web.default.svc.cluster.local", "10.96.0.20")] {
             for transport in ["+notcp", "+tcp"] {

@@ -109,7 +109,7 @@ async fn deleted_sockets_of_hub_and_datapath_are_put_back() -> Result<()> {
     udp_both_ways(&lab.party("a1", 0)?, &lab.party("b1", 0)?, b"still here")
 }
 
-/// `weft uninstall` leaves a node as it was: links, addresses, rules, routes, tables, settings.
+/// SVC-226: `weft uninstall` leaves a node as it was: links, addresses, rules, routes, tables, settings.
 #[tokio::test]
 async fn uninstall_leaves_a_node_as_it_was() -> Result<()> {
     if !can_run(&["ip", "tc", "nft", "iptables"]) {

@@ -85,10 +85,15 @@ fn slice(endpoints: &[(IpAddr, &str)]) -> String {
 
 /// Writes manifests and waits until every node has taken them.
 pub(crate) async fn apply(lab: &TestLab, documents: &[String]) -> Result<()> {
-    let path = lab.manifests().join("services.yaml");
+    apply_file(lab, "services.yaml", &documents.join("---\n")).await
+}
+
+/// As [`apply`], in a file of its own.
+pub(crate) async fn apply_file(lab: &TestLab, name: &str, text: &str) -> Result<()> {
+    let path = lab.manifests().join(name);
     let half = path.with_extension("half");
     let before = lab.status().await?.generation;
-    std::fs::write(&half, documents.join("---\n"))?;
+    std::fs::write(&half, text)?;
     std::fs::rename(&half, &path)?;
     eventually(IN_FORCE, async || {
         let status = lab.status().await?;
@@ -201,24 +206,113 @@ async fn backends_may_be_hosts() -> Result<()> {
     Ok(())
 }
 
-/// SVC-166, SVC-167, SVC-168: a pod that is its own backend.
+/// SVC-026: a pod that was just wired reaches Services at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn new_pod_reaches_services_at_once() -> Result<()> {
+    if !can_run(&["nft"]) {
+        return Ok(());
+    }
+    let mut lab = lab(2).await?;
+    let b2 = [lab.party("b2", 0)?, lab.party("b2", 1)?];
+    let _servers = [Server::start(&b2[0], 8080, "b2")?, Server::start(&b2[1], 8080, "b2")?];
+    apply(&lab, &[web(SELECTOR), pod("b2", "app: web")]).await?;
+    for n in 0..6 {
+        let name = format!("n{n}");
+        lab.pod_add("node-1", &name).await?;
+        let namespace = lab.namespace_of(&name)?;
+        for over in [Over::Tcp, Over::Udp] {
+            let answer = ask(&namespace, over, cluster_ip(n % 2));
+            ensure!(answer.as_ref().is_ok_and(|a| a.by == "b2"), "{name}, {over:?}: {answer:?}");
+        }
+    }
+    Ok(())
+}
+
+/// SVC-032: without the hub everything goes on, and what changed meanwhile is taken once it is back.
+#[tokio::test(flavor = "multi_thread")]
+async fn services_go_on_without_the_hub() -> Result<()> {
+    if !can_run(&["nft"]) {
+        return Ok(());
+    }
+    let lab = lab(2).await?;
+    let (a2, b2) = (lab.party("a2", 0)?, lab.party("b2", 0)?);
+    let _servers = [Server::start(&a2, 8080, "a2")?, Server::start(&b2, 8080, "b2")?];
+    apply(&lab, &[web(""), slice(&[(a2.address, "")])]).await?;
+    let hub = lab.pid("hub")?;
+    kill(Pid::from_raw(hub), Signal::SIGSTOP)?;
+    let changed = [web(""), slice(&[(b2.address, "")])].join("---\n");
+    std::fs::write(lab.manifests().join("services.yaml"), changed)?;
+    let clients = [lab.namespace_of("a1")?, lab.namespace_of("b1")?];
+    // Longer than a hub may be silent before agents look for it anew.
+    let until = Instant::now() + Duration::from_secs(20);
+    while Instant::now() < until {
+        for (client, over) in clients.iter().flat_map(|c| [(c, Over::Tcp), (c, Over::Udp)]) {
+            let answer = ask(client, over, cluster_ip(0));
+            ensure!(answer.as_ref().is_ok_and(|a| a.by == "a2"), "{client}: {answer:?}");
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    kill(Pid::from_raw(hub), Signal::SIGKILL)?;
+    for (client, over) in clients.iter().flat_map(|c| [(c, Over::Tcp), (c, Over::Udp)]) {
+        eventually(IN_FORCE, async || {
+            let answer = ask(client, over, cluster_ip(0));
+            ensure!(answer.as_ref().is_ok_and(|a| a.by == "b2"), "{client}: {answer:?}");
+            Ok(())
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+/// SVC-012, NP-115: what is written down of Services and policies is only read.
+#[tokio::test(flavor = "multi_thread")]
+async fn manifests_are_only_read() -> Result<()> {
+    if !can_run(&["nft"]) {
+        return Ok(());
+    }
+    let lab = lab(2).await?;
+    let files = || -> Result<BTreeMap<_, _>> {
+        let all = std::fs::read_dir(lab.manifests())?;
+        all.map(|e| Ok((e.as_ref().map(|e| e.path()).ok(), std::fs::read(e?.path())?))).collect()
+    };
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: bare}\nspec: {type: NodePort, selector: {app: web}, ports: [{port: 80}]}\n";
+    let policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: some}\nspec: {podSelector: {}}\n";
+    std::fs::write(lab.manifests().join("policy.yaml"), policy)?;
+    apply(&lab, &[service.to_owned(), pod("a2", "app: web")]).await?;
+    let before = files()?;
+    apply(&lab, &[service.to_owned(), pod("a2", "app: web"), pod("b2", "app: web")]).await?;
+    let after = files()?;
+    ensure!(before.keys().eq(after.keys()) && after.len() == 2, "{:?}", after.keys());
+    let written = [service.to_owned(), pod("a2", "app: web"), pod("b2", "app: web")].join("---\n");
+    let texts: Vec<_> = after.into_values().collect();
+    ensure!(texts.contains(&written.into_bytes()) && texts.contains(&policy.into()), "changed");
+    Ok(())
+}
+
+/// SVC-166, SVC-167, SVC-168, SVC-169: a pod that is its own backend, whatever policies are for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn pod_reaches_itself_a_hundred_times() -> Result<()> {
     if !can_run(&["nft"]) {
         return Ok(());
     }
     let lab = lab(1).await?;
-    apply(&lab, &[web(SELECTOR), pod("a1", "app: web")]).await?;
-    for family in [0, 1] {
-        let a1 = lab.party("a1", family)?;
-        let _server = Server::start(&a1, 8080, "a1")?;
-        let node_port = SocketAddr::new(node_address(&lab, &lab.nodes()[0], family)?, NODE_PORT);
-        for over in [Over::Tcp, Over::Udp] {
-            for _ in 0..100 {
-                let answer = ask(&a1.namespace, over, cluster_ip(family))?;
-                ensure!(answer.sees != a1.address, "it sees itself");
+    let closed = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: closed}\nspec: {podSelector: {}, policyTypes: [Ingress, Egress]}\n";
+    for policies in [vec![], vec![closed.to_owned()]] {
+        let closed = !policies.is_empty();
+        let objects = [web(SELECTOR), pod("a1", "app: web")];
+        apply(&lab, &[&objects[..], &policies].concat()).await?;
+        for family in [0, 1] {
+            let a1 = lab.party("a1", family)?;
+            let _server = Server::start(&a1, 8080, "a1")?;
+            let node = node_address(&lab, &lab.nodes()[0], family)?;
+            for over in [Over::Tcp, Over::Udp] {
+                for _ in 0..100 {
+                    let answer = ask(&a1.namespace, over, cluster_ip(family))?;
+                    ensure!(answer.sees != a1.address, "it sees itself");
+                }
+                let by_node_port = ask(&a1.namespace, over, SocketAddr::new(node, NODE_PORT));
+                by_node_port.with_context(|| format!("by the node port, closed: {closed}"))?;
             }
-            ask(&a1.namespace, over, node_port).context("by the node port")?;
         }
     }
     Ok(())
@@ -431,7 +525,7 @@ fn found_at(lab: &TestLab, outsider: &Outsider) -> Result<String> {
     anyhow::bail!("at no node: {known}")
 }
 
-/// SVC-080, SVC-087, SVC-093, SVC-094, SVC-095, SVC-096, SVC-107: an address of a pool is at one node,
+/// SVC-080, SVC-083, SVC-087, SVC-093, SVC-094, SVC-095, SVC-096, SVC-107: an address of a pool is at one node,
 /// is another's soon after that one's agent is silent, and is gone with its Service.
 #[tokio::test(flavor = "multi_thread")]
 async fn balancer_is_at_one_node_and_moves() -> Result<()> {

@@ -96,10 +96,9 @@ impl Plugins {
     ) -> std::io::Result<()> {
         let digest = module.info().digest;
         store.put_module(&digest, bytes)?;
+        self.modules.insert(digest, Arc::clone(module));
         if standby {
             self.standby.insert(digest);
-        } else {
-            self.modules.insert(digest, Arc::clone(module));
         }
         Ok(())
     }
