@@ -1,5 +1,5 @@
 //! Compiled code is kept and taken from where it is kept, if it is fit for it.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod support;
 
