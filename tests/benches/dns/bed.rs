@@ -19,6 +19,8 @@ pub(crate) const NAME_SERVER: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 const PORT: u16 = 53;
 /// In a file of a size that people have.
 const PER_FILE: usize = 1_000;
+/// Longer than the hub takes from one file to the next.
+const QUIET: Duration = Duration::from_secs(5);
 const SETTLE_MAX: Duration = Duration::from_secs(120);
 const ZONE: &str = "cluster.local";
 
@@ -49,7 +51,7 @@ impl Bed {
     /// A fabric of one node.
     pub(crate) async fn weft(services: usize) -> Result<Self> {
         let lab = TestLab::with_pods(Options { nodes: 1, ..Options::default() }, 1).await?;
-        put_services(&lab, services)?;
+        put(&lab, services, with_cluster_ips)?;
         let client = lab.party("a1", 0)?;
         let server = SocketAddr::new(NAME_SERVER.into(), PORT);
         Self { name: "weft", client, server, services, coredns: None, lab }.settled().await
@@ -141,29 +143,54 @@ fn zone(services: usize) -> String {
     zone
 }
 
-/// Dual-stack Services without endpoints.
-pub(crate) fn put_services(lab: &TestLab, services: usize) -> Result<()> {
+/// Makes a manifest for each number.
+pub(crate) fn put(
+    lab: &TestLab,
+    services: usize,
+    manifest: impl Fn(usize) -> String,
+) -> Result<()> {
     for (file, part) in (0..services).collect::<Vec<_>>().chunks(PER_FILE).enumerate() {
-        let mut text = String::new();
-        for number in part {
-            let [v4, v6] = addresses(*number);
-            let _ = write!(
-                text,
-                "apiVersion: v1\nkind: Service\nmetadata: {{name: service-{number}}}\nspec:\n  clusterIPs: [{v4}, \"{v6}\"]\n  ipFamilyPolicy: RequireDualStack\n  ports: [{{name: http, port: 80}}]\n---\n"
-            );
-        }
+        let text: String = part.iter().map(|number| manifest(*number)).collect();
         lab.put(&format!("services-{file}.yaml"), &text)?;
     }
     Ok(())
 }
 
-/// Until the node has all of them.
-pub(crate) async fn wait_listed(lab: &TestLab, services: usize) -> Result<()> {
+/// A dual-stack Service without endpoints.
+pub(crate) fn with_cluster_ips(number: usize) -> String {
+    let [v4, v6] = addresses(number);
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: service-{number}}}\nspec:\n  clusterIPs: [{v4}, \"{v6}\"]\n  ipFamilyPolicy: RequireDualStack\n  ports: [{{name: http, port: 80}}]\n---\n"
+    )
+}
+
+/// Endpoints of a [`headless`] Service.
+pub(crate) const ENDPOINTS: usize = 10;
+
+/// A Service whose endpoints have names, as those of a StatefulSet.
+pub(crate) fn headless(number: usize) -> String {
+    let endpoint = |n: usize| {
+        let address =
+            Ipv4Addr::from(0x0b00_0000 + u32::try_from(number * ENDPOINTS + n).unwrap_or(0));
+        format!("- {{addresses: [{address}], hostname: service-{number}-{n}}}\n")
+    };
+    let endpoints: String = (0..ENDPOINTS).map(endpoint).collect();
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: service-{number}}}\nspec: {{clusterIP: None, ports: [{{name: http, port: 80}}]}}\n---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: service-{number}, labels: {{kubernetes.io/service-name: service-{number}}}}}\naddressType: IPv4\nports: [{{name: http, port: 80}}]\nendpoints:\n{endpoints}---\n"
+    )
+}
+
+/// Until the node has everything, and nothing comes any more.
+pub(crate) async fn wait_taken(lab: &TestLab) -> Result<()> {
     let node = lab.nodes().into_iter().next().context("a lab without nodes")?;
-    eventually(SETTLE_MAX, async || {
-        let listed = lab.weft(&["services"])?.lines().count();
-        ensure!(listed > services, "{listed} lines");
-        lab.wait_connected(&node).await
-    })
-    .await
+    let mut last = 0;
+    loop {
+        tokio::time::sleep(QUIET).await;
+        let status = lab.status().await?;
+        ensure!(status.problems.is_empty(), "{:?}", status.problems);
+        eventually(SETTLE_MAX, async || lab.wait_connected(&node).await).await?;
+        if std::mem::replace(&mut last, status.generation) == status.generation {
+            return Ok(());
+        }
+    }
 }

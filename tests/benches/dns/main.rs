@@ -95,17 +95,23 @@ async fn many_pairs(report: &mut Report, count: usize) -> Result<()> {
     Ok(())
 }
 
-/// Beside a fabric with the same Services that answers no names.
+/// Beside a fabric with the same Services that answers no names: Services that have cluster IPs, and such as
+/// have nothing but names of their endpoints.
 async fn memory(report: &mut Report, services: usize) -> Result<()> {
-    let beds = [("without names", without_names()), ("with names", Vec::new())];
-    for (variant, hub_arguments) in beds {
-        let options = LabOptions { nodes: 1, hub_arguments, ..LabOptions::default() };
-        let lab = TestLab::with_pods(options, 1).await?;
-        bed::put_services(&lab, services)?;
-        bed::wait_listed(&lab, services).await?;
-        // What is only needed to take them in is given back.
-        tokio::time::sleep(Duration::from_secs(15)).await;
-        lab.record_memory(report, &format!("{services} Services, {variant}"))?;
+    let headless = format!("{services} headless Services of {} endpoints", bed::ENDPOINTS);
+    let kinds: [(String, fn(usize) -> String); 2] =
+        [(format!("{services} Services"), bed::with_cluster_ips), (headless, bed::headless)];
+    for (kind, manifest) in kinds {
+        let beds = [("without names", without_names()), ("with names", Vec::new())];
+        for (variant, hub_arguments) in beds {
+            let options = LabOptions { nodes: 1, hub_arguments, ..LabOptions::default() };
+            let lab = TestLab::with_pods(options, 1).await?;
+            bed::put(&lab, services, manifest)?;
+            bed::wait_taken(&lab).await?;
+            // What is only needed to take them in is given back.
+            tokio::time::sleep(Duration::from_secs(15)).await;
+            lab.record_memory(report, &format!("{kind}, {variant}"))?;
+        }
     }
     Ok(())
 }
