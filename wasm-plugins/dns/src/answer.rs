@@ -389,7 +389,11 @@ fn srv<'t>(zone: &Zone, service: &'t Service, wanted: impl Fn(&Port) -> bool) ->
     let (mut records, mut additional) = (Vec::new(), Vec::new());
     if let Kind::ClusterIp { ports, .. } = &service.kind {
         for port in ports.iter().filter(|p| wanted(p)) {
-            records.push(Data::Srv { port: port.number, target: own.clone() });
+            let record = Data::Srv { port: port.number, target: own.clone() };
+            // Of two protocols.
+            if !records.contains(&record) {
+                records.push(record);
+            }
         }
         additional.extend(own_addresses(service).map(|a| (own.clone(), Data::from(a))));
         return Step::with_additional(records, additional);

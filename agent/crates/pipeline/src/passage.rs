@@ -42,8 +42,10 @@ pub(crate) struct Passage<'p> {
     pub(crate) wire_key: FlowKey,
     /// The packet's destination has changed since the last routing decision.
     moved: bool,
-    /// Its flow is sent elsewhere than it was.
+    /// The plugin that was asked last has sent its flow elsewhere than it was.
     pub(crate) retargeted: bool,
+    /// Some plugin has.
+    pub(crate) leaves_target: bool,
     pub(crate) source: Target,
     /// `None` also if it is not looked up yet.
     destination: Target,
@@ -86,6 +88,7 @@ impl<'p> Passage<'p> {
             wire_key: key,
             moved: false,
             retargeted: false,
+            leaves_target: false,
             source: Target::None,
             destination: Target::None,
             flow: Flow::New { translator: None },

@@ -434,7 +434,10 @@ impl<P: Plugin> Stages<P> {
 
     /// Makes the answer, if there is one, and keeps what plugins wrote about a known flow.
     fn stop(&mut self, p: &mut Passage<'_>, stop: Stop) -> Action {
-        if let Flow::Known(found) = &p.flow {
+        // Where a flow was to be sent to elsewhere, it is not, and who decided so has to be asked again.
+        if let Flow::Known(found) = &p.flow
+            && !p.leaves_target
+        {
             self.flows.remember(found, p.memory, p.changed);
         }
         let to = match p.origin {

@@ -313,7 +313,7 @@ fn translate(
                 p.translate().ok()?;
                 return Some(Next::Ask);
             }
-            p.retargeted = true;
+            (p.retargeted, p.leaves_target) = (true, true);
             if let Flow::Known(found) = &mut p.flow {
                 let plugin = found.translator.filter(|t| *t != Translator::PIPELINE);
                 found.translator = plugin.or(Some(me));

@@ -284,6 +284,10 @@ impl View {
     }
 }
 
+/// Bytes of a backend: address, port, node and bits.
+const RECORD_V4: usize = 4 + 5;
+const RECORD_V6: usize = 16 + 5;
+
 /// Where queries are sent.
 const DNS_PORT: u16 = 53;
 
@@ -299,8 +303,11 @@ fn through_resolver(
     of_endpoints: Vec<ServicePortTable>,
 ) -> (Vec<ServicePortTable>, Vec<ServicePortTable>) {
     let ports = || service.ports.iter().zip(&of_endpoints);
+    let chosen = |record: &[u8]| record.last().is_some_and(|bits| bits & backend::CLUSTER != 0);
     let others = ports().any(|(port, table)| {
-        is_dns(port) && !(table.backends_v4.is_empty() && table.backends_v6.is_empty())
+        is_dns(port)
+            && (table.backends_v4.chunks_exact(RECORD_V4).any(chosen)
+                || table.backends_v6.chunks_exact(RECORD_V6).any(chosen))
     });
     let replaced = |(port, table): (&ServicePort, &ServicePortTable)| match is_dns(port) {
         true => resolver(table),

@@ -202,6 +202,33 @@ fn datagrams_go_to_another_backend_when_the_plugin_says_so() {
     assert_eq!(key(&answer).source(), SERVICE);
 }
 
+/// DNS-125: what a plugin answers on its way to another backend keeps the flow where it was, so the one who sent
+/// it there is asked again for the next packet.
+#[test]
+fn flow_whose_packet_goes_no_further_is_judged_again() {
+    let mut node = node(vec![translating(REMOTE, None)]);
+    assert_eq!(tun(&mut node, &mut udp(POD, SERVICE)), Action::ToPeer(PEER));
+    for stopped in [Verdict::Reply(udp(POD2, POD)), Verdict::Drop(1)] {
+        let stopping = TestPlugin::new("last", move |d, _| {
+            let moved = d.destination == mapped(POD2.ip());
+            if moved { stopped.clone() } else { Verdict::Continue }
+        });
+        let elsewhere = translating(POD2, None).revision(2);
+        node.set_plugins(vec![elsewhere, stopping.priority(1).mode(PluginMode::Flow)]).unwrap();
+        for _ in 0..4 {
+            let action = tun(&mut node, &mut udp(POD, SERVICE));
+            assert!(
+                matches!(action, Action::Answer { dropped: None, .. })
+                    || action == dropped(DropReason::Plugin),
+                "{action:?}"
+            );
+        }
+    }
+    // And it is where it was for who sends it nowhere else.
+    node.set_plugins(vec![translating(REMOTE, None).revision(3)]).unwrap();
+    assert_eq!(tun(&mut node, &mut udp(POD, SERVICE)), Action::ToPeer(PEER));
+}
+
 /// SVC-170: who comes from outside is told in the name of whom he asked.
 #[test]
 fn outsider_is_told_that_nobody_is_there() {
