@@ -95,12 +95,17 @@ async fn many_pairs(report: &mut Report, count: usize) -> Result<()> {
     Ok(())
 }
 
+/// Makes a Service's manifest of its number.
+type Manifest = fn(usize) -> String;
+
 /// Beside a fabric with the same Services that answers no names: Services that have cluster IPs, and such as
 /// have nothing but names of their endpoints.
 async fn memory(report: &mut Report, services: usize) -> Result<()> {
     let headless = format!("{services} headless Services of {} endpoints", bed::ENDPOINTS);
-    let kinds: [(String, fn(usize) -> String); 2] =
-        [(format!("{services} Services"), bed::with_cluster_ips), (headless, bed::headless)];
+    let kinds = [
+        (format!("{services} Services"), bed::with_cluster_ips as Manifest),
+        (headless, bed::headless),
+    ];
     for (kind, manifest) in kinds {
         let beds = [("without names", without_names()), ("with names", Vec::new())];
         for (variant, hub_arguments) in beds {
