@@ -73,9 +73,7 @@ impl Service {
         let shared = self.with(|control| Arc::clone(control.shared())).await?;
         blocking(move || work(shared.flows.table())).await
     }
-}
 
-impl Service {
     /// Keeps to what caller `number` says of names, until it is gone.
     async fn follow_names(
         self,

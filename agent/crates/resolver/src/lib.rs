@@ -115,8 +115,7 @@ impl Resolver {
         transport: Transport,
         client: IpAddr,
     ) -> Option<Vec<u8>> {
-        let limit = self.zones.read().client_limit().filter(|_| transport == Transport::Tcp);
-        if limit.is_some_and(|limit| self.limits.is_over(limit, client)) {
+        if transport == Transport::Tcp && self.is_over_limit(client) {
             self.counters.refused.fetch_add(1, Ordering::Relaxed);
             return match Zones::refuse(message) {
                 Outcome::Reply(reply) => Some(reply),
@@ -152,6 +151,11 @@ impl Resolver {
             self.counters.cluster.fetch_add(1, Ordering::Relaxed);
         }
         outcome
+    }
+
+    fn is_over_limit(&self, client: IpAddr) -> bool {
+        let limit = self.zones.read().client_limit();
+        limit.is_some_and(|limit| self.limits.is_over(limit, client))
     }
 
     fn may_ask(&self, client: IpAddr) -> bool {
