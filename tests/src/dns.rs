@@ -55,7 +55,7 @@ impl Drop for DnsServer {
 /// Addresses of a name in the family of `family` (0: IPv4), as a server says at once; none if there are none.
 ///
 /// # Errors
-/// No answer within a second, or one that says that something failed.
+/// No answer within [`crate::service::PATIENCE`], or one that says that something failed.
 pub fn resolve(
     namespace: &str,
     server: IpAddr,

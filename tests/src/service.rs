@@ -12,8 +12,10 @@ use weft_netio::netns;
 
 use crate::talk::Party;
 
-/// How long a client waits for an answer.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a client waits for an answer. Machines are slow at times.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+/// No answer for so long counts as none, where there should be none.
+pub const SILENCE: Duration = Duration::from_secs(1);
 /// How soon a server notices that it shall stop.
 const GLANCE: Duration = Duration::from_millis(20);
 
@@ -122,7 +124,7 @@ impl Conversation {
     /// Opens it.
     ///
     /// # Errors
-    /// As for a connection; `TimedOut` after a second.
+    /// As for a connection; `TimedOut` after [`PATIENCE`].
     pub fn open(namespace: &str, to: SocketAddr) -> io::Result<Self> {
         let stream = netns::enter(namespace, || TcpStream::connect_timeout(&to, PATIENCE))??;
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -132,7 +134,7 @@ impl Conversation {
     /// Asks once.
     ///
     /// # Errors
-    /// If the connection is broken, or silent for a second.
+    /// If the connection is broken, or silent for [`PATIENCE`].
     pub fn ask(&mut self) -> io::Result<Answer> {
         self.0.write_all(b"?")?;
         let mut answer = [0; 128];
@@ -158,12 +160,22 @@ pub fn udp_to(namespace: &str, to: SocketAddr) -> io::Result<UdpSocket> {
 /// Asks once over a socket from [`udp_to`].
 ///
 /// # Errors
-/// The kernel's; `WouldBlock` if there is no answer for a second.
+/// The kernel's; `WouldBlock` if there is no answer for [`PATIENCE`].
 pub fn ask_over(socket: &UdpSocket) -> io::Result<Answer> {
     socket.send(b"?")?;
     let mut answer = [0; 128];
     let length = socket.recv(&mut answer)?;
     parse(&String::from_utf8_lossy(answer.get(..length).unwrap_or_default()))
+}
+
+/// Asks once over a new socket, and expects [`SILENCE`]: true if there is no answer, or an error.
+///
+/// # Errors
+/// There is no such namespace, or no socket for it.
+pub fn is_silent(namespace: &str, to: SocketAddr) -> io::Result<bool> {
+    let socket = udp_to(namespace, to)?;
+    socket.set_read_timeout(Some(SILENCE))?;
+    Ok(ask_over(&socket).is_err())
 }
 
 /// Asks once, over a new connection or socket.

@@ -289,10 +289,8 @@ async fn add_says_try_again_while_the_agent_does_not_answer() -> Result<()> {
     // Nobody at the socket.
     let mut nowhere = runtime.clone();
     nowhere.config["socket"] = json!("/run/weft-lab/nowhere/cni.sock");
-    let begun = Instant::now();
     let error = nowhere.refused("ADD", &namespace, None)?;
     ensure!(error["code"] == TRY_AGAIN, "{error}");
-    ensure!(begun.elapsed() < Duration::from_secs(1), "told after {:?}", begun.elapsed());
     // Somebody who is silent.
     let agent = Pid::from_raw(lab.pid("node-1-agent")?);
     kill(agent, Signal::SIGSTOP)?;

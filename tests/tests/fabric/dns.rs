@@ -13,7 +13,7 @@ use weft_lab::Options;
 use weft_netio::netns::InNetNs as _;
 use weft_tests::dns::{DnsServer, UPSTREAM_PORT};
 use weft_tests::names::pairs;
-use weft_tests::service::{self, Over, Server};
+use weft_tests::service::{self, Over, PATIENCE, Server};
 use weft_tests::{TestLab, can_run, command_in, eventually};
 
 use crate::services::{apply, apply_file, pod};
@@ -129,7 +129,7 @@ async fn names_are_answered_on_every_node() -> Result<()> {
     Ok(())
 }
 
-/// NP-066, DNS-123: policies come first, for names of the cluster too, and let whoever may ask the Service's
+/// NP-040, NP-066, DNS-123: policies come first, for names of the cluster too, and let whoever may ask the Service's
 /// pods ask the node.
 #[tokio::test(flavor = "multi_thread")]
 async fn policies_hold_for_queries() -> Result<()> {
@@ -165,6 +165,14 @@ async fn policies_hold_for_queries() -> Result<()> {
     becomes("{ports: [{protocol: UDP, port: 53}, {protocol: TCP, port: 53}]}", [true; 2]).await?;
     // Others are not touched.
     assert_eq!(dig(&lab, "a2", SERVERS[0], &["there.example"])?, ["192.0.2.7"]);
+    // NP-040: it is the pods' port that counts, and the node listens where they do.
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: kube-dns, namespace: kube-system}\nspec:\n  clusterIP: 10.96.0.10\n  selector: {k8s-app: kube-dns}\n  ports: [{name: dns, port: 53, protocol: UDP, targetPort: 5353}, {name: dns-tcp, port: 53, targetPort: 5353}]\n";
+    std::fs::write(lab.manifests().join("dns.yaml"), service)?;
+    becomes(&format!("{{{dns}}}"), [false; 2]).await?;
+    becomes(&format!("{{{}}}", dns.replace("port: 53", "port: 5353")), [true; 2]).await?;
+    for target in ["a2", "node-1"] {
+        assert_eq!(dig(&lab, target, SERVERS[0], &["there.example"])?, ["192.0.2.7"]);
+    }
     Ok(())
 }
 
@@ -400,8 +408,7 @@ async fn parallel_queries_of_one_socket_are_all_answered() -> Result<()> {
         let (client, server) = (lab.party("a1", family)?, SocketAddr::new(server.parse()?, 53));
         let name = "web.default.svc.cluster.local";
         // One that takes longer counts as lost.
-        let patience = Duration::from_secs(1);
-        let done = pairs(&client, server, name, addresses, 10_000, patience)?;
+        let done = pairs(&client, server, name, addresses, 10_000, PATIENCE)?;
         assert_eq!(done.lost, 0, "{server}");
     }
     Ok(())

@@ -146,7 +146,7 @@ async fn pods_that_are_delivered_to_talk_whatever_the_host_forwards() -> Result<
     .await?;
     // Delivery that somebody takes away comes back.
     tool(&node, "tc filter del dev weft0 ingress")?;
-    eventually(Duration::from_secs(1), async || talk(&lab)).await
+    eventually(Duration::from_secs(15), async || talk(&lab)).await
 }
 
 /// SVC-105: a host's firewall that lets in only what the operator named, and forwards nothing: node

@@ -15,7 +15,7 @@ use weft_lab::Options;
 use weft_netio::netns;
 use weft_proto::v1::{FabricStatus, NodeStatus};
 use weft_tests::outsider::Outsider;
-use weft_tests::service::{Conversation, Over, Server, ask, ask_over, udp_to};
+use weft_tests::service::{Conversation, Over, PATIENCE, Server, ask, ask_over, udp_to};
 use weft_tests::talk::Party;
 use weft_tests::{TestLab, can_run, eventually};
 
@@ -593,8 +593,7 @@ async fn balancer_is_at_one_node_and_moves() -> Result<()> {
 
 /// What a health check answers, from the status line on.
 pub(crate) fn health(namespace: &str, address: SocketAddr) -> std::io::Result<String> {
-    let connected =
-        netns::enter(namespace, || TcpStream::connect_timeout(&address, Duration::from_secs(1)));
+    let connected = netns::enter(namespace, || TcpStream::connect_timeout(&address, PATIENCE));
     let mut stream = connected??;
     stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: node\r\n\r\n")?;
     let mut answer = String::new();
@@ -739,13 +738,13 @@ fn tcp_from_one_port(namespace: &str, port: u16, ways: &[SocketAddr]) -> Result<
             let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
             socket.set_reuse_address(true)?;
             socket.bind(&SocketAddr::from(([0; 4], port)).into())?;
-            socket.connect_timeout(&(*to).into(), Duration::from_secs(2))?;
+            socket.connect_timeout(&(*to).into(), PATIENCE)?;
             Ok::<_, std::io::Error>(TcpStream::from(socket))
         })?;
         open.push((to, stream.with_context(|| format!("TCP from {port} to {to}"))?));
     }
     for (to, mut stream) in open {
-        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
         stream.write_all(b"?")?;
         ensure!(stream.read(&mut [0; 64])? > 0, "no answer over TCP from {port} to {to}");
     }
@@ -754,7 +753,7 @@ fn tcp_from_one_port(namespace: &str, port: u16, ways: &[SocketAddr]) -> Result<
 
 fn udp_from_one_port(namespace: &str, port: u16, ways: &[SocketAddr]) -> Result<()> {
     let socket = netns::enter(namespace, || UdpSocket::bind(("0.0.0.0", port)))??;
-    socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+    socket.set_read_timeout(Some(PATIENCE))?;
     for to in ways.iter().chain(ways) {
         socket.send_to(b"?", to)?;
         let answer = socket.recv_from(&mut [0; 64]);
