@@ -28,7 +28,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Changes with each start of the kernel, at which the clock begins anew.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// Directory in the state directory.
+/// In the run directory, which is memory as a rule: an answer does not wait for a slow disk.
 const DIRECTORY: &str = "names";
 
 /// What pods know, on disk: a file for each.
@@ -53,7 +53,7 @@ impl Store {
     /// # Errors
     /// It cannot be had.
     pub(crate) fn open(core: &Core) -> io::Result<Self> {
-        let directory = core.config.state(DIRECTORY);
+        let directory = core.config.run_dir.join(DIRECTORY);
         durable::private_dir(&directory)?;
         let boot = fs::read_to_string(BOOT_ID)?.trim().to_owned();
         Ok(Self { directory, boot, writing: Mutex::default() })
@@ -100,7 +100,7 @@ impl Store {
         for entry in fs::read_dir(&self.directory)? {
             let path = entry?.path();
             if !kept.contains(&path) {
-                durable::remove(&path)?;
+                fs::remove_file(&path)?;
             }
         }
         Ok(())
@@ -164,9 +164,11 @@ impl Witness for Ear {
             if is_new {
                 let (core, store) = (Arc::clone(&self.core), Arc::clone(&self.store));
                 let write = tokio::task::spawn_blocking(move || store.write(&core, &attachment));
+                let applied = self.core.wait_version(version, APPLY_TIMEOUT).await;
                 if let Ok(Err(error)) = write.await {
                     tracing::warn!(%error, "names that a pod knows are not kept");
                 }
+                return applied;
             }
             self.core.wait_version(version, APPLY_TIMEOUT).await
         })
