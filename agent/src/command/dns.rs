@@ -66,8 +66,8 @@ fn text(answer: &QueryNameResponse, kind: &str) -> String {
 }
 
 fn outcome(step: &NameStep) -> &str {
-    match (step.code.as_str(), step.records.is_empty()) {
-        ("NOERROR", true) => "NOERROR without data",
+    match (step.code.as_str(), step.found) {
+        ("NOERROR", false) => "NOERROR without data",
         (code, _) => code,
     }
 }
@@ -80,10 +80,9 @@ fn source(step: &NameStep) -> String {
 }
 
 fn status(answer: &QueryNameResponse) -> ExitCode {
-    let found = |step: &NameStep| step.code == "NOERROR" && !step.records.is_empty();
     if answer.policy.as_ref().is_some_and(|decision| decision.denies) {
         ExitCode::from(DENIED)
-    } else if answer.steps.iter().any(found) {
+    } else if answer.steps.iter().any(|step| step.found) {
         ExitCode::SUCCESS
     } else {
         ExitCode::from(NOTHING)
@@ -101,6 +100,7 @@ mod tests {
             code: code.into(),
             servers: servers.iter().map(|s| (*s).into()).collect(),
             records: records.iter().map(|r| (*r).into()).collect(),
+            found: !records.is_empty(),
         };
         let answer = QueryNameResponse {
             from: "pod default/a1".into(),

@@ -169,7 +169,6 @@ impl Arguments {
             zones: self.cluster_domain,
             ttl_s: self.dns_ttl,
             service: self.dns_service,
-            labels: BTreeMap::new(),
             pod_names: self.dns_pod_names.into(),
             upstreams: self.dns_upstream,
             stub_domains,
@@ -177,6 +176,7 @@ impl Arguments {
             autopath: self.dns_autopath,
             endpoint_pod_names: self.dns_endpoint_pod_names,
             client_rate: self.dns_client_rate,
+            ..weft_hub::usual_dns()
         };
         weft_hub::run(HubConfig {
             dns: (!self.no_dns).then_some(dns),

@@ -34,32 +34,37 @@ pub(crate) struct Reverse {
     pub(crate) address: IpAddr,
     /// All of them if it is an address, fewer if it is a range.
     pub(crate) bits: u32,
+    /// False: other labels stand before those.
+    pub(crate) is_whole: bool,
 }
 
 impl Reverse {
-    /// `None` if the name is no reverse name, or has labels that belong to none.
+    /// `None` if the name is no reverse name.
     pub(crate) fn of(name: &LowerName) -> Option<Self> {
         let labels = name.labels().checked_sub(1)?;
         let suffix = (name.label(labels.checked_sub(2)?), name.label(labels - 1));
         let count = labels - 2;
         let digits = (0..count).rev().map(|at| name.label(at));
         match suffix {
-            (b"in-addr", b"arpa") if count <= 4 => {
-                let mut octets = [0; 4];
-                for (octet, digit) in octets.iter_mut().zip(digits) {
-                    *octet = number(digit)?;
+            (b"in-addr", b"arpa") => {
+                let (mut octets, mut read) = ([0; 4], 0);
+                for (octet, number) in octets.iter_mut().zip(digits.map_while(number)) {
+                    *octet = number;
+                    read += 1;
                 }
-                Some(Self { address: Ipv4Addr::from(octets).into(), bits: 8 * count as u32 })
+                let address = Ipv4Addr::from(octets).into();
+                Some(Self { address, bits: 8 * read as u32, is_whole: read == count })
             }
-            (b"ip6", b"arpa") if count <= 32 => {
-                let mut address = 0_u128;
-                for digit in digits {
-                    let [digit] = digit else { return None };
-                    address = address << 4 | u128::from(char::from(*digit).to_digit(16)?);
+            (b"ip6", b"arpa") => {
+                let (mut address, mut read) = (0_u128, 0);
+                for digit in digits.map_while(hexadecimal).take(32) {
+                    address = address << 4 | u128::from(digit);
+                    read += 1;
                 }
-                let bits = 4 * count as u32;
+                let bits = 4 * read as u32;
                 let address = address.checked_shl(128 - bits).unwrap_or(0);
-                Some(Self { address: Ipv6Addr::from(address).into(), bits })
+                let address = Ipv6Addr::from(address).into();
+                Some(Self { address, bits, is_whole: read == count })
             }
             _ => None,
         }
@@ -67,7 +72,7 @@ impl Reverse {
 
     /// True if it is about one address.
     pub(crate) fn is_host(&self) -> bool {
-        self.bits == if self.address.is_ipv4() { 32 } else { 128 }
+        self.is_whole && self.bits == if self.address.is_ipv4() { 32 } else { 128 }
     }
 }
 
@@ -75,6 +80,11 @@ fn number(digits: &[u8]) -> Option<u8> {
     let plain =
         digits.iter().all(u8::is_ascii_digit) && (digits == b"0" || !digits.starts_with(b"0"));
     plain.then(|| str::from_utf8(digits).ok()?.parse().ok()).flatten()
+}
+
+fn hexadecimal(digit: &[u8]) -> Option<u32> {
+    let [digit] = digit else { return None };
+    char::from(*digit).to_digit(16)
 }
 
 /// A range of addresses.
@@ -117,7 +127,8 @@ mod tests {
 
     fn reverse(text: &str) -> Option<(String, u32)> {
         let name: Name<Vec<u8>> = text.parse().unwrap();
-        Reverse::of(&LowerName::new(&name)).map(|r| (r.address.to_string(), r.bits))
+        let whole = Reverse::of(&LowerName::new(&name)).filter(|r| r.is_whole);
+        whole.map(|r| (r.address.to_string(), r.bits))
     }
 
     #[test]
@@ -156,11 +167,13 @@ mod tests {
     #[test]
     fn range_holds_what_is_all_inside() {
         let range = Range::new([10, 96, 0, 0].into(), 12).unwrap();
-        let about = |octets: [u8; 4], bits| Reverse { address: octets.into(), bits };
+        let about =
+            |octets: [u8; 4], bits| Reverse { address: octets.into(), bits, is_whole: true };
         assert!(range.holds(about([10, 96, 0, 1], 32)));
         assert!(range.holds(about([10, 111, 0, 0], 16)));
         assert!(!range.holds(about([10, 0, 0, 0], 8)));
         assert!(!range.holds(about([10, 112, 0, 0], 16)));
-        assert!(!range.holds(Reverse { address: Ipv6Addr::UNSPECIFIED.into(), bits: 128 }));
+        let other = Reverse { address: Ipv6Addr::UNSPECIFIED.into(), bits: 128, is_whole: true };
+        assert!(!range.holds(other));
     }
 }

@@ -120,15 +120,17 @@ pub(crate) fn resolve(tables: &Tables, name: &LowerName, rtype: Rtype) -> Resolu
     }
     let (mut zone, mut before, mut name) = (zone, before, name.clone());
     let (mut records, mut owner): (Vec<Record>, Option<OwnedName>) = (Vec::new(), None);
+    let mut seen = Vec::new();
     loop {
         let step = step(tables, zone, &name, before, rtype);
         match step {
             Step::Alias(target) => {
                 records.push(Record { owner, data: Data::Cname(target.clone()) });
-                if rtype == Rtype::CNAME || rtype == Rtype::ANY || records.len() > CHAIN_MAX {
+                seen.push(std::mem::replace(&mut name, LowerName::new(target)));
+                let is_wanted = rtype == Rtype::CNAME || rtype == Rtype::ANY;
+                if is_wanted || records.len() > CHAIN_MAX || seen.contains(&name) {
                     return Resolution::Answer(Answer::of_zone(zone, Rcode::NOERROR, records));
                 }
-                name = LowerName::new(target);
                 owner = Some(target.clone());
                 if let Some(host) = tables.host(&name) {
                     let data = of_type(host.addresses.iter(), rtype).into_iter();
@@ -449,6 +451,8 @@ fn reverse(tables: &Tables, name: &LowerName, rtype: Rtype) -> Resolution {
         }
         false => Vec::new(),
     };
+    // A range has names below it, if nobody knows which.
+    let exists = !names.is_empty() || (about.is_whole && !about.is_host());
     if names.is_empty() && !inside {
         return Resolution::Elsewhere;
     }
@@ -457,7 +461,6 @@ fn reverse(tables: &Tables, name: &LowerName, rtype: Rtype) -> Resolution {
     let authority = OwnedName::from_octets(suffix.to_vec())
         .ok()
         .map(|name| Authority { zone: name, server_zone: zone.name.clone() });
-    let exists = !names.is_empty() || !about.is_host();
     let records: Vec<Record> = match rtype {
         Rtype::PTR => {
             names.into_iter().map(|n| Record { owner: None, data: Data::Ptr(n) }).collect()

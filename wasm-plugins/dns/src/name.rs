@@ -17,6 +17,12 @@ pub(crate) struct LowerName {
     labels: usize,
 }
 
+impl PartialEq for LowerName {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes[..self.len] == other.bytes[..other.len]
+    }
+}
+
 impl LowerName {
     pub(crate) fn new<N: ToName + ?Sized>(name: &N) -> Self {
         let mut lower = Self { bytes: [0; NAME_MAX], len: 0, starts: [0; LABELS_MAX], labels: 0 };

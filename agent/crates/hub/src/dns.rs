@@ -1,13 +1,14 @@
 //! DNS as the operator wants it, and the Service that clients ask if no manifest has it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use weft_model::{Dns, PodNames, ServiceName};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use weft_model::{DNS_PORT, Dns, Pod, PodName, PodNames, ServiceName, SharedMap};
 
 use crate::source::files::Objects;
 use crate::source::index::Defined;
@@ -21,6 +22,7 @@ pub fn usual_dns() -> Dns {
         ttl_s: DNS_TTL_S,
         service: ServiceName { namespace: "kube-system".to_owned(), name: "kube-dns".to_owned() },
         labels: BTreeMap::new(),
+        port: DNS_PORT,
         pod_names: PodNames::default(),
         upstreams: Vec::new(),
         stub_domains: BTreeMap::new(),
@@ -38,7 +40,6 @@ const DNS_TTL_MAX_S: u32 = 3600;
 
 /// Number of the Service's address in each range, as installers of clusters choose it.
 const NUMBER: u32 = 10;
-const PORT: i32 = 53;
 /// Label and value that select the Service's pods, as they have been since there was one.
 const SELECTOR: (&str, &str) = ("k8s-app", "kube-dns");
 
@@ -98,7 +99,7 @@ impl Stand {
         let port = |name: &str, protocol: &str| ServicePort {
             name: Some(name.to_owned()),
             protocol: Some(protocol.to_owned()),
-            port: PORT,
+            port: DNS_PORT.into(),
             ..ServicePort::default()
         };
         let spec = ServiceSpec {
@@ -128,14 +129,61 @@ fn usual_address(cidr: &IpNet) -> Option<IpAddr> {
     (cidr.contains(&address) && address != cidr.broadcast()).then_some(address)
 }
 
-/// What selects the pods of the Service that clients ask.
-pub(crate) fn labels(source: &Objects, service: &ServiceName) -> BTreeMap<String, String> {
-    match source.objects.get(&Key::service(service)).map(|d| &d.object) {
-        Some(Object::Service(manifest)) => {
-            manifest.spec.as_ref().and_then(|s| s.selector.clone()).unwrap_or_default()
+/// Settings with what the pods of the Service that clients ask are to policies, out of its manifest and of the
+/// endpoints that it has.
+pub(crate) fn standing_in(
+    dns: &Dns,
+    source: &Objects,
+    services: &SharedMap<ServiceName, Arc<weft_model::Service>>,
+    pods: &SharedMap<PodName, Arc<Pod>>,
+) -> Dns {
+    let Some(Object::Service(manifest)) =
+        source.objects.get(&Key::service(&dns.service)).map(|d| &d.object)
+    else {
+        return dns.clone();
+    };
+    let spec = manifest.spec.as_ref();
+    let selector = spec.and_then(|s| s.selector.clone()).unwrap_or_default();
+    let served = services.get(&dns.service).map(|s| &**s);
+    let labels = match served {
+        Some(served) if selector.is_empty() => labels_behind(served, pods),
+        _ => selector,
+    };
+    let given = spec.and_then(|s| s.ports.as_deref()).unwrap_or_default();
+    let over_udp = |p: &&ServicePort| p.protocol.as_deref() == Some("UDP");
+    let query = given.iter().filter(over_udp).find(|p| p.port == i32::from(DNS_PORT));
+    let port = match query.and_then(|p| p.target_port.as_ref()) {
+        Some(IntOrString::Int(number)) => u16::try_from(*number).ok().filter(|n| *n != 0),
+        // A number may stand as a text, and a slice may have what no manifest says.
+        Some(IntOrString::String(text)) => {
+            text.parse().ok().or_else(|| served.and_then(port_behind))
         }
-        _ => BTreeMap::new(),
-    }
+        None => None,
+    };
+    Dns { labels, port: port.unwrap_or(DNS_PORT), ..dns.clone() }
+}
+
+/// What the first endpoint has that is a pod of the Service's namespace.
+fn labels_behind(
+    service: &weft_model::Service,
+    pods: &SharedMap<PodName, Arc<Pod>>,
+) -> BTreeMap<String, String> {
+    let addresses: BTreeSet<_> = service.endpoints.iter().map(|e| e.address).collect();
+    let behind = |pod: &&Arc<Pod>| {
+        pod.name.namespace == service.name.namespace
+            && pod.addresses.iter().any(|a| addresses.contains(a))
+    };
+    pods.values().find(behind).map(|pod| pod.labels.clone()).unwrap_or_default()
+}
+
+/// Where the first endpoint gets queries.
+fn port_behind(service: &weft_model::Service) -> Option<u16> {
+    let is_query = |p: &weft_model::ServicePort| {
+        p.port == DNS_PORT && p.protocol == weft_model::ServiceProtocol::Udp
+    };
+    let index = service.ports.iter().position(is_query)?;
+    let mut targets = service.endpoints.iter().filter_map(|e| e.targets.get(index).copied());
+    targets.find(|target| *target != 0)
 }
 
 #[cfg(test)]
@@ -158,6 +206,82 @@ mod tests {
         assert!(with(&|d| drop(d.hosts.insert("a".into(), vec![]))).unwrap_err().contains("`a`"));
         assert!(with(&|d| d.ttl_s = 3601).unwrap_err().contains("3601"));
         assert!(with(&|d| drop(d.stub_domains.insert("x.y".into(), vec![]))).is_err());
+    }
+
+    fn behind(manifest: &str, targets: &[u16]) -> (Vec<String>, u16) {
+        let name = usual_dns().service;
+        let manifest: Service = serde_yaml_ng::from_str(manifest).unwrap();
+        let defined = Defined::built_in(Object::Service(Box::new(manifest)));
+        let mut source = Objects::default();
+        source.objects.insert(Key::service(&name), defined.into());
+        let endpoint = |(last, target): (u8, &u16)| weft_model::Endpoint {
+            address: [10, 42, 0, last].into(),
+            hostname: None,
+            node: None,
+            ready: true,
+            serving: true,
+            terminating: false,
+            for_nodes: Vec::new(),
+            for_zones: Vec::new(),
+            targets: vec![*target],
+        };
+        let served = weft_model::Service {
+            ports: vec![weft_model::ServicePort {
+                name: "dns".into(),
+                protocol: weft_model::ServiceProtocol::Udp,
+                port: DNS_PORT,
+                node_port: None,
+            }],
+            endpoints: (1..).zip(targets).map(endpoint).collect(),
+            name: name.clone(),
+            cluster_ips: Vec::new(),
+            load_balancer_ips: Vec::new(),
+            announcers: BTreeMap::new(),
+            external_ips: Vec::new(),
+            source_ranges: Vec::new(),
+            internal_policy: weft_model::TrafficPolicy::Cluster,
+            external_policy: weft_model::TrafficPolicy::Cluster,
+            affinity_s: None,
+            health_check_node_port: None,
+        };
+        let pod = |namespace: &str, last: u8| {
+            let name = PodName { namespace: namespace.into(), name: last.to_string() };
+            let pod = Pod {
+                name: name.clone(),
+                node: None,
+                addresses: vec![[10, 42, 0, last].into()],
+                labels: [("of".to_owned(), namespace.to_owned())].into(),
+                ports: Vec::new(),
+                finished: false,
+                own_search: false,
+            };
+            (name, Arc::new(pod))
+        };
+        let pods = [pod("default", 1), pod("kube-system", 2)].into_iter().collect();
+        let services = [(name, Arc::new(served))].into_iter().collect();
+        let found = standing_in(&usual_dns(), &source, &services, &pods);
+        (found.labels.into_values().collect(), found.port)
+    }
+
+    /// NP-066: what policies take the resolver for is what they would take the Service's pods for.
+    #[test]
+    fn resolver_has_labels_and_port_of_the_pods_behind_the_service() {
+        let service = |selector: &str, target: &str| {
+            format!(
+                "metadata: {{name: kube-dns, namespace: kube-system}}\nspec: {{{selector} ports: [{{name: dns, protocol: UDP, port: 53{target}}}]}}"
+            )
+        };
+        let selector = "selector: {k8s-app: dns},";
+        let selected = |target: &str, targets: &[u16]| behind(&service(selector, target), targets);
+        let of = |labels: &str, port| (vec![labels.to_owned()], port);
+        assert_eq!(selected("", &[]), of("dns", 53));
+        assert_eq!(selected(", targetPort: 5353", &[]), of("dns", 5353));
+        assert_eq!(selected(", targetPort: '5353'", &[]), of("dns", 5353));
+        assert_eq!(selected(", targetPort: dns", &[]), of("dns", 53));
+        assert_eq!(selected(", targetPort: dns", &[0, 5353]), of("dns", 5353));
+        // Without a selector, what the endpoints in the Service's namespace are.
+        assert_eq!(behind(&service("", ""), &[53, 53]), of("kube-system", 53));
+        assert_eq!(behind(&service("", ""), &[53]), (vec![], 53));
     }
 
     #[test]

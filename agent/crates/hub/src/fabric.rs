@@ -24,7 +24,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use time::OffsetDateTime;
 use tokio::sync::Notify;
-use weft_model::{Cluster, Generation, NodeName, ServiceName, SharedMap, Snapshot};
+use weft_model::{Cluster, Generation, NodeName, Pod, PodName, ServiceName, SharedMap, Snapshot};
 
 pub(crate) use error::FabricError;
 
@@ -227,17 +227,15 @@ impl Fabric {
         state.pending = merged.pending;
         // On disk before anybody hears of it: after a kill nobody else gets the same.
         state.save_allocations(&self.store, merged.allocations)?;
-        let mut cluster = self.cluster.clone();
-        if let Some(dns) = &mut cluster.dns {
-            dns.labels = dns::labels(&state.source, &dns.service);
-        }
+        let pods = shared(&before.pods, &merged.pods);
+        let services = shared(&before.services, &merged.services.into_iter().map(arc).collect());
         Ok(Snapshot {
             generation: before.generation.next(),
-            cluster,
+            cluster: self.standing_in(state, &services, &pods),
             nodes: merged.nodes,
-            pods: shared(&before.pods, &merged.pods),
+            pods,
             plugins: merged.plugins,
-            services: shared(&before.services, &merged.services.into_iter().map(arc).collect()),
+            services,
             named_services: shared(
                 &before.named_services,
                 &merged.named_services.into_iter().map(arc).collect(),
@@ -274,7 +272,19 @@ impl Fabric {
         for (name, namespace) in merged.namespaces {
             replace(&mut next.namespaces, name, namespace);
         }
+        next.cluster = self.standing_in(state, &next.services, &next.pods);
         next
+    }
+
+    fn standing_in(
+        &self,
+        state: &State,
+        services: &SharedMap<ServiceName, Arc<weft_model::Service>>,
+        pods: &SharedMap<PodName, Arc<Pod>>,
+    ) -> Cluster {
+        let dns = self.cluster.dns.as_ref();
+        let dns = dns.map(|dns| dns::standing_in(dns, &state.source, services, pods));
+        Cluster { dns, ..self.cluster.clone() }
     }
 
     /// Rises over restarts too, so that no table in force anywhere is newer than ours.

@@ -19,7 +19,7 @@ mod snapshot;
 mod time;
 
 pub use dns::{
-    DNS_PLUGIN, Dns, NamedKind, NamedService, NoUpstream, PodNames, RESOLVERS, Upstream,
+    DNS_PLUGIN, DNS_PORT, Dns, NamedKind, NamedService, NoUpstream, PodNames, RESOLVERS, Upstream,
 };
 pub use domain::{DomainError, DomainPattern};
 pub use drop_reason::DropReason;

@@ -8,7 +8,6 @@ use weft_proto::v1::{Decision, EndQuestion, NameAnswer, NameQuestion, NameStep, 
 use crate::core::{Core, Target};
 use crate::tables::Explaining;
 
-const PORT: u32 = 53;
 /// A name with so many dots is asked for as it is first, as kubelets have it in `resolv.conf`.
 const NDOTS: usize = 5;
 
@@ -38,12 +37,13 @@ pub(crate) async fn answer(
             Err(_) if name != question.name => continue,
             Err(error) => return Err(error),
         };
-        let found = traced.code == "NOERROR" && !traced.records.is_empty();
+        let found = traced.found;
         steps.push(NameStep {
             name: traced.name,
             code: traced.code,
             servers: traced.servers.iter().map(ToString::to_string).collect(),
             records: traced.records,
+            found,
         });
         if found {
             break;
@@ -55,14 +55,15 @@ pub(crate) async fn answer(
 /// What policies say of the query, where the pod's end is judged.
 fn policy(target: &Target, snapshot: &Snapshot, pod: IpAddr) -> Result<Option<Decision>, String> {
     let peer = RESOLVERS.into_iter().find(|r| r.is_ipv4() == pod.is_ipv4());
+    let Some(dns) = &snapshot.cluster.dns else { return Ok(None) };
     let question = EndQuestion {
         egress: true,
         pod: pod.to_string(),
         peer: peer.map(|p| p.to_string()).unwrap_or_default(),
         ports: Some(Ports {
             protocol: ServiceProtocol::Udp.number().into(),
-            first: PORT,
-            last: PORT,
+            first: dns.port.into(),
+            last: dns.port.into(),
         }),
     };
     let answer = Explaining::new(target.tables.policies(), snapshot)?.answer(&question)?;

@@ -23,7 +23,6 @@ use crate::witness::{Ear, Store};
 const WHO: &str = "dns";
 /// Where the server has its addresses: it is there in any case, and up.
 const INTERFACE: &str = "lo";
-const PORT: u16 = 53;
 /// How often addresses, sockets and the list of servers are looked at.
 const INTERVAL: Duration = Duration::from_secs(2);
 
@@ -81,6 +80,7 @@ struct Server {
 
 #[derive(Default)]
 struct Serving {
+    port: u16,
     addresses: BTreeSet<IpAddr>,
     tasks: JoinSet<()>,
     /// What was wrong when it was looked at last.
@@ -123,8 +123,8 @@ impl Server {
             self.asks = Some(wanted.clone());
         }
         problems.extend(wanted.problems);
-        if look || self.serving.is_none() {
-            self.serve().await;
+        if look || self.serving.as_ref().is_none_or(|s| s.port != wanted.dns.port) {
+            self.serve(wanted.dns.port).await;
         }
         problems.extend(self.serving.iter().flat_map(|s| s.problems.iter().cloned()));
         problems
@@ -167,8 +167,11 @@ impl Server {
     }
 
     /// Has addresses and sockets.
-    async fn serve(&mut self) {
+    async fn serve(&mut self, port: u16) {
         let serving = self.serving.get_or_insert_default();
+        if serving.port != port {
+            *serving = Serving { port, ..Serving::default() };
+        }
         let mut problems = Vec::new();
         for address in RESOLVERS {
             if let Err(error) = addr::ensure(&self.netlink, INTERFACE, IpNet::from(address)).await {
@@ -181,7 +184,7 @@ impl Server {
             if serving.addresses.contains(&address) {
                 continue;
             }
-            let at = SocketAddr::new(address, PORT);
+            let at = SocketAddr::new(address, port);
             match (UdpSocket::bind(at).await, TcpListener::bind(at).await) {
                 (Ok(udp), Ok(tcp)) => {
                     serving.tasks.spawn(serve_udp(Arc::clone(&self.resolver), udp));
@@ -189,7 +192,7 @@ impl Server {
                     serving.addresses.insert(address);
                 }
                 (Err(error), _) | (_, Err(error)) => problems.push(format!(
-                    "the DNS server cannot listen at {at}: {error}; does another process listen at port {PORT} of all addresses?"
+                    "the DNS server cannot listen at {at}: {error}; does another process listen at port {port} of all addresses?"
                 )),
             }
         }

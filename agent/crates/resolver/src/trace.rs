@@ -21,6 +21,8 @@ pub struct Traced {
     pub servers: Vec<Upstream>,
     /// NAME TTL TYPE DATA.
     pub records: Vec<String>,
+    /// Some are of the type that was asked for: aliases that lead nowhere are none.
+    pub found: bool,
 }
 
 impl Resolver {
@@ -59,6 +61,10 @@ impl Resolver {
             name: name.to_string(),
             code: code(&reply),
             servers,
+            found: reply
+                .answers
+                .iter()
+                .any(|r| rtype == RecordType::ANY || r.record_type() == rtype),
             records: reply.answers.iter().map(line).collect(),
         })
     }

@@ -83,6 +83,9 @@ fn reverse_names_of_the_cluster_end_here() {
     check("9.9.96.10.in-addr.arpa.", PTR, NXDomain);
     check("244.10.in-addr.arpa.", PTR, NoError);
     check("20.0.96.10.in-addr.arpa.", A, NoError);
+    for below in ["a.20.0.96.10", "b._dns-sd._udp.0.0.96.10", "1.20.0.96.10", "01.0.96.10"] {
+        check(&format!("{below}.in-addr.arpa."), PTR, NXDomain);
+    }
     let message = answer(&zones_of(&tables()), "9.9.96.10.in-addr.arpa.", PTR).unwrap();
     assert_eq!(message.authorities[0].name.to_ascii(), "in-addr.arpa.");
     for name in ["10.in-addr.arpa.", "8.8.8.8.in-addr.arpa.", "in-addr.arpa.", "a.b.in-addr.arpa."]

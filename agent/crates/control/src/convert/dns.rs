@@ -3,11 +3,11 @@
 use std::net::IpAddr;
 
 use weft_model::{
-    Dns, Endpoint, NamedKind, NamedService, PodNames, ServiceName, ServicePort, Upstream,
+    DNS_PORT, Dns, Endpoint, NamedKind, NamedService, PodNames, ServiceName, ServicePort, Upstream,
 };
 use weft_proto::v1;
 
-use super::service::fits;
+use super::service::{fits, port};
 use super::{ConvertError, FromProto, Reason, ToProto, addresses, each, each_text, texts};
 
 /// Longest time to live of the cluster's records, in seconds.
@@ -35,6 +35,7 @@ impl ToProto for Dns {
             ttl_s: self.ttl_s,
             service: Some(self.service.to_proto()),
             labels: self.labels.clone().into_iter().collect(),
+            port: self.port.into(),
             pod_names: pod_names.into(),
             upstreams: texts(&self.upstreams),
             stub_domains: self.stub_domains.iter().map(stub).collect(),
@@ -65,6 +66,8 @@ impl FromProto<v1::Dns> for Dns {
         };
         let service =
             message.service.ok_or_else(|| ConvertError::new("service", Reason::Missing))?;
+        // 0 of a hub of an older version.
+        let port = port("port", message.port)?.unwrap_or(DNS_PORT);
         let stub = |s: v1::StubDomain| Ok((s.name, servers("upstreams", &s.upstreams)?));
         let host = |h: v1::HostName| Ok((h.name, addresses("addresses", &h.addresses)?));
         Ok(Self {
@@ -72,6 +75,7 @@ impl FromProto<v1::Dns> for Dns {
             ttl_s: message.ttl_s,
             service: ServiceName::from_proto(service).map_err(|e| e.within("service"))?,
             labels: message.labels.into_iter().collect(),
+            port,
             pod_names,
             upstreams: servers("upstreams", &message.upstreams)?,
             stub_domains: each("stub_domains", message.stub_domains, stub)?.into_iter().collect(),

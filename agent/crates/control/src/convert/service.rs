@@ -177,7 +177,7 @@ fn policy(local: bool) -> TrafficPolicy {
 }
 
 /// A port; 0 is none.
-fn port(field: &str, value: u32) -> Result<Option<u16>, ConvertError> {
+pub(super) fn port(field: &str, value: u32) -> Result<Option<u16>, ConvertError> {
     let port: u16 = narrow(field, value)?;
     Ok((port != 0).then_some(port))
 }

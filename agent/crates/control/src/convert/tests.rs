@@ -86,6 +86,7 @@ fn dns() -> Dns {
         zones: vec!["cluster.local".into(), "example.com".into()],
         ttl_s: 30,
         service: ServiceName { namespace: "kube-system".into(), name: "kube-dns".into() },
+        port: 5353,
         labels: BTreeMap::from([("k8s-app".into(), "kube-dns".into())]),
         pod_names: PodNames::Insecure,
         upstreams: vec!["192.0.2.53:53".parse().unwrap()],

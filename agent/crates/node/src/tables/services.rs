@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use weft_model::{
-    Endpoint, HOST_SOURCES, Node, NodeName, RESOLVERS, Service, ServiceName, ServicePort,
+    DNS_PORT, Endpoint, HOST_SOURCES, Node, NodeName, RESOLVERS, Service, ServiceName, ServicePort,
     ServiceProtocol, Snapshot, TrafficPolicy,
 };
 use weft_proto::tables::v1::frontend::Kind;
@@ -98,8 +98,8 @@ struct View {
     addresses: BTreeSet<IpAddr>,
     own_subnets: Vec<IpNet>,
     nodes: BTreeMap<NodeName, Place>,
-    /// The Service that clients ask for names.
-    dns: Option<ServiceName>,
+    /// The Service that clients ask for names, and where this node's resolver listens.
+    dns: Option<(ServiceName, u16)>,
 }
 
 /// A node as far as it matters here.
@@ -130,7 +130,7 @@ impl View {
             addresses: local.addresses.clone(),
             own_subnets: own.map(|n| n.subnets.clone()).unwrap_or_default(),
             nodes: snapshot.nodes.iter().map(|(name, node)| (name.clone(), place(node))).collect(),
-            dns: snapshot.cluster.dns.as_ref().map(|d| d.service.clone()),
+            dns: snapshot.cluster.dns.as_ref().map(|d| (d.service.clone(), d.port)),
         }
     }
 
@@ -183,7 +183,9 @@ impl View {
         let port = |(index, port)| self.port(service, index, port);
         let of_endpoints = service.ports.iter().enumerate().map(port).collect();
         let (ports, ports_without_resolver) = match &self.dns {
-            Some(name) if *name == service.name => through_resolver(service, of_endpoints),
+            Some((name, port)) if *name == service.name => {
+                through_resolver(service, of_endpoints, *port)
+            }
             _ => (of_endpoints, Vec::new()),
         };
         ServiceTable {
@@ -288,9 +290,6 @@ impl View {
 const RECORD_V4: usize = 4 + 5;
 const RECORD_V6: usize = 16 + 5;
 
-/// Where queries are sent.
-const DNS_PORT: u16 = 53;
-
 fn is_dns(port: &ServicePort) -> bool {
     port.port == DNS_PORT && matches!(port.protocol, ServiceProtocol::Tcp | ServiceProtocol::Udp)
 }
@@ -301,6 +300,7 @@ fn is_dns(port: &ServicePort) -> bool {
 fn through_resolver(
     service: &Service,
     of_endpoints: Vec<ServicePortTable>,
+    resolver_port: u16,
 ) -> (Vec<ServicePortTable>, Vec<ServicePortTable>) {
     let ports = || service.ports.iter().zip(&of_endpoints);
     let chosen = |record: &[u8]| record.last().is_some_and(|bits| bits & backend::CLUSTER != 0);
@@ -310,16 +310,16 @@ fn through_resolver(
                 || table.backends_v6.chunks_exact(RECORD_V6).any(chosen))
     });
     let replaced = |(port, table): (&ServicePort, &ServicePortTable)| match is_dns(port) {
-        true => resolver(table),
+        true => resolver(table, resolver_port),
         false => table.clone(),
     };
     (ports().map(replaced).collect(), if others { of_endpoints } else { Vec::new() })
 }
 
-fn resolver(of_endpoints: &ServicePortTable) -> ServicePortTable {
+fn resolver(of_endpoints: &ServicePortTable, port: u16) -> ServicePortTable {
     let backend = |address: &IpAddr| {
         let mut record = bytes(address);
-        record.extend(DNS_PORT.to_be_bytes());
+        record.extend(port.to_be_bytes());
         record.extend(OWN_NODE.to_be_bytes());
         record.push(backend::CLUSTER | backend::LOCAL | backend::COUNTS | backend::HOST);
         record

@@ -16,6 +16,7 @@ pub(crate) fn dns() -> Dns {
         ttl_s: 5,
         service: ServiceName { namespace: "kube-system".into(), name: "kube-dns".into() },
         labels: BTreeMap::new(),
+        port: 53,
         pod_names: PodNames::Verified,
         upstreams: vec![],
         stub_domains: BTreeMap::new(),

@@ -24,7 +24,8 @@ impl Identity {
     /// Of the node's resolver, which stands for pods of the Service that clients ask. Their ports have the
     /// names that the Service's have by custom.
     pub(super) fn of_resolver(dns: &Dns) -> Self {
-        let port = |name: &str, protocol| NamedPort { name: name.to_owned(), protocol, number: 53 };
+        let port =
+            |name: &str, protocol| NamedPort { name: name.to_owned(), protocol, number: dns.port };
         let mut ports =
             vec![port("dns", ServiceProtocol::Udp), port("dns-tcp", ServiceProtocol::Tcp)];
         ports.sort_unstable();
