@@ -464,6 +464,42 @@ async fn open_connections_stay_open() -> Result<()> {
     Ok(())
 }
 
+/// SVC-192: an open connection to a pod that is gone without a word is refused by the next pod with its address,
+/// and nothing of it is taken for new.
+#[tokio::test(flavor = "multi_thread")]
+async fn connection_to_a_pod_that_is_gone_is_not_the_next_ones() -> Result<()> {
+    if !can_run(&["nft", "find"]) {
+        return Ok(());
+    }
+    let mut lab = lab(1).await?;
+    let (a1, b1) = (lab.namespace_of("a1")?, lab.party("b1", 0)?);
+    let to = SocketAddr::new(b1.address, 8080);
+    let _former = Server::start(&b1, 8080, "b1")?;
+    apply(&lab, &[web(""), slice(&[(b1.address, "")])]).await?;
+    let mut open = [Conversation::open(&a1, cluster_ip(0))?, Conversation::open(&a1, to)?];
+    for conversation in &mut open {
+        ensure!(conversation.ask()?.by == "b1", "at first");
+    }
+    lab.pod_delete("b1").await?;
+    // Its address is the first that is free, once nobody knows which was given last.
+    let addresses = lab.node("node-2").state();
+    let forget = ["-name", "last_reserved_ip.*", "-delete"];
+    ensure!(std::process::Command::new("find").arg(addresses).args(forget).status()?.success());
+    lab.pod_add("node-2", "b2").await?;
+    let b2 = lab.party("b2", 0)?;
+    ensure!(b2.address == b1.address, "{} instead of {}", b2.address, b1.address);
+    let _next = Server::start(&b2, 8080, "b2")?;
+    for conversation in &mut open {
+        let answer = conversation.ask();
+        let reset = answer.as_ref().is_err_and(|e| e.kind() == ErrorKind::ConnectionReset);
+        ensure!(reset, "{answer:?}");
+    }
+    for to in [cluster_ip(0), to] {
+        ensure!(ask(&a1, Over::Tcp, to)?.by == "b2", "a new connection to {to}");
+    }
+    Ok(())
+}
+
 /// SVC-121, SVC-122, SVC-130, SVC-132, SVC-134, SVC-135, SVC-136: policies `Local` and who they hold for.
 #[tokio::test(flavor = "multi_thread")]
 async fn local_policies_keep_traffic_on_the_node() -> Result<()> {

@@ -48,6 +48,43 @@ async fn service_manifest_reaches_the_nodes_and_a_new_endpoint_is_one_service() 
     assert_eq!(get(&snapshot, "web").unwrap().endpoints.len(), 1);
 }
 
+/// SVC-223: what changes at once is told at once, and nobody waits for it.
+#[tokio::test]
+async fn burst_of_changes_is_few_updates_and_holds_nobody_up() {
+    const PODS: usize = 500;
+    let bench = Bench::new().await;
+    let a = bench.join("node-a").await;
+    let mut stream = watch_from(&mut bench.node(&a).await, vec![]).await;
+    let (mut snapshot, _) = first(&mut stream).await;
+    let web = |n: usize| bench.manifest(&format!("web-{n}.yaml"));
+    for n in 0..PODS {
+        let address = format!("10.42.{}.{}", n / 200, n % 200 + 1);
+        fs::write(web(n), pod(&format!("web-{n}"), "web", &address)).unwrap();
+    }
+    for name in ["web", "other"] {
+        fs::write(bench.manifest(&format!("{name}.yaml")), service(name)).unwrap();
+    }
+    let endpoints = |s: &Snapshot, name: &str| get(s, name).map_or(0, |s| s.endpoints.len());
+    until(&mut stream, &mut snapshot, |s| endpoints(s, "web") == PODS).await;
+    for n in 0..PODS {
+        fs::remove_file(web(n)).unwrap();
+        if n == PODS / 2 {
+            fs::write(bench.manifest("pod.yaml"), pod("one", "other", "10.42.9.1")).unwrap();
+        }
+    }
+    let (mut updates, mut others) = (0, None);
+    while endpoints(&snapshot, "web") > 0 || others.is_none() {
+        let UpdateBody::Delta(delta) = next(&mut stream).await.body else { panic!("no delta") };
+        snapshot.apply(delta).unwrap();
+        updates += 1;
+        if endpoints(&snapshot, "other") == 1 {
+            others.get_or_insert(updates);
+        }
+    }
+    assert!(updates < PODS / 10, "{updates} updates, the other Service in number {others:?}");
+    println!("{PODS} pods gone in {updates} updates, the other Service in number {others:?}");
+}
+
 /// SVC-082.
 #[tokio::test]
 async fn services_have_the_same_addresses_and_ports_after_a_kill() {
