@@ -8,6 +8,7 @@
 
 pub mod client;
 pub mod convert;
+mod encoded;
 pub mod identity;
 pub mod serve;
 mod text;
@@ -16,6 +17,7 @@ pub mod token;
 
 pub use client::{ConnectError, connect_hub, connect_unix};
 pub use convert::{ConvertError, FromProto, Reason, ToProto, Update, UpdateBody};
+pub use encoded::Encoded;
 pub use identity::{IdentityError, PeerIdentity, Role, peer_identity};
 pub use serve::{KeptSocket, ServeError, ensure_free, serve_unix};
 pub use text::operator_text;

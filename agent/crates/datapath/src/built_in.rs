@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use prost::Message;
+use weft_control::Encoded;
 use weft_model::{BUILT_IN_PLUGINS, DNS_PLUGIN, POLICY_PLUGIN, SERVICE_PLUGIN};
 use weft_proto::tables::v1::{
     DnsNamespace, DnsService, DnsSettings, DnsTables, IdentitySet, PolicyLearned, PolicyProgram,
@@ -159,7 +160,7 @@ impl Policies {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Names {
     settings: Option<DnsSettings>,
-    by_name: BTreeMap<String, DnsService>,
+    by_name: BTreeMap<String, Encoded<DnsService>>,
     /// Names by number.
     namespaces: BTreeMap<u32, String>,
     v4: BTreeMap<[u8; V4], [u8; NUMBER]>,
@@ -170,7 +171,8 @@ impl Names {
     pub(crate) fn change(&mut self, change: DnsTables) {
         self.settings = change.settings.or(self.settings.take());
         change.removed_services.iter().for_each(|name| drop(self.by_name.remove(name)));
-        self.by_name.extend(change.services.into_iter().map(|s| (s.name.clone(), s)));
+        let encoded = |s: DnsService| (s.name.clone(), Encoded::new(&s));
+        self.by_name.extend(change.services.into_iter().map(encoded));
         change.removed_namespaces.iter().for_each(|n| drop(self.namespaces.remove(n)));
         self.namespaces.extend(change.namespaces.into_iter().map(|n| (n.number, n.name)));
         set_addresses(&mut self.v4, &change.pods_v4);
@@ -183,7 +185,7 @@ impl Names {
             |(number, name): (&u32, &String)| DnsNamespace { number: *number, name: name.clone() };
         DnsTables {
             settings: self.settings.clone(),
-            services: self.by_name.values().cloned().collect(),
+            services: self.by_name.values().map(Encoded::decode).collect(),
             namespaces: self.namespaces.iter().map(namespace).collect(),
             pods_v4: addresses(&self.v4),
             pods_v6: addresses(&self.v6),

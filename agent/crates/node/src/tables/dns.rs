@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use weft_control::Encoded;
 use weft_model::{
     Dns, Endpoint, NamedKind, NamedService, PodNames, RESOLVERS, Service, ServiceName, ServicePort,
     Snapshot,
@@ -33,7 +34,7 @@ const ORDINARY_SEARCH: u32 = 1 << 31;
 #[derive(Clone, Debug, PartialEq)]
 struct Compiled {
     from: Source,
-    table: Arc<DnsService>,
+    table: Encoded<DnsService>,
 }
 
 /// What a Service's names are made of.
@@ -135,7 +136,7 @@ impl Names {
         let one = |(name, from): (&ServiceName, Source)| {
             let known = before.and_then(|b| b.by_name.get(name));
             let compiled = known.filter(|k| k.from.is(&from)).cloned();
-            let make = || Compiled { table: from.table().into(), from };
+            let make = || Compiled { table: Encoded::new(&from.table()), from };
             (name.clone(), compiled.unwrap_or_else(make))
         };
         let by_name: BTreeMap<_, _> = all.map(one).collect();
@@ -187,7 +188,7 @@ impl Names {
         let (pods_v4, pods_v6) = records(self.pods.iter().map(|(a, n)| (*a, *n)));
         DnsTables {
             settings: self.settings.clone(),
-            services: self.by_name.values().map(|c| (*c.table).clone()).collect(),
+            services: self.by_name.values().map(|c| c.table.decode()).collect(),
             namespaces: namespaces(self.namespaces.iter()),
             pods_v4,
             pods_v6,
@@ -198,10 +199,10 @@ impl Names {
     /// `None` if nothing changed.
     pub(crate) fn change_from(&self, old: &Self) -> Option<DnsTables> {
         let differs = |(name, new): &(&ServiceName, &Compiled)| match old.by_name.get(*name) {
-            Some(old) => !Arc::ptr_eq(&old.table, &new.table) && old.table != new.table,
+            Some(old) => old.table != new.table,
             None => true,
         };
-        let services = self.by_name.iter().filter(differs).map(|(_, c)| (*c.table).clone());
+        let services = self.by_name.iter().filter(differs).map(|(_, c)| c.table.decode());
         let gone = old.by_name.keys().filter(|name| !self.by_name.contains_key(*name));
         let new_namespaces =
             self.namespaces.iter().filter(|(name, n)| old.namespaces.get(*name) != Some(*n));
