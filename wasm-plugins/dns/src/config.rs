@@ -57,7 +57,6 @@ pub(crate) struct Settings {
     pub(crate) zones: Vec<Zone>,
     pub(crate) ttl: u32,
     pub(crate) resolvers: Vec<IpAddr>,
-    pub(crate) resolver_port: u16,
     pub(crate) name_servers: Vec<IpAddr>,
     pub(crate) reverse_ranges: Vec<Range>,
     pub(crate) pod_names: PodNames,
@@ -135,10 +134,6 @@ fn settings(message: DnsSettings) -> Result<Settings, String> {
         zones,
         ttl: message.ttl_s,
         resolvers: each(message.resolvers, address).map_err(|e| format!("resolvers: {e}"))?,
-        resolver_port: match message.resolver_port {
-            0 => crate::PORT,
-            port => u16::try_from(port).map_err(|_| format!("resolver_port: {port}"))?,
-        },
         name_servers: each(message.name_servers, address)
             .map_err(|e| format!("name_servers: {e}"))?,
         reverse_ranges: each(message.reverse_ranges, |range| {

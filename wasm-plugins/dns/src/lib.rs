@@ -205,7 +205,7 @@ fn is_over(limit: TokenBucket, packet: &Packet, host: &Host) -> bool {
 impl Dns {
     fn is_asked(&self, packet: &Packet) -> bool {
         packet.protocol() == Protocol::Udp
-            && packet.destination_port() == self.zones.tables.settings().resolver_port
+            && packet.destination_port() == PORT
             && self.zones.tables.settings().resolvers.contains(&packet.destination())
     }
 

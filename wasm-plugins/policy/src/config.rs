@@ -20,13 +20,12 @@ use crate::memory::NAMES_END;
 use crate::names::Pair;
 use crate::program::Program;
 use crate::rules::{Action, NewRule, PeersBuilder, PortRange, Rules, ServicePort};
-use crate::tables::Subject;
+use crate::tables::{DNS_PORT, Settings, Subject};
 
 /// A configuration that was read. A full one is a change of nothing.
 #[derive(Debug, Default)]
 pub(crate) struct Change<'a> {
-    /// In rising order.
-    pub(crate) own_addresses: Option<Box<[Address]>>,
+    pub(crate) settings: Option<Settings>,
     pub(crate) addresses: AddressChange<'a>,
     pub(crate) sets: BTreeMap<u32, SetChange>,
     /// `None`: it goes.
@@ -125,12 +124,25 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Change<'_>, String> {
         }
     }
     if let Some(message) = settings {
-        let mut all = each(&message.own_addresses, |bytes| address(bytes))
-            .map_err(|e| format!("settings: own_addresses{e}"))?;
-        all.sort_unstable();
-        change.own_addresses = Some(all.into());
+        change.settings = Some(read_settings(&message).map_err(|e| format!("settings: {e}"))?);
     }
     Ok(change)
+}
+
+fn read_settings(message: &PolicySettings) -> Result<Settings, String> {
+    let sorted = |name: &str, items: &[Vec<u8>]| -> Result<Box<[Address]>, String> {
+        let mut all = each(items, |bytes| address(bytes)).map_err(|e| format!("{name}{e}"))?;
+        all.sort_unstable();
+        Ok(all.into())
+    };
+    Ok(Settings {
+        own_addresses: sorted("own_addresses", &message.own_addresses)?,
+        resolvers: sorted("resolvers", &message.resolvers)?,
+        resolver_port: match message.resolver_port {
+            0 => DNS_PORT,
+            port => u16::try_from(port).map_err(|_| format!("resolver_port: {port}"))?,
+        },
+    })
 }
 
 /// The next field of a `PolicyTables`, and its bytes; those of fields that it does not have are

@@ -187,11 +187,12 @@ impl End {
 
     #[inline]
     fn asked<'a>(&self, tables: &'a Tables) -> Asked<'a> {
+        let port = if self.began { tables.judged_port(self.peer, self.port) } else { self.port };
         Asked {
             peer: self.peer,
             sets: tables.sets_of(self.peer),
             names: if self.began { tables.names_of(self.pod, self.peer) } else { &[] },
-            service: ServicePort::new(self.protocol, self.port),
+            service: ServicePort::new(self.protocol, port),
         }
     }
 

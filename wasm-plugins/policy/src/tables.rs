@@ -14,11 +14,24 @@ pub(crate) struct Subject {
     pub(crate) egress: u32,
 }
 
+/// Where a node's resolver listens.
+pub(crate) const DNS_PORT: u16 = 53;
+
+/// Of this node.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Settings {
+    /// In rising order.
+    pub(crate) own_addresses: Box<[Address]>,
+    /// Where its resolver is, in rising order.
+    pub(crate) resolvers: Box<[Address]>,
+    /// Of the pods that the resolver stands for.
+    pub(crate) resolver_port: u16,
+}
+
 /// All that is configured.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tables {
-    /// In rising order.
-    own_addresses: Box<[Address]>,
+    settings: Settings,
     identities_v4: Map<u32, u32>,
     /// Four words, as a number of 16 bytes would be aligned to more room.
     identities_v6: Map<[u32; 4], u32>,
@@ -71,7 +84,15 @@ impl Tables {
     /// True for an address of this node itself.
     #[inline]
     pub(crate) fn is_own(&self, address: Address) -> bool {
-        self.own_addresses.binary_search(&address).is_ok()
+        self.settings.own_addresses.binary_search(&address).is_ok()
+    }
+
+    /// The port that what goes to a port there is judged by: to the resolver it is that of the pods that it
+    /// stands for.
+    #[inline]
+    pub(crate) fn judged_port(&self, destination: Address, port: u16) -> u16 {
+        let of_resolver = port == DNS_PORT && self.settings.resolvers.contains(&destination);
+        if of_resolver { self.settings.resolver_port } else { port }
     }
 
     /// Does all of a change, or nothing.
@@ -80,9 +101,9 @@ impl Tables {
     /// A line that names what refers to something that would not be there.
     pub(crate) fn change(&mut self, change: Change<'_>) -> Result<(), String> {
         let uses = self.check(&change)?;
-        let Change { own_addresses, addresses, sets, programs, subjects, learned } = change;
-        if let Some(own_addresses) = own_addresses {
-            self.own_addresses = own_addresses;
+        let Change { settings, addresses, sets, programs, subjects, learned } = change;
+        if let Some(settings) = settings {
+            self.settings = settings;
         }
         self.set_addresses(&addresses);
         for (number, change) in sets {

@@ -130,9 +130,10 @@ fn usual_address(cidr: &IpNet) -> Option<IpAddr> {
 }
 
 /// Settings with what the pods of the Service that clients ask are to policies, out of its manifest and of the
-/// endpoints that it has.
+/// endpoints that it has. Where only those can say and there are none, what they said last holds: `before`.
 pub(crate) fn standing_in(
     dns: &Dns,
+    before: Option<&Dns>,
     source: &Objects,
     services: &SharedMap<ServiceName, Arc<weft_model::Service>>,
     pods: &SharedMap<PodName, Arc<Pod>>,
@@ -144,36 +145,38 @@ pub(crate) fn standing_in(
     };
     let spec = manifest.spec.as_ref();
     let selector = spec.and_then(|s| s.selector.clone()).unwrap_or_default();
+    let before = before.filter(|before| before.service == dns.service);
     let served = services.get(&dns.service).map(|s| &**s);
-    let labels = match served {
-        Some(served) if selector.is_empty() => labels_behind(served, pods),
-        _ => selector,
-    };
+    let selects = !selector.is_empty();
+    let behind = || served.and_then(|served| labels_behind(served, pods));
+    let last = || before.map(|before| before.labels.clone());
+    let labels = if selects { selector } else { behind().or_else(last).unwrap_or_default() };
     let given = spec.and_then(|s| s.ports.as_deref()).unwrap_or_default();
     let over_udp = |p: &&ServicePort| p.protocol.as_deref() == Some("UDP");
     let query = given.iter().filter(over_udp).find(|p| p.port == i32::from(DNS_PORT));
     let port = match query.and_then(|p| p.target_port.as_ref()) {
+        // Slices that somebody wrote say it themselves.
+        _ if !selects => None,
         Some(IntOrString::Int(number)) => u16::try_from(*number).ok().filter(|n| *n != 0),
-        // A number may stand as a text, and a slice may have what no manifest says.
-        Some(IntOrString::String(text)) => {
-            text.parse().ok().or_else(|| served.and_then(port_behind))
-        }
-        None => None,
+        // A number may stand as a text.
+        Some(IntOrString::String(text)) => text.parse().ok(),
+        None => Some(DNS_PORT),
     };
-    Dns { labels, port: port.unwrap_or(DNS_PORT), ..dns.clone() }
+    let behind = || served.and_then(port_behind).or_else(|| before.map(|before| before.port));
+    Dns { labels, port: port.or_else(behind).unwrap_or(DNS_PORT), ..dns.clone() }
 }
 
-/// What the first endpoint has that is a pod of the Service's namespace.
+/// What a pod of the Service's namespace has that is one of its endpoints.
 fn labels_behind(
     service: &weft_model::Service,
     pods: &SharedMap<PodName, Arc<Pod>>,
-) -> BTreeMap<String, String> {
+) -> Option<BTreeMap<String, String>> {
     let addresses: BTreeSet<_> = service.endpoints.iter().map(|e| e.address).collect();
     let behind = |pod: &&Arc<Pod>| {
         pod.name.namespace == service.name.namespace
             && pod.addresses.iter().any(|a| addresses.contains(a))
     };
-    pods.values().find(behind).map(|pod| pod.labels.clone()).unwrap_or_default()
+    pods.values().find(behind).map(|pod| pod.labels.clone())
 }
 
 /// Where the first endpoint gets queries.
@@ -259,7 +262,9 @@ mod tests {
         };
         let pods = [pod("default", 1), pod("kube-system", 2)].into_iter().collect();
         let services = [(name, Arc::new(served))].into_iter().collect();
-        let found = standing_in(&usual_dns(), &source, &services, &pods);
+        let before =
+            Dns { labels: [("of".into(), "before".into())].into(), port: 54, ..usual_dns() };
+        let found = standing_in(&usual_dns(), Some(&before), &source, &services, &pods);
         (found.labels.into_values().collect(), found.port)
     }
 
@@ -277,11 +282,13 @@ mod tests {
         assert_eq!(selected("", &[]), of("dns", 53));
         assert_eq!(selected(", targetPort: 5353", &[]), of("dns", 5353));
         assert_eq!(selected(", targetPort: '5353'", &[]), of("dns", 5353));
-        assert_eq!(selected(", targetPort: dns", &[]), of("dns", 53));
+        assert_eq!(selected(", targetPort: dns", &[]), of("dns", 54));
         assert_eq!(selected(", targetPort: dns", &[0, 5353]), of("dns", 5353));
         // Without a selector, what the endpoints in the Service's namespace are.
-        assert_eq!(behind(&service("", ""), &[53, 53]), of("kube-system", 53));
-        assert_eq!(behind(&service("", ""), &[53]), (vec![], 53));
+        assert_eq!(behind(&service("", ""), &[5353, 5353]), of("kube-system", 5353));
+        assert_eq!(behind(&service("", ", targetPort: 53"), &[0, 5353]), of("kube-system", 5353));
+        assert_eq!(behind(&service("", ""), &[5353]), of("before", 5353));
+        assert_eq!(behind(&service("", ""), &[]), of("before", 54));
     }
 
     #[test]

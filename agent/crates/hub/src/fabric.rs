@@ -231,7 +231,7 @@ impl Fabric {
         let services = shared(&before.services, &merged.services.into_iter().map(arc).collect());
         Ok(Snapshot {
             generation: before.generation.next(),
-            cluster: self.standing_in(state, &services, &pods),
+            cluster: self.standing_in(state, before, &services, &pods),
             nodes: merged.nodes,
             pods,
             plugins: merged.plugins,
@@ -272,18 +272,20 @@ impl Fabric {
         for (name, namespace) in merged.namespaces {
             replace(&mut next.namespaces, name, namespace);
         }
-        next.cluster = self.standing_in(state, &next.services, &next.pods);
+        next.cluster = self.standing_in(state, before, &next.services, &next.pods);
         next
     }
 
     fn standing_in(
         &self,
         state: &State,
+        before: &Snapshot,
         services: &SharedMap<ServiceName, Arc<weft_model::Service>>,
         pods: &SharedMap<PodName, Arc<Pod>>,
     ) -> Cluster {
         let dns = self.cluster.dns.as_ref();
-        let dns = dns.map(|dns| dns::standing_in(dns, &state.source, services, pods));
+        let before = before.cluster.dns.as_ref();
+        let dns = dns.map(|dns| dns::standing_in(dns, before, &state.source, services, pods));
         Cluster { dns, ..self.cluster.clone() }
     }
 

@@ -10,14 +10,14 @@ use crate::{Endpoint, ServiceName, ServicePort};
 /// Name of the built-in plugin that answers queries for names of the cluster.
 pub const DNS_PLUGIN: &str = "dns";
 
-/// Where a node's resolver listens, at [`Dns::port`]: link-local and unique local addresses, the same on every
+/// Where a node's resolver listens, at [`DNS_PORT`]: link-local and unique local addresses, the same on every
 /// node, that never leave it. Queries to the cluster's DNS Service are translated to them.
 pub const RESOLVERS: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(169, 254, 88, 53)),
     IpAddr::V6(Ipv6Addr::new(0xfd57, 0x6566, 0x7400, 0, 0, 0, 0, 0x53)),
 ];
 
-/// Where clients send queries to.
+/// Where clients send queries to, and nodes' resolvers listen.
 pub const DNS_PORT: u16 = 53;
 
 /// Settings of DNS.
@@ -32,8 +32,8 @@ pub struct Dns {
     /// Of the Service's pods: what selects them or, if nothing does, what one has. For policies a node's
     /// resolver is such a pod, in the Service's namespace.
     pub labels: BTreeMap<String, String>,
-    /// Of the Service's pods, where queries are sent to; policies are judged with it. A node's resolver
-    /// listens there, too.
+    /// Where the Service's pods listen, over UDP and TCP. What is sent to a node's resolver is judged by policies
+    /// as sent to this port.
     pub port: u16,
     /// Which pods have a name by their address.
     pub pod_names: PodNames,

@@ -11,7 +11,7 @@ use prost::Message as _;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
-use weft_model::{Dns, HOST_SOURCES, RESOLVERS, Snapshot, Upstream};
+use weft_model::{DNS_PORT, Dns, HOST_SOURCES, RESOLVERS, Snapshot, Upstream};
 use weft_netio::{Netlink, addr};
 use weft_policy_sdk::Config;
 use weft_resolver::{Resolver, RootCertStore, Upstreams, serve_tcp, serve_udp, servers_of};
@@ -80,7 +80,6 @@ struct Server {
 
 #[derive(Default)]
 struct Serving {
-    port: u16,
     addresses: BTreeSet<IpAddr>,
     tasks: JoinSet<()>,
     /// What was wrong when it was looked at last.
@@ -123,8 +122,8 @@ impl Server {
             self.asks = Some(wanted.clone());
         }
         problems.extend(wanted.problems);
-        if look || self.serving.as_ref().is_none_or(|s| s.port != wanted.dns.port) {
-            self.serve(wanted.dns.port).await;
+        if look || self.serving.is_none() {
+            self.serve().await;
         }
         problems.extend(self.serving.iter().flat_map(|s| s.problems.iter().cloned()));
         problems
@@ -167,11 +166,8 @@ impl Server {
     }
 
     /// Has addresses and sockets.
-    async fn serve(&mut self, port: u16) {
+    async fn serve(&mut self) {
         let serving = self.serving.get_or_insert_default();
-        if serving.port != port {
-            *serving = Serving { port, ..Serving::default() };
-        }
         let mut problems = Vec::new();
         for address in RESOLVERS {
             if let Err(error) = addr::ensure(&self.netlink, INTERFACE, IpNet::from(address)).await {
@@ -184,7 +180,7 @@ impl Server {
             if serving.addresses.contains(&address) {
                 continue;
             }
-            let at = SocketAddr::new(address, port);
+            let at = SocketAddr::new(address, DNS_PORT);
             match (UdpSocket::bind(at).await, TcpListener::bind(at).await) {
                 (Ok(udp), Ok(tcp)) => {
                     serving.tasks.spawn(serve_udp(Arc::clone(&self.resolver), udp));
@@ -192,7 +188,7 @@ impl Server {
                     serving.addresses.insert(address);
                 }
                 (Err(error), _) | (_, Err(error)) => problems.push(format!(
-                    "the DNS server cannot listen at {at}: {error}; does another process listen at port {port} of all addresses?"
+                    "the DNS server cannot listen at {at}: {error}; does another process listen at port {DNS_PORT} of all addresses?"
                 )),
             }
         }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::str::FromStr as _;
 
-use hickory_resolver::proto::op::{Message, MessageType, OpCode, Query};
+use hickory_resolver::proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_resolver::proto::rr::{Name, Record, RecordType};
 use weft_dns::{Outcome, Transport};
 use weft_model::Upstream;
@@ -57,14 +57,13 @@ impl Resolver {
         };
         let reply = reply.and_then(|reply| Message::from_vec(&reply).ok());
         let reply = reply.ok_or("there is no answer to such a query")?;
+        let is_wanted = |r: &Record| rtype == RecordType::ANY || r.record_type() == rtype;
         Ok(Traced {
             name: name.to_string(),
             code: code(&reply),
             servers,
-            found: reply
-                .answers
-                .iter()
-                .any(|r| rtype == RecordType::ANY || r.record_type() == rtype),
+            found: reply.metadata.response_code == ResponseCode::NoError
+                && reply.answers.iter().any(is_wanted),
             records: reply.answers.iter().map(line).collect(),
         })
     }

@@ -41,7 +41,7 @@ impl Compiler {
         let mut tables = PolicyTables::default();
         let own = &cluster.nodes[node].addresses;
         let own_addresses = own.iter().map(|a| bytes_of(*a)).collect();
-        tables.settings = Some(PolicySettings { own_addresses });
+        tables.settings = Some(PolicySettings { own_addresses, ..PolicySettings::default() });
         let (mut alike, mut local) = (BTreeMap::new(), BTreeSet::new());
         for pod in cluster.pods.values().filter(|pod| pod.is_selectable()) {
             let key = (pod.namespace.clone(), pod.labels.clone(), pod.ports.clone());

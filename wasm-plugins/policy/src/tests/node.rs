@@ -77,7 +77,10 @@ pub(super) fn tables(programs: &[PolicyProgram]) -> PolicyTables {
     let pods = [(A, 1), (A6, 1), (B, 2), (B6, 2), (C, 3), (C6, 3), (D, 4)];
     let number = |n| if programs.iter().any(|program| program.number == n) { n } else { 0 };
     PolicyTables {
-        settings: Some(PolicySettings { own_addresses: vec![bytes(NODE), bytes(NODE6)] }),
+        settings: Some(PolicySettings {
+            own_addresses: vec![bytes(NODE), bytes(NODE6)],
+            ..PolicySettings::default()
+        }),
         sets: (1..=4).map(|n| IdentitySet { number: n, identities: vec![n] }).collect(),
         programs: programs.to_vec(),
         subjects: vec![

@@ -53,7 +53,10 @@ fn refusal_names_the_field_and_changes_nothing() {
     let cases = [
         (
             with(|t| {
-                t.settings = Some(PolicySettings { own_addresses: vec![vec![1; 4], vec![1]] })
+                t.settings = Some(PolicySettings {
+                    own_addresses: vec![vec![1; 4], vec![1]],
+                    ..PolicySettings::default()
+                })
             }),
             "settings: own_addresses 2: an address of 1 bytes: expected 4 or 16",
         ),

@@ -109,7 +109,8 @@ fn settings_come_only_if_they_change() {
     let mut node = Node::new(&[isolated(INGRESS, &[])]);
     node.delta(&PolicyTables::default());
     assert_eq!(node.enter(TCP, NODE, A, 80), "pass");
-    let settings = Some(PolicySettings { own_addresses: vec![bytes(NODE6)] });
+    let settings =
+        Some(PolicySettings { own_addresses: vec![bytes(NODE6)], ..PolicySettings::default() });
     node.delta(&PolicyTables { settings, ..PolicyTables::default() });
     assert_eq!(node.enter(TCP, NODE, A, 80), DROP);
     assert_eq!(node.enter(TCP, NODE6, A6, 80), "pass");

@@ -235,7 +235,6 @@ fn settings(snapshot: &Snapshot, dns: &Dns) -> DnsSettings {
         zones: dns.zones.clone(),
         ttl_s: dns.ttl_s,
         resolvers: RESOLVERS.iter().map(bytes).collect(),
-        resolver_port: dns.port.into(),
         name_servers: snapshot.name_servers().iter().map(bytes).collect(),
         reverse_ranges: cluster.service_cidrs.iter().chain(&cluster.pod_cidrs).map(range).collect(),
         pod_names: pod_names.into(),

@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use prost::Message as _;
-use weft_model::{Policy, PolicyName, SharedMap, Snapshot};
+use weft_model::{Policy, PolicyName, RESOLVERS, SharedMap, Snapshot};
 use weft_proto::tables::v1::{
     IdentitySet, IdentitySetChange, PolicyProgram, PolicySettings, PolicySubject, PolicyTables,
 };
@@ -99,7 +99,7 @@ impl Policies {
             next.rules.forget_gone(&snapshot.policies, next.programs.values());
             return next;
         }
-        next.settings = settings(local);
+        next.settings = settings(snapshot, local);
         next.owners.follow(snapshot, local);
         let news = next.take_news(snapshot);
         next.make_programs(snapshot, &news);
@@ -324,8 +324,13 @@ fn selecting<'a>(
         .filter(|policy| sets::selects(&policy.subject, identity, &snapshot.namespaces))
 }
 
-fn settings(local: &Local<'_>) -> PolicySettings {
-    PolicySettings { own_addresses: local.addresses.iter().map(bytes).collect() }
+fn settings(snapshot: &Snapshot, local: &Local<'_>) -> PolicySettings {
+    let dns = snapshot.cluster.dns.as_ref();
+    PolicySettings {
+        own_addresses: local.addresses.iter().map(bytes).collect(),
+        resolvers: dns.iter().flat_map(|_| RESOLVERS.iter().map(bytes)).collect(),
+        resolver_port: dns.map_or(0, |dns| dns.port.into()),
+    }
 }
 
 fn set(number: u32, members: &BTreeSet<u32>) -> IdentitySet {

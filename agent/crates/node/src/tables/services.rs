@@ -98,8 +98,8 @@ struct View {
     addresses: BTreeSet<IpAddr>,
     own_subnets: Vec<IpNet>,
     nodes: BTreeMap<NodeName, Place>,
-    /// The Service that clients ask for names, and where this node's resolver listens.
-    dns: Option<(ServiceName, u16)>,
+    /// The Service that clients ask for names.
+    dns: Option<ServiceName>,
 }
 
 /// A node as far as it matters here.
@@ -130,7 +130,7 @@ impl View {
             addresses: local.addresses.clone(),
             own_subnets: own.map(|n| n.subnets.clone()).unwrap_or_default(),
             nodes: snapshot.nodes.iter().map(|(name, node)| (name.clone(), place(node))).collect(),
-            dns: snapshot.cluster.dns.as_ref().map(|d| (d.service.clone(), d.port)),
+            dns: snapshot.cluster.dns.as_ref().map(|d| d.service.clone()),
         }
     }
 
@@ -183,9 +183,7 @@ impl View {
         let port = |(index, port)| self.port(service, index, port);
         let of_endpoints = service.ports.iter().enumerate().map(port).collect();
         let (ports, ports_without_resolver) = match &self.dns {
-            Some((name, port)) if *name == service.name => {
-                through_resolver(service, of_endpoints, *port)
-            }
+            Some(name) if *name == service.name => through_resolver(service, of_endpoints),
             _ => (of_endpoints, Vec::new()),
         };
         ServiceTable {
@@ -300,7 +298,6 @@ fn is_dns(port: &ServicePort) -> bool {
 fn through_resolver(
     service: &Service,
     of_endpoints: Vec<ServicePortTable>,
-    resolver_port: u16,
 ) -> (Vec<ServicePortTable>, Vec<ServicePortTable>) {
     let ports = || service.ports.iter().zip(&of_endpoints);
     let chosen = |record: &[u8]| record.last().is_some_and(|bits| bits & backend::CLUSTER != 0);
@@ -310,16 +307,16 @@ fn through_resolver(
                 || table.backends_v6.chunks_exact(RECORD_V6).any(chosen))
     });
     let replaced = |(port, table): (&ServicePort, &ServicePortTable)| match is_dns(port) {
-        true => resolver(table, resolver_port),
+        true => resolver(table),
         false => table.clone(),
     };
     (ports().map(replaced).collect(), if others { of_endpoints } else { Vec::new() })
 }
 
-fn resolver(of_endpoints: &ServicePortTable, port: u16) -> ServicePortTable {
+fn resolver(of_endpoints: &ServicePortTable) -> ServicePortTable {
     let backend = |address: &IpAddr| {
         let mut record = bytes(address);
-        record.extend(port.to_be_bytes());
+        record.extend(DNS_PORT.to_be_bytes());
         record.extend(OWN_NODE.to_be_bytes());
         record.push(backend::CLUSTER | backend::LOCAL | backend::COUNTS | backend::HOST);
         record
