@@ -48,13 +48,12 @@ struct Content {
 }
 
 impl Store {
-    /// Makes the directory if need be.
+    /// Nothing is made before there is something to keep: a node that is refused leaves nothing.
     ///
     /// # Errors
-    /// It cannot be had.
+    /// The kernel does not tell its boot.
     pub(crate) fn open(core: &Core) -> io::Result<Self> {
         let directory = core.config.run_dir.join(DIRECTORY);
-        durable::private_dir(&directory)?;
         let boot = fs::read_to_string(BOOT_ID)?.trim().to_owned();
         Ok(Self { directory, boot, writing: Mutex::default() })
     }
@@ -65,8 +64,7 @@ impl Store {
     /// The directory cannot be read.
     pub(crate) fn restore(&self, core: &Core) -> io::Result<()> {
         let mut all = Vec::new();
-        for entry in fs::read_dir(&self.directory)? {
-            let path = entry?.path();
+        for path in self.files()? {
             let content = fs::read(&path)
                 .and_then(|bytes| Ok(serde_json::from_slice::<Content>(&bytes)?))
                 .inspect_err(|error| {
@@ -87,6 +85,7 @@ impl Store {
     fn write(&self, core: &Core, attachment: &str) -> io::Result<()> {
         let _only = self.writing.lock();
         let Some(pod) = core.save_learned(attachment) else { return Ok(()) };
+        durable::private_dir(&self.directory)?;
         let bytes = serde_json::to_vec(&Content { boot: self.boot.clone(), pod })?;
         durable::write_unsynced(&self.path(attachment), &bytes, durable::PRIVATE)
     }
@@ -97,13 +96,20 @@ impl Store {
             let known = state.attachments.keys().filter(|key| state.learned.known(key).is_some());
             known.map(|key| self.path(key)).collect()
         });
-        for entry in fs::read_dir(&self.directory)? {
-            let path = entry?.path();
+        for path in self.files()? {
             if !kept.contains(&path) {
                 fs::remove_file(&path)?;
             }
         }
         Ok(())
+    }
+
+    fn files(&self) -> io::Result<Vec<PathBuf>> {
+        match fs::read_dir(&self.directory) {
+            Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Parts of an attachment have neither `/` nor `,`.
