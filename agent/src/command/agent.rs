@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use weft_model::NodeName;
-use weft_node::{AgentConfig, DelegateKind, TokenSource, Underlay};
+use weft_node::{AgentConfig, DelegateKind, HubAddress, TokenSource, Underlay};
 
 use crate::output::print;
 
@@ -16,9 +16,8 @@ use crate::output::print;
 pub(crate) struct Arguments {
     #[command(flatten)]
     node: NodeArguments,
-    /// `host:port` of the hub.
-    #[arg(long, env = "WEFT_HUB")]
-    hub: String,
+    #[command(flatten)]
+    hub: HubArguments,
     /// Name of this node in the fabric; the host name unless set.
     #[arg(long, env = "WEFT_NODE_NAME")]
     node_name: Option<NodeName>,
@@ -26,8 +25,14 @@ pub(crate) struct Arguments {
     #[arg(long, env = "WEFT_NODE_UID")]
     node_uid: Option<String>,
     /// File with the join token (`weft hub` writes it).
-    #[arg(long, env = "WEFT_TOKEN_FILE")]
+    #[arg(long, env = "WEFT_TOKEN_FILE", conflicts_with = "service_account_token")]
     token_file: Option<PathBuf>,
+    /// File with a token of the agent's ServiceAccount for the audience weft-hub, instead of a join token.
+    #[arg(long, env = "WEFT_SERVICE_ACCOUNT_TOKEN", requires = "hub_ca")]
+    service_account_token: Option<PathBuf>,
+    /// File with the certificate of the authority that signs the hub's.
+    #[arg(long, env = "WEFT_HUB_CA", requires = "service_account_token")]
+    hub_ca: Option<PathBuf>,
     /// The `weft-cni` binary to install for the container runtime; nothing is installed unless set.
     #[arg(long, env = "WEFT_CNI_BINARY")]
     cni_binary: Option<PathBuf>,
@@ -60,6 +65,28 @@ pub(crate) struct Arguments {
     /// Seconds that a rotated WireGuard key is still answered to.
     #[arg(long, env = "WEFT_KEY_OVERLAP", default_value_t = 180)]
     key_overlap: u64,
+}
+
+/// Where the hub is: one of these.
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct HubArguments {
+    /// `host:port` of the hub.
+    #[arg(long, env = "WEFT_HUB")]
+    hub: Option<String>,
+    /// File with `host:port` of the hub, read before each connection.
+    #[arg(long, env = "WEFT_HUB_FILE")]
+    hub_file: Option<PathBuf>,
+}
+
+impl HubArguments {
+    fn address(self) -> HubAddress {
+        match self.hub_file {
+            Some(path) => HubAddress::File(path),
+            // One of both is there.
+            None => HubAddress::Fixed(self.hub.unwrap_or_default()),
+        }
+    }
 }
 
 /// Where everything of a node is.
@@ -107,7 +134,7 @@ impl fmt::Display for DelegateArgument {
 }
 
 impl NodeArguments {
-    fn config(self, node_name: NodeName, hub: String) -> AgentConfig {
+    fn config(self, node_name: NodeName, hub: HubAddress) -> AgentConfig {
         AgentConfig {
             state_dir: self.state_dir,
             run_dir: self.run_dir,
@@ -135,7 +162,11 @@ impl Arguments {
         };
         let config = AgentConfig {
             cni_binary: self.cni_binary,
-            token: self.token_file.map_or(TokenSource::None, TokenSource::File),
+            token: match (self.token_file, self.service_account_token.zip(self.hub_ca)) {
+                (_, Some((token, ca))) => TokenSource::ServiceAccount { token, ca },
+                (Some(file), None) => TokenSource::File(file),
+                (None, None) => TokenSource::None,
+            },
             node_uid: self.node_uid,
             underlay,
             delegate: match self.delegate {
@@ -148,7 +179,7 @@ impl Arguments {
             resolv_conf: self.resolv_conf,
             metrics_listen: self.metrics_listen,
             key_overlap: Duration::from_secs(self.key_overlap),
-            ..self.node.config(node_name, self.hub)
+            ..self.node.config(node_name, self.hub.address())
         };
         weft_node::run(config).await
     }
@@ -156,7 +187,8 @@ impl Arguments {
 
 impl UninstallArguments {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
-        let config = self.node.config(NodeName::try_new("uninstall")?, String::new());
+        let config =
+            self.node.config(NodeName::try_new("uninstall")?, HubAddress::Fixed(String::new()));
         let attachments = config.attachments_dir();
         let attached = weft_node::uninstall(config).await?;
         if attached == 0 {

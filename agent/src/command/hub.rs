@@ -7,18 +7,28 @@ use std::time::Duration;
 
 use clap::Args;
 use ipnet::IpNet;
-use weft_hub::HubConfig;
+use weft_hub::{HubConfig, KubernetesConfig, Source};
 use weft_model::{Dns, NoUpstream, PodNames, ServiceName, Upstream, Vni};
 
 use super::lab::EncapsulationArgument;
 
-/// Runs the hub: reads manifests, leases a pod subnet to each node, admits nodes that show the join
+/// Runs the hub: follows a cluster's objects or reads manifests, leases a pod subnet to each node, admits nodes that show the join
 /// token (`weft token show` prints it), publishes the fabric's state.
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// Directory of Kubernetes manifests; re-read when it changes.
-    #[arg(long, env = "WEFT_MANIFESTS")]
-    manifests: PathBuf,
+    #[command(flatten)]
+    source: SourceArguments,
+    /// Directory that modules of packet filters are in, where the source is a cluster.
+    #[arg(long, env = "WEFT_PLUGIN_DIR", default_value = "/var/lib/weft/plugins")]
+    plugin_dir: PathBuf,
+    /// NAMESPACE/NAME of the ServiceAccount that agents of the cluster run as: its tokens for audience
+    /// weft-hub admit nodes, as the join token does.
+    #[arg(long, env = "WEFT_AGENT_ACCOUNT", default_value = "weft-system/weft-agent", value_parser = namespaced)]
+    agent_account: (String, String),
+    /// HOST:PORT at which agents of the cluster reach this hub: written, with the certificate of its
+    /// authority, to the ConfigMap weft-hub of the agents' namespace. Nothing is written unless set.
+    #[arg(long, env = "WEFT_ADVERTISE")]
+    advertise: Option<String>,
     /// What has to survive: certificate authority, join token, leases.
     #[arg(long, env = "WEFT_HUB_STATE_DIR", default_value = "/var/lib/weft/hub")]
     state_dir: PathBuf,
@@ -115,6 +125,30 @@ pub(crate) struct Arguments {
     quarantine: u64,
 }
 
+/// Where objects come from: one of these.
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct SourceArguments {
+    /// Directory of Kubernetes manifests; re-read when it changes.
+    #[arg(long, env = "WEFT_MANIFESTS")]
+    manifests: Option<PathBuf>,
+    /// The API server of the cluster that the hub is a pod of.
+    #[arg(long, env = "WEFT_KUBERNETES")]
+    kubernetes: bool,
+    /// The API server that this file tells how to reach.
+    #[arg(long, env = "WEFT_KUBECONFIG")]
+    kubeconfig: Option<PathBuf>,
+}
+
+impl SourceArguments {
+    fn source(self, cluster: KubernetesConfig) -> Source {
+        match self.manifests {
+            Some(manifests) => Source::Manifests(manifests),
+            None => Source::Kubernetes(KubernetesConfig { kubeconfig: self.kubeconfig, ..cluster }),
+        }
+    }
+}
+
 /// Which pods have a name by their address.
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum PodNamesArgument {
@@ -137,9 +171,13 @@ impl From<PodNamesArgument> for PodNames {
 }
 
 fn service_name(text: &str) -> Result<ServiceName, String> {
+    namespaced(text).map(|(namespace, name)| ServiceName { namespace, name })
+}
+
+fn namespaced(text: &str) -> Result<(String, String), String> {
     match text.split_once('/') {
         Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() => {
-            Ok(ServiceName { namespace: namespace.to_owned(), name: name.to_owned() })
+            Ok((namespace.to_owned(), name.to_owned()))
         }
         _ => Err("give NAMESPACE/NAME".to_owned()),
     }
@@ -180,7 +218,12 @@ impl Arguments {
         };
         weft_hub::run(HubConfig {
             dns: (!self.no_dns).then_some(dns),
-            manifests: self.manifests,
+            source: self.source.source(KubernetesConfig {
+                kubeconfig: None,
+                modules: self.plugin_dir,
+                agents: self.agent_account,
+                advertise: self.advertise,
+            }),
             state: self.state_dir,
             run_dir: self.run_dir,
             listen: self.listen,

@@ -16,6 +16,7 @@ mod fqdn;
 mod fragments;
 mod heal;
 mod keys;
+mod kubernetes;
 mod lab;
 mod matrix;
 mod membership;

@@ -8,12 +8,13 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use weft_model::{Cluster, Dns, Encapsulation, Mtu, Vni};
 
 use crate::dns;
+use crate::source::kube::KubernetesConfig;
 
 /// Settings of a hub.
 #[derive(Clone, Debug)]
 pub struct HubConfig {
-    /// Directory of Kubernetes manifests.
-    pub manifests: PathBuf,
+    /// Where the objects come from.
+    pub source: Source,
     /// Directory for what has to survive: CA, token, leases, nodes. Made if missing.
     pub state: PathBuf,
     /// Directory of the control socket. Made if missing.
@@ -47,6 +48,15 @@ pub struct HubConfig {
     pub certificate_ttl: Duration,
     /// How long a freed subnet is not given to another node.
     pub quarantine: Duration,
+}
+
+/// Where objects come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A directory of Kubernetes manifests.
+    Manifests(PathBuf),
+    /// A cluster's API server.
+    Kubernetes(KubernetesConfig),
 }
 
 /// Usual prefix length of a node's IPv4 subnet.
@@ -190,7 +200,7 @@ pub enum ConfigError {
 }
 
 impl HubConfig {
-    /// The usual settings for what has no default.
+    /// The usual settings for what has no default, with a directory of manifests.
     #[must_use]
     pub fn new(
         manifests: impl Into<PathBuf>,
@@ -200,7 +210,7 @@ impl HubConfig {
         pod_cidrs: Vec<IpNet>,
     ) -> Self {
         Self {
-            manifests: manifests.into(),
+            source: Source::Manifests(manifests.into()),
             state: state.into(),
             run_dir: run_dir.into(),
             listen,
@@ -250,10 +260,10 @@ impl HubConfig {
         if let Some(mtu) = self.mtu.filter(|m| *m < least) {
             return Err(ConfigError::Mtu { mtu, least });
         }
-        if !self.manifests.is_dir() {
-            return Err(ConfigError::Manifests(self.manifests.clone()));
+        match &self.source {
+            Source::Manifests(path) if !path.is_dir() => Err(ConfigError::Manifests(path.clone())),
+            Source::Manifests(_) | Source::Kubernetes(_) => Ok(()),
         }
-        Ok(())
     }
 
     /// Prefix length of a node's subnet in `cidr`.
@@ -443,6 +453,7 @@ mod tests {
         assert!(matches!(with(|c| c.mtu = Some(1000)), ConfigError::Mtu { least: 1280, .. }));
         let ttl = with(|c| c.certificate_ttl = Duration::ZERO);
         assert!(matches!(ttl, ConfigError::CertificateTtl(_)));
-        assert!(matches!(with(|c| c.manifests.push("none")), ConfigError::Manifests(_)));
+        let no_directory = with(|c| c.source = Source::Manifests("/none".into()));
+        assert!(matches!(no_directory, ConfigError::Manifests(_)));
     }
 }

@@ -10,9 +10,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use weft_model::{DNS_PORT, Dns, Pod, PodName, PodNames, ServiceName, SharedMap};
 
-use crate::source::files::Objects;
 use crate::source::index::Defined;
 use crate::source::object::{Key, Object};
+use crate::source::objects::Objects;
 
 /// The usual settings: domain `cluster.local`, Service `kube-system/kube-dns`, the nodes' own upstreams.
 #[must_use]
@@ -116,7 +116,9 @@ impl Stand {
 
     /// Stands in where the source has no such Service. It gives way to whoever asks for its addresses.
     pub(crate) fn stand_in(&self, source: &mut Objects) {
-        source.objects.entry(self.key.clone()).or_insert_with(|| Arc::clone(&self.defined));
+        if !source.objects.contains_key(&self.key) {
+            source.objects.insert(self.key.clone(), Arc::clone(&self.defined));
+        }
     }
 }
 

@@ -38,7 +38,7 @@ use crate::dns;
 use crate::history::{History, Member};
 use crate::lease::Allocator;
 use crate::source::Problem;
-use crate::source::files::Objects;
+use crate::source::objects::Objects;
 use crate::store::{Change, Store, StoreError, Table};
 
 /// Generations that are reserved at once: one write to disk for so many changes.
@@ -176,6 +176,8 @@ impl Fabric {
         news.for_each(warn);
         let extent = Extent::of_source(&state.source, &source);
         state.set_source(source);
+        let gone = self.take_out_deleted(&mut state)?;
+        let extent = if gone { Some(Extent::Everything) } else { extent };
         extent.map_or(Ok(()), |extent| self.publish(&mut state, &extent))
     }
 

@@ -58,6 +58,21 @@ pub enum LeaseError {
         /// Until one has rested.
         seconds: i64,
     },
+    /// Assigned by somebody else, and out of our ranges.
+    #[error(
+        "pod CIDR {0}, which Kubernetes has assigned to this node, is in none of the fabric's: start the hub with the --pod-cidr that the cluster has (--cluster-cidr of its controller manager)"
+    )]
+    Outside(IpNet),
+    /// Assigned by somebody else, and not free.
+    #[error(
+        "pod CIDR {assigned}, which Kubernetes has assigned to this node, overlaps {held}, which another node holds: remove that node if it is gone (`weft node remove`)"
+    )]
+    Taken {
+        /// What was assigned.
+        assigned: IpNet,
+        /// What is held.
+        held: IpNet,
+    },
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -77,18 +92,28 @@ impl<S: LeaseStore> Allocator<S> {
         Self { store, ranges, quarantine }
     }
 
-    /// The subnets of the node `uid`: those it has, and a new one for each range it has none in.
-    /// `reserved` is held by others than nodes. `now` in Unix seconds.
+    /// The subnets of the node `uid`: those it has, and a new one for each range it has none in: the one of
+    /// `assigned` that is in it, which need not have rested, or else any. `reserved` is not for this node.
+    /// `now` in Unix seconds.
     ///
     /// # Errors
     /// [`LeaseError`]; what was leased before the failure stays the node's.
     pub fn acquire(
         &self,
         uid: &str,
+        assigned: &[IpNet],
         reserved: &[IpNet],
         now: i64,
     ) -> Result<Vec<IpNet>, LeaseError> {
-        self.ranges.iter().map(|range| self.acquire_in(*range, uid, reserved, now)).collect()
+        let inside = |subnet: &IpNet| self.ranges.iter().any(|(cidr, _)| cidr.contains(subnet));
+        if let Some(outside) = assigned.iter().find(|subnet| !inside(subnet)) {
+            return Err(LeaseError::Outside(*outside));
+        }
+        let acquire = |range: &(IpNet, u8)| {
+            let assigned = assigned.iter().copied().find(|subnet| range.0.contains(subnet));
+            self.acquire_in(*range, uid, assigned, reserved, now)
+        };
+        self.ranges.iter().map(acquire).collect()
     }
 
     /// The subnets that the node `uid` has now.
@@ -127,6 +152,7 @@ impl<S: LeaseStore> Allocator<S> {
         &self,
         (cidr, prefix): (IpNet, u8),
         uid: &str,
+        assigned: Option<IpNet>,
         reserved: &[IpNet],
         now: i64,
     ) -> Result<IpNet, LeaseError> {
@@ -137,14 +163,9 @@ impl<S: LeaseStore> Allocator<S> {
             if let Some(own) = own {
                 return Ok(own.subnet);
             }
-            let held = leases.iter().filter(|l| !l.is_free(now)).map(|l| l.subnet);
-            let taken: Vec<_> = held.chain(reserved.iter().copied()).collect();
-            let Some(subnet) = first_free(cidr, prefix, &taken) else {
-                let inside = leases.iter().filter(|l| cidr.contains(&l.subnet));
-                let soonest = inside.filter_map(Lease::rests_until).min();
-                return Err(soonest.map_or(LeaseError::Exhausted { cidr, prefix }, |until| {
-                    LeaseError::Resting { cidr, prefix, seconds: until.saturating_sub(now) }
-                }));
+            let subnet = match assigned {
+                Some(assigned) => unheld(assigned, &leases)?,
+                None => Self::free_subnet((cidr, prefix), &leases, reserved, now)?,
             };
             let rested = leases.iter().find(|l| l.subnet == subnet).map(|l| &l.holder);
             let holder = Holder::Node(uid.to_owned());
@@ -152,6 +173,34 @@ impl<S: LeaseStore> Allocator<S> {
                 return Ok(subnet);
             }
         }
+    }
+
+    fn free_subnet(
+        (cidr, prefix): (IpNet, u8),
+        leases: &[Lease],
+        reserved: &[IpNet],
+        now: i64,
+    ) -> Result<IpNet, LeaseError> {
+        let held = leases.iter().filter(|l| !l.is_free(now)).map(|l| l.subnet);
+        let taken: Vec<_> = held.chain(reserved.iter().copied()).collect();
+        first_free(cidr, prefix, &taken).ok_or_else(|| {
+            let inside = leases.iter().filter(|l| cidr.contains(&l.subnet));
+            let soonest = inside.filter_map(Lease::rests_until).min();
+            soonest.map_or(LeaseError::Exhausted { cidr, prefix }, |until| LeaseError::Resting {
+                cidr,
+                prefix,
+                seconds: until.saturating_sub(now),
+            })
+        })
+    }
+}
+
+/// The subnet that was assigned, if no node holds a part of it.
+fn unheld(assigned: IpNet, leases: &[Lease]) -> Result<IpNet, LeaseError> {
+    let mut held = leases.iter().filter(|l| matches!(l.holder, Holder::Node(_)));
+    match held.find(|l| overlap(assigned, l.subnet).is_some()) {
+        Some(Lease { subnet: held, .. }) => Err(LeaseError::Taken { assigned, held: *held }),
+        None => Ok(assigned),
     }
 }
 

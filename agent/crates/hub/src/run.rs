@@ -23,10 +23,14 @@ use weft_proto::FILE_DESCRIPTOR_SET;
 use weft_proto::v1::control_server::{self, ControlServer};
 use weft_proto::v1::hub_server::{self, HubServer};
 
-use crate::config::HubConfig;
+use crate::announce::Announcement;
+use crate::config::{HubConfig, Source};
 use crate::fabric::Fabric;
+use crate::review::Reviewer;
 use crate::service::{ControlService, HubService};
 use crate::source::files::{Directory, follow};
+use crate::source::kube::Cluster;
+use crate::source::objects::Objects;
 
 const HUB_SERVICE: &str = hub_server::SERVICE_NAME;
 const CONTROL_SERVICE: &str = control_server::SERVICE_NAME;
@@ -49,7 +53,7 @@ pub struct RunningHub {
     address: SocketAddr,
     stopping: watch::Sender<bool>,
     servers: Vec<Serving>,
-    source: JoinHandle<std::io::Result<()>>,
+    source: Following,
     living: JoinHandle<()>,
 }
 
@@ -67,7 +71,11 @@ type Running = Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>>;
 async fn run_until_signal(config: HubConfig) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("no handler for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("no handler for SIGINT")?;
-    let mut hub = start(config).await?;
+    let mut hub = tokio::select! {
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+        hub = start(config) => hub?,
+    };
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
@@ -78,7 +86,8 @@ async fn run_until_signal(config: HubConfig) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Starts a hub: when this returns, the manifests have been read once and calls are answered.
+/// Starts a hub: when this returns, every object was read once and calls are answered. That may take as
+/// long as the API server is away: until then a hub knows too little to tell nodes anything.
 ///
 /// # Errors
 /// As [`run`].
@@ -94,21 +103,19 @@ pub async fn start(config: HubConfig) -> anyhow::Result<RunningHub> {
     let address = listener.local_addr().context("the port that was bound")?;
     let socket = config.run_dir.join(socket::HUB);
     ensure_free(&socket).await?;
-    let opened = tokio::task::spawn_blocking({
+    let fabric = blocking({
         let config = config.clone();
-        move || open(&config)
+        move || Ok(Fabric::open(&config)?)
     });
-    let (fabric, directory) = opened.await.context("the hub's state")??;
+    let fabric = Arc::new(fabric.await?);
+    let (source, reviewer) = begin(&config.source, &fabric).await?;
+    blocking({
+        let fabric = fabric.clone();
+        move || Ok(fabric.release_orphans()?)
+    })
+    .await?;
     let unix = KeptSocket::bind(&socket).await?;
     let (stopping, stop) = watch::channel(false);
-    let source = tokio::spawn(follow(directory, {
-        let fabric = fabric.clone();
-        move |objects| {
-            if let Err(error) = fabric.set_source(objects) {
-                tracing::error!(%error, "manifests were read and could not be published");
-            }
-        }
-    }));
     let living = tokio::spawn({
         let fabric = fabric.clone();
         async move {
@@ -122,7 +129,7 @@ pub async fn start(config: HubConfig) -> anyhow::Result<RunningHub> {
         }
     });
     let servers = vec![
-        serve_tcp(&fabric, listener, stop.clone()).await?,
+        serve_tcp(&fabric, reviewer, listener, stop.clone()).await?,
         serve_socket(&fabric, unix, stop).await?,
     ];
     tracing::info!(%address, socket = %socket.display(), "hub ready");
@@ -167,12 +174,58 @@ impl RunningHub {
     }
 }
 
-fn open(config: &HubConfig) -> anyhow::Result<(Arc<Fabric>, Directory)> {
-    let fabric = Fabric::open(config)?;
-    fabric.release_orphans()?;
-    let mut directory = Directory::new(config.manifests.clone());
-    fabric.set_source(directory.scan())?;
-    Ok((Arc::new(fabric), directory))
+type Following = JoinHandle<std::io::Result<()>>;
+
+/// Reads every object once, and goes on following them. With who can tell whose tokens nodes of a cluster
+/// show.
+async fn begin(
+    source: &Source,
+    fabric: &Arc<Fabric>,
+) -> anyhow::Result<(Following, Option<Reviewer>)> {
+    let publish = {
+        let fabric = fabric.clone();
+        move |objects| {
+            if let Err(error) = fabric.set_source(objects) {
+                tracing::error!(%error, "objects were read and could not be published");
+            }
+        }
+    };
+    let first = |objects: Objects| {
+        let fabric = fabric.clone();
+        blocking(move || Ok(fabric.set_source(objects)?))
+    };
+    match source {
+        Source::Manifests(root) => {
+            let mut directory = Directory::new(root.clone());
+            let (objects, directory) = blocking(move || Ok((directory.scan(), directory))).await?;
+            first(objects).await?;
+            Ok((tokio::spawn(follow(directory, publish)), None))
+        }
+        Source::Kubernetes(config) => {
+            let client = config.client().await?;
+            let mut cluster = Cluster::watch(&client, &config.modules);
+            first(cluster.synced().await).await?;
+            let (namespace, name) = &config.agents;
+            if let Some(address) = &config.advertise {
+                let announcement = Announcement {
+                    client: client.clone(),
+                    namespace: namespace.clone(),
+                    address: address.clone(),
+                    ca: fabric.ca().pem().to_owned(),
+                };
+                tokio::spawn(announcement.keep());
+            }
+            let reviewer = Reviewer::new(client, (namespace.as_str(), name.as_str()));
+            Ok((tokio::spawn(cluster.follow(publish)), Some(reviewer)))
+        }
+    }
+}
+
+/// What reads or writes the disk.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+) -> anyhow::Result<T> {
+    tokio::task::spawn_blocking(work).await.context("the hub's state")?
 }
 
 async fn stopped(mut stop: watch::Receiver<bool>) {
@@ -182,11 +235,12 @@ async fn stopped(mut stop: watch::Receiver<bool>) {
 
 async fn serve_tcp(
     fabric: &Arc<Fabric>,
+    reviewer: Option<Reviewer>,
     listener: TcpListener,
     stop: watch::Receiver<bool>,
 ) -> anyhow::Result<Serving> {
     let identity = fabric.ca().server_identity(OffsetDateTime::now_utc())?;
-    let hub = HubServer::new(HubService::new(fabric.clone(), stop.clone()))
+    let hub = HubServer::new(HubService::new(fabric.clone(), reviewer, stop.clone()))
         .max_decoding_message_size(MESSAGE_MAX)
         .max_encoding_message_size(MESSAGE_MAX);
     let control = ControlServer::new(ControlService::remote(fabric.clone()))

@@ -1,17 +1,17 @@
 //! Command lines of the processes of a lab.
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::fabric::State;
+use crate::fabric::{Cluster, State};
 use crate::layout::Layout;
 
-/// Port of the hub.
-pub(crate) const HUB_PORT: u16 = 7443;
+/// Port of a lab's hub.
+pub const HUB_PORT: u16 = 7443;
 
 /// One process to look after.
 #[derive(Clone, Debug)]
@@ -20,6 +20,8 @@ pub(crate) struct Process {
     pub(crate) name: String,
     pub(crate) namespace: String,
     pub(crate) arguments: Vec<String>,
+    /// Files without which it is not started, as the kubelet waits for what a pod mounts.
+    pub(crate) mounts: Vec<PathBuf>,
 }
 
 /// The running `weft` binary, of which every process is a role.
@@ -65,7 +67,10 @@ pub(crate) fn processes(layout: &Layout, state: &State) -> Result<Vec<Process>> 
 fn hub(layout: &Layout, state: &State) -> Process {
     let mut arguments = vec![
         "hub".to_owned(),
-        format!("--manifests={}", layout.manifests().display()),
+        match &state.options.cluster {
+            Some(cluster) => format!("--kubeconfig={}", cluster.kubeconfig.display()),
+            None => format!("--manifests={}", layout.manifests().display()),
+        },
         format!("--state-dir={}", layout.hub_state().display()),
         format!("--run-dir={}", layout.hub_run().display()),
         format!("--listen=[::]:{HUB_PORT}"),
@@ -73,7 +78,8 @@ fn hub(layout: &Layout, state: &State) -> Process {
     ];
     arguments.extend(state.options.pod_cidrs.iter().map(|c| format!("--pod-cidr={c}")));
     arguments.extend(state.options.hub_arguments.clone());
-    Process { name: "hub".into(), namespace: layout.hub_namespace(), arguments }
+    let (namespace, mounts) = (layout.hub_namespace(), Vec::new());
+    Process { name: "hub".into(), namespace, arguments, mounts }
 }
 
 fn datapath(layout: &Layout, state: &State, node: &str) -> Process {
@@ -81,20 +87,15 @@ fn datapath(layout: &Layout, state: &State, node: &str) -> Process {
     let mut arguments = vec!["datapath".to_owned(), format!("--run-dir={}", paths.run().display())];
     arguments.extend(state.options.datapath_arguments.clone());
     arguments.extend(state.options.datapath_arguments_of.get(node).cloned().unwrap_or_default());
-    Process { name: format!("{node}-datapath"), namespace: paths.namespace, arguments }
+    let (name, mounts) = (format!("{node}-datapath"), Vec::new());
+    Process { name, namespace: paths.namespace, arguments, mounts }
 }
 
 fn agent(layout: &Layout, state: &State, node: &str) -> Result<Process> {
     let paths = layout.node(node);
-    let hub = match state.hub_address {
-        IpAddr::V4(a) => format!("{a}:{HUB_PORT}"),
-        IpAddr::V6(a) => format!("[{a}]:{HUB_PORT}"),
-    };
     let mut arguments = vec![
         "agent".to_owned(),
         format!("--node-name={node}"),
-        format!("--hub={hub}"),
-        format!("--token-file={}", layout.token_file().display()),
         format!("--state-dir={}", paths.state().display()),
         format!("--run-dir={}", paths.run().display()),
         format!("--cni-conf-dir={}", paths.cni_conf().display()),
@@ -102,6 +103,22 @@ fn agent(layout: &Layout, state: &State, node: &str) -> Result<Process> {
         format!("--cni-binary={}", cni_binary()?.display()),
         format!("--delegate={}", state.options.delegate),
     ];
+    let mut mounts = Vec::new();
+    match &state.options.cluster {
+        Some(Cluster { mounted, .. }) => {
+            let files = [("hub-file", "address"), ("hub-ca", "ca.crt")];
+            for (flag, file) in files.into_iter().chain([("service-account-token", node)]) {
+                let path = mounted.join(file);
+                arguments.push(format!("--{flag}={}", path.display()));
+                mounts.push(path);
+            }
+        }
+        None => {
+            arguments.push(format!("--hub={}", SocketAddr::new(state.hub_address, HUB_PORT)));
+            arguments.push(format!("--token-file={}", layout.token_file().display()));
+        }
+    }
     arguments.extend(state.options.agent_arguments.clone());
-    Ok(Process { name: format!("{node}-agent"), namespace: paths.namespace, arguments })
+    let name = format!("{node}-agent");
+    Ok(Process { name, namespace: paths.namespace, arguments, mounts })
 }

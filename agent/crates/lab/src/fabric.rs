@@ -38,6 +38,16 @@ pub enum UnderlayFamily {
     V6,
 }
 
+/// The control plane of a cluster whose nodes are a lab's.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Cluster {
+    /// The hub's way to the API server.
+    pub kubeconfig: PathBuf,
+    /// Directory of what an agent's pod would have mounted: `address` and `ca.crt` of the hub, and a token
+    /// of the agent's ServiceAccount for each node, by its name.
+    pub mounted: PathBuf,
+}
+
 /// What a lab is made of.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Options {
@@ -64,6 +74,9 @@ pub struct Options {
     /// Added to the command line of one node's datapath, by name of the node.
     #[serde(default)]
     pub datapath_arguments_of: BTreeMap<String, Vec<String>>,
+    /// Where objects come from instead of [`Lab::manifests`].
+    #[serde(default)]
+    pub cluster: Option<Cluster>,
 }
 
 impl Default for Options {
@@ -81,6 +94,7 @@ impl Default for Options {
             agent_arguments: Vec::new(),
             datapath_arguments: Vec::new(),
             datapath_arguments_of: BTreeMap::new(),
+            cluster: None,
         }
     }
 }
@@ -161,7 +175,12 @@ impl Lab {
         if layout.dir().exists() || !left.is_empty() {
             bail!("lab `{name}` is there already: `weft lab down --name {name}` takes it away");
         }
-        match Self::build(&layout, options, serving).await {
+        let made = Self::build(&layout, options).await;
+        let made = match made {
+            Ok(lab) if serving => lab.start().await.map(|()| lab),
+            made => made,
+        };
+        match made {
             Ok(lab) => Ok(lab),
             Err(error) => {
                 let said = supervisor::last_error(&layout);
@@ -174,7 +193,7 @@ impl Lab {
         }
     }
 
-    async fn build(layout: &Layout, options: Options, serving: bool) -> Result<Self> {
+    async fn build(layout: &Layout, options: Options) -> Result<Self> {
         let (hub_address, nodes) = underlay::plan(&options)?;
         let state = State { options, hub_address, nodes, pods: BTreeMap::new() };
         let lab = Self { layout: layout.clone(), state };
@@ -187,16 +206,20 @@ impl Lab {
         }
         lab.save()?;
         underlay::make(layout, &lab.state).await?;
-        if !serving {
-            return Ok(lab);
-        }
-        crate::commands::write_token(layout, &lab.state)?;
-        supervisor::start(layout, lab.state.options.binary.clone())?;
-        tokio::select! {
-            ready = lab.wait_ready() => ready?,
-            () = supervisor::failing(layout) => bail!("a process of it does not stay up"),
-        }
         Ok(lab)
+    }
+
+    /// Starts the fabric of a lab of [`Self::machines`], and waits until every node serves.
+    ///
+    /// # Errors
+    /// If a process does not come up.
+    pub async fn start(&self) -> Result<()> {
+        crate::commands::write_token(&self.layout, &self.state)?;
+        supervisor::start(&self.layout, self.state.options.binary.clone())?;
+        tokio::select! {
+            ready = self.wait_ready() => ready,
+            () = supervisor::failing(&self.layout) => bail!("a process of it does not stay up"),
+        }
     }
 
     fn directories(&self) -> Vec<PathBuf> {
@@ -329,6 +352,12 @@ impl Lab {
     #[must_use]
     pub fn underlay_namespace(&self) -> String {
         self.layout.underlay_namespace()
+    }
+
+    /// Address of the hub in the underlay.
+    #[must_use]
+    pub fn hub_address(&self) -> IpAddr {
+        self.state.hub_address
     }
 
     /// Namespace of the hub.

@@ -19,7 +19,8 @@ mod matrix;
 mod supervisor;
 mod underlay;
 
-pub use fabric::{Lab, Options, Pod, UnderlayFamily};
+pub use commands::HUB_PORT;
+pub use fabric::{Cluster, Lab, Options, Pod, UnderlayFamily};
 pub use layout::NodeLayout;
 pub use matrix::{Cell, Matrix, Protocol};
 pub use supervisor::supervise;

@@ -86,6 +86,13 @@ async fn keep(layout: Layout, name: String, mut stopped: watch::Receiver<bool>) 
         // Its arguments may have changed.
         let known = processes(&layout, &load(&layout)?)?;
         let process = known.iter().find(|p| p.name == name).context("a process of no lab")?;
+        if !process.mounts.iter().all(|path| path.exists()) {
+            tokio::select! {
+                () = tokio::time::sleep(RESTART_PAUSE) => {}
+                _ = stopped.changed() => {}
+            }
+            continue;
+        }
         let mut child = spawn(&layout, process)?;
         tokio::select! {
             status = child.wait() => {

@@ -42,7 +42,53 @@ pub enum Underlay {
     Address(IpAddr),
 }
 
-/// Where the join token is. [`fmt::Debug`] does not show a token.
+/// Where the hub is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HubAddress {
+    /// `host:port`.
+    Fixed(String),
+    /// A file with that, read before each connection.
+    File(PathBuf),
+}
+
+impl HubAddress {
+    /// `host:port` of now.
+    ///
+    /// # Errors
+    /// One line, if the file cannot be read.
+    pub(crate) fn read(&self) -> anyhow::Result<String> {
+        match self {
+            Self::Fixed(address) => Ok(address.clone()),
+            Self::File(path) => match std::fs::read_to_string(path) {
+                Ok(text) => Ok(text.trim().to_owned()),
+                Err(e) => anyhow::bail!("cannot read the hub's address in {}: {e}", path.display()),
+            },
+        }
+    }
+}
+
+impl fmt::Display for HubAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fixed(address) => f.write_str(address),
+            Self::File(path) => write!(f, "the address in {}", path.display()),
+        }
+    }
+}
+
+impl From<&str> for HubAddress {
+    fn from(address: &str) -> Self {
+        Self::Fixed(address.to_owned())
+    }
+}
+
+impl From<String> for HubAddress {
+    fn from(address: String) -> Self {
+        Self::Fixed(address)
+    }
+}
+
+/// Where the token is that the hub admits this node for. [`fmt::Debug`] does not show a token.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub enum TokenSource {
     /// There is none: only a node that has joined before can start.
@@ -52,6 +98,14 @@ pub enum TokenSource {
     Text(String),
     /// A file that is read each time the token is needed.
     File(PathBuf),
+    /// Files with the token of a ServiceAccount and with the certificate of the hub's authority (PEM), read
+    /// each time they are needed.
+    ServiceAccount {
+        /// Of a pod on this node, for the hub's audience.
+        token: PathBuf,
+        /// Who signs the hub's certificate.
+        ca: PathBuf,
+    },
 }
 
 impl fmt::Debug for TokenSource {
@@ -60,6 +114,9 @@ impl fmt::Debug for TokenSource {
             Self::None => f.write_str("None"),
             Self::Text(_) => f.write_str("Text(secret)"),
             Self::File(path) => f.debug_tuple("File").field(path).finish(),
+            Self::ServiceAccount { token, .. } => {
+                f.debug_tuple("ServiceAccount").field(token).finish()
+            }
         }
     }
 }
@@ -77,9 +134,9 @@ pub struct AgentConfig {
     pub cni_bin_dir: PathBuf,
     /// The `weft-cni` binary to install; `None` installs no binary and no configuration.
     pub cni_binary: Option<PathBuf>,
-    /// `host:port` of the hub.
-    pub hub: String,
-    /// Join token.
+    /// Where the hub is.
+    pub hub: HubAddress,
+    /// What admits this node.
     pub token: TokenSource,
     /// Name of this node in the fabric.
     pub node_name: NodeName,
@@ -109,7 +166,7 @@ pub struct AgentConfig {
 impl AgentConfig {
     /// The defaults for a node of the given name and hub.
     #[must_use]
-    pub fn new(node_name: NodeName, hub: impl Into<String>) -> Self {
+    pub fn new(node_name: NodeName, hub: impl Into<HubAddress>) -> Self {
         Self {
             state_dir: "/var/lib/weft".into(),
             run_dir: "/run/weft".into(),

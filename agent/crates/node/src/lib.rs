@@ -35,6 +35,6 @@ mod tables;
 mod uninstall;
 mod witness;
 
-pub use config::{AgentConfig, DelegateKind, TokenSource, Underlay};
+pub use config::{AgentConfig, DelegateKind, HubAddress, TokenSource, Underlay};
 pub use run::{run, run_until};
 pub use uninstall::uninstall;

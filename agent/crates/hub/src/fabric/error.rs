@@ -20,6 +20,8 @@ use crate::store::StoreError;
 pub(crate) enum FabricError {
     #[error("the join token is wrong: pass the line that `weft token show` prints on this hub")]
     WrongToken,
+    #[error("this token was issued on node {1}, not on {0}")]
+    OtherNode(NodeName, NodeName),
     #[error(
         "the node's clock says {}, the hub's {}: set the one that is wrong (more than 5 minutes apart)",
         rfc3339(*.node), rfc3339(*.hub)
@@ -113,12 +115,13 @@ impl From<FabricError> for Status {
         use FabricError as E;
         let text = error.to_string();
         match error {
-            E::WrongToken => Self::unauthenticated(text),
+            E::WrongToken | E::OtherNode(..) => Self::unauthenticated(text),
             E::ClockSkew { .. }
             | E::StaticPeer(_)
             | E::PluginDeclared { .. }
             | E::NoNames
-            | E::NoNodes => Self::failed_precondition(text),
+            | E::NoNodes
+            | E::Lease(LeaseError::Outside(_)) => Self::failed_precondition(text),
             E::NameTaken(_)
             | E::NameOfStaticPeer(_)
             | E::UidTaken(_)
@@ -144,7 +147,8 @@ impl From<FabricError> for Status {
                 Self::resource_exhausted(text)
             }
             // Waiting helps.
-            E::Lease(LeaseError::Resting { .. }) | E::Unanswered { .. } => Self::unavailable(text),
+            E::Lease(LeaseError::Resting { .. } | LeaseError::Taken { .. })
+            | E::Unanswered { .. } => Self::unavailable(text),
             E::Broken | E::Lease(LeaseError::Store(_)) | E::Store(_) => Self::internal(text),
         }
     }

@@ -6,8 +6,8 @@ use weft_model::{NodeName, Pod, PodName, ServiceName};
 
 use super::services;
 use super::state::State;
-use crate::source::files::Objects;
 use crate::source::object::Object;
+use crate::source::objects::Objects;
 
 /// What a change of the hub's state touches.
 #[derive(Clone, Debug, PartialEq, Eq)]

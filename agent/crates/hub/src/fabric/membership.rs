@@ -1,7 +1,9 @@
 //! Who is a node of the fabric: joining, renewing, leaving.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
+use ipnet::IpNet;
 use time::OffsetDateTime;
 use weft_control::{PeerIdentity, Role};
 use weft_model::NodeName;
@@ -12,36 +14,57 @@ use super::merge::reserved;
 use super::state::{Joined, Record, State};
 use super::{Fabric, FabricError};
 use crate::ca::{SKEW_MAX, Subject, new_incarnation};
+use crate::review::NodeIdentity;
+use crate::source::object::{Key, Object};
+use crate::source::objects::Objects;
 use crate::store::{Change, StoreError, Table};
 
 const UID_MAX: usize = 128;
 
 impl Fabric {
-    /// Admits a node, or gives one that is in already a fresh certificate.
-    pub(crate) fn join(&self, request: &v1::JoinRequest) -> Result<v1::JoinResponse, FabricError> {
-        if !self.ca.admits(&request.token) {
+    /// Admits a node, or gives one that is in already a fresh certificate. `identity`: who it is, if its
+    /// cluster says so; others show the join token.
+    pub(crate) fn join(
+        &self,
+        request: &v1::JoinRequest,
+        identity: Option<&NodeIdentity>,
+    ) -> Result<v1::JoinResponse, FabricError> {
+        if identity.is_none() && !self.ca.admits(&request.token) {
             return Err(FabricError::WrongToken);
         }
         let now = OffsetDateTime::now_utc();
         check_clock(request.unix_time, now.unix_timestamp())?;
         let name = NodeName::try_new(request.node.clone())
             .map_err(|e| weft_control::ConvertError::new("node", e))?;
+        let uid = match identity {
+            Some(identity) if identity.name != name => {
+                return Err(FabricError::OtherNode(name, identity.name.clone()));
+            }
+            Some(identity) => &identity.uid,
+            None => &request.uid,
+        };
         let mut state = self.state();
-        check_free(&state, &name, &request.uid)?;
+        // Of two nodes of a cluster that had one name, the first is gone.
+        if identity.is_some() && state.nodes.get(&name).is_some_and(|n| n.record.uid != *uid) {
+            self.take_out_node(&mut state, &name)?;
+        }
+        check_free(&state, &name, uid)?;
         let known = state.nodes.get(&name).map(|joined| joined.record.clone());
         let record = known.unwrap_or_else(|| Record {
-            uid: request.uid.clone(),
+            uid: uid.clone(),
             incarnation: new_incarnation(),
             key_epoch: 0,
             joined_unix: now.unix_timestamp(),
             lost: false,
+            of_cluster: identity.is_some(),
         });
         // Before anything is written: a bad request leaves no trace.
         let subject = Subject::Node(&name, &record.incarnation);
         let certificate =
             self.ca.sign(&request.certificate_request, &subject, now, self.certificate_ttl)?;
-        let taken = reserved(&state.source);
-        let mut subnets = self.leases.acquire(&record.uid, &taken, now.unix_timestamp())?;
+        let (assigned, taken) = (assigned(&state.source, &name), reserved(&state.source, &name));
+        let mut subnets =
+            self.leases.acquire(&record.uid, &assigned, &taken, now.unix_timestamp())?;
         subnets.sort();
         if !state.nodes.contains_key(&name) {
             State::save_record(&self.store, &name, &record)?;
@@ -132,20 +155,46 @@ impl Fabric {
         if state.static_peers.contains(&key) {
             return Err(FabricError::StaticPeer(key));
         }
-        let uid = state.nodes.get(&key).ok_or_else(no_node)?.record.uid.clone();
+        if !state.nodes.contains_key(&key) {
+            return Err(no_node());
+        }
+        let released = self.take_out_node(&mut state, &key);
+        self.publish(&mut state, &Extent::Everything)?;
+        Ok(released?)
+    }
+
+    /// Takes out nodes whose Node objects are gone. True if there were any.
+    pub(super) fn take_out_deleted(&self, state: &mut State) -> Result<bool, StoreError> {
+        let there = state.source.objects.values().filter_map(|d| match &d.object {
+            Object::Node(node) => node.uid.as_deref(),
+            _ => None,
+        });
+        let there: BTreeSet<_> = there.collect();
+        let of_cluster = state.nodes.iter().filter(|(_, joined)| joined.record.of_cluster);
+        let gone = of_cluster.filter(|(_, joined)| !there.contains(joined.record.uid.as_str()));
+        let gone: Vec<_> = gone.map(|(name, _)| name.clone()).collect();
+        for name in &gone {
+            self.take_out_node(state, name)?;
+        }
+        Ok(!gone.is_empty())
+    }
+
+    /// A node that is there, and its subnets; not published yet.
+    fn take_out_node(&self, state: &mut State, name: &NodeName) -> Result<(), StoreError> {
+        let Some(joined) = state.nodes.get(name) else { return Ok(()) };
+        let uid = joined.record.uid.clone();
         let now = Self::now();
         // The uid first: from here on the node cannot come back, whatever happens in between.
         self.store.write(&[
             Change::Put(Table::Removed, &uid, &now.to_be_bytes()),
-            Change::Remove(Table::Nodes, name),
-            Change::Remove(Table::Reports, name),
+            Change::Remove(Table::Nodes, name.as_str()),
+            Change::Remove(Table::Reports, name.as_str()),
         ])?;
-        state.nodes.remove(&key);
+        state.nodes.remove(name);
         state.removed.insert(uid.clone());
         let released = self.leases.release(&uid, now);
-        self.publish(&mut state, &Extent::Everything)?;
-        tracing::info!(node = name, "node removed");
-        Ok(released?)
+        tracing::info!(node = %name, "node removed");
+        released
     }
 
     /// Asks nodes (all, if `name` is empty) for a new key. Returns which.
@@ -180,6 +229,14 @@ impl Fabric {
             }
         }
         Ok(())
+    }
+}
+
+/// What Kubernetes has assigned to a node.
+fn assigned(source: &Objects, node: &NodeName) -> Vec<IpNet> {
+    match source.objects.get(&Key::node(node)).map(|d| &d.object) {
+        Some(Object::Node(manifest)) => manifest.subnets.clone(),
+        _ => Vec::new(),
     }
 }
 

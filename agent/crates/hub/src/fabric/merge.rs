@@ -18,9 +18,9 @@ use super::services::{self, Allocation, Inputs, Made};
 use super::state::{Joined, State};
 use super::{FabricError, inside};
 use crate::source::Problem;
-use crate::source::files::Objects;
 use crate::source::index::Defined;
 use crate::source::object::{Object, PacketFilter};
+use crate::source::objects::Objects;
 
 /// The outcome.
 #[derive(Default)]
@@ -154,13 +154,15 @@ fn placed(pod: &Pod, node: &NodeName, reported: &Pod) -> Arc<Pod> {
     Arc::new(Pod { node: Some(node.clone()), addresses, ..pod.clone() })
 }
 
-/// Subnets that static peers lay claim to: never leased to a node.
-pub(crate) fn reserved(source: &Objects) -> Vec<IpNet> {
-    let peers = source.objects.values().filter_map(|d| match &d.object {
+/// Subnets that static peers lay claim to or that Kubernetes has assigned to other nodes: never leased to
+/// `node`.
+pub(crate) fn reserved(source: &Objects, node: &NodeName) -> Vec<IpNet> {
+    let others = source.objects.values().filter_map(|d| match &d.object {
         Object::StaticPeer(peer) => Some(peer.subnets.iter().copied()),
+        Object::Node(manifest) if manifest.name != *node => Some(manifest.subnets.iter().copied()),
         _ => None,
     });
-    peers.flatten().collect()
+    others.flatten().collect()
 }
 
 fn node_of(name: &NodeName, joined: &Joined) -> Node {
@@ -179,9 +181,9 @@ fn node_of(name: &NodeName, joined: &Joined) -> Node {
 impl Merged {
     fn take(&mut self, cluster: &Cluster, state: &State, defined: &Defined) {
         match &defined.object {
-            Object::Node { name, labels } => {
-                if let Some(node) = self.nodes.get_mut(name) {
-                    node.labels.clone_from(labels);
+            Object::Node(manifest) => {
+                if let Some(node) = self.nodes.get_mut(&manifest.name) {
+                    node.labels.clone_from(&manifest.labels);
                 }
             }
             Object::StaticPeer(peer) => {

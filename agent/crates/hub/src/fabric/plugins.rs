@@ -11,8 +11,8 @@ use super::extent::Extent;
 use super::state::{State, Trial};
 use super::{Fabric, FabricError};
 use crate::module::check_module;
-use crate::source::files::Module;
 use crate::source::index::Defined;
+use crate::source::modules::Module;
 use crate::source::object::{Object, is_label};
 use crate::store::{Change, Table};
 

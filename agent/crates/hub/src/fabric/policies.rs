@@ -20,8 +20,8 @@ pub(super) use namespaces::{namespace, namespaces};
 
 use self::reader::Reader;
 use crate::source::Problem;
-use crate::source::files::Objects;
 use crate::source::object::{Key, Object};
+use crate::source::objects::Objects;
 
 /// What is said of a policy of an older kind.
 const NOT_ENFORCED: &str = "nothing of it is enforced: write it as ClusterNetworkPolicy of policy.networking.k8s.io/v1alpha2, tier Admin or Baseline";

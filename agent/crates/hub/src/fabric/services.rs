@@ -36,9 +36,9 @@ use self::pools::Pools;
 use super::inside;
 use crate::range::Family;
 use crate::source::Problem;
-use crate::source::files::Objects;
 use crate::source::index::Defined;
 use crate::source::object::{Key, Object};
+use crate::source::objects::Objects;
 
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 /// Label of nodes that attract no traffic for balancers.

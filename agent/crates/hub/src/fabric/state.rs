@@ -19,8 +19,9 @@ use super::services::Allocation;
 use crate::ca::Incarnation;
 use crate::lease::{Allocator, LeaseStore};
 use crate::source::Problem;
-use crate::source::files::{Module, Objects};
+use crate::source::modules::Module;
 use crate::source::object::Object;
+use crate::source::objects::Objects;
 use crate::store::{Change, Store, StoreError, Table};
 
 /// What is on disk of a node that joined.
@@ -34,6 +35,9 @@ pub(crate) struct Record {
     /// started again does not take them for ready.
     #[serde(default)]
     pub(crate) lost: bool,
+    /// Its uid is that of a Node object: it leaves with that.
+    #[serde(default)]
+    pub(crate) of_cluster: bool,
 }
 
 /// The part of a report that goes into the snapshot.

@@ -25,10 +25,30 @@ fn store() -> (tempfile::TempDir, Arc<Store>) {
 fn node_keeps_its_subnets_and_gets_one_for_each_family() {
     let (_dir, store) = store();
     let a = allocator(store, &[("10.1.0.0/16", 24), ("fd00::/48", 64)]);
-    let first = a.acquire("a", &[], 0).unwrap();
+    let first = a.acquire("a", &[], &[], 0).unwrap();
     assert_eq!(first, [net("10.1.0.0/24"), net("fd00::/64")]);
-    assert_eq!(a.acquire("b", &[], 0).unwrap(), [net("10.1.1.0/24"), net("fd00:0:0:1::/64")]);
-    assert_eq!(a.acquire("a", &[], 0).unwrap(), first);
+    assert_eq!(a.acquire("b", &[], &[], 0).unwrap(), [net("10.1.1.0/24"), net("fd00:0:0:1::/64")]);
+    assert_eq!(a.acquire("a", &[], &[], 0).unwrap(), first);
+}
+
+#[test]
+fn subnet_that_was_assigned_is_taken_as_it_is() {
+    let (_dir, store) = store();
+    let a = allocator(store, &[("10.1.0.0/16", 24), ("fd00::/48", 64)]);
+    // Of a length of its own; the other family is ours to choose.
+    let assigned = [net("10.1.8.0/22")];
+    let own = a.acquire("a", &assigned, &[], 0).unwrap();
+    assert_eq!(own, [net("10.1.8.0/22"), net("fd00::/64")]);
+    assert_eq!(a.acquire("a", &assigned, &[], 0).unwrap(), own);
+    // What a node has it keeps: its pods have addresses of it.
+    assert_eq!(a.acquire("a", &[net("10.1.16.0/22")], &[], 0).unwrap(), own);
+    let taken = a.acquire("b", &[net("10.1.9.0/24")], &[], 0).unwrap_err();
+    assert!(matches!(taken, LeaseError::Taken { .. }), "{taken}");
+    let outside = a.acquire("b", &[net("10.2.0.0/24")], &[], 0).unwrap_err();
+    assert!(matches!(outside, LeaseError::Outside(_)), "{outside}");
+    // Whoever assigns subnets knows what rests.
+    a.release("a", 0).unwrap();
+    assert_eq!(a.acquire("c", &assigned, &[], 0).unwrap()[0], assigned[0]);
 }
 
 #[test]
@@ -47,9 +67,9 @@ fn reserved_ranges_of_any_size_are_stepped_over() {
 fn exhaustion_is_an_error_that_says_so() {
     let (_dir, store) = store();
     let a = allocator(store, &[("10.1.0.0/23", 24)]);
-    a.acquire("a", &[], 0).unwrap();
-    a.acquire("b", &[], 0).unwrap();
-    let error = a.acquire("c", &[], 0).unwrap_err();
+    a.acquire("a", &[], &[], 0).unwrap();
+    a.acquire("b", &[], &[], 0).unwrap();
+    let error = a.acquire("c", &[], &[], 0).unwrap_err();
     assert!(error.to_string().contains("no subnet of /24 is left in 10.1.0.0/23"), "{error}");
 }
 
@@ -57,11 +77,11 @@ fn exhaustion_is_an_error_that_says_so() {
 fn freed_subnet_rests_before_it_is_given_again() {
     let (_dir, store) = store();
     let a = allocator(store, &[("10.1.0.0/24", 24)]);
-    a.acquire("a", &[], 1000).unwrap();
+    a.acquire("a", &[], &[], 1000).unwrap();
     a.release("a", 1000).unwrap();
-    let resting = a.acquire("b", &[], 1599).unwrap_err();
+    let resting = a.acquire("b", &[], &[], 1599).unwrap_err();
     assert!(resting.to_string().contains("free again in 1 s"), "{resting}");
-    assert_eq!(a.acquire("b", &[], 1600).unwrap(), [net("10.1.0.0/24")]);
+    assert_eq!(a.acquire("b", &[], &[], 1600).unwrap(), [net("10.1.0.0/24")]);
 }
 
 #[test]
@@ -71,7 +91,7 @@ fn concurrent_joins_get_different_subnets() {
         let threads: Vec<_> = (0..8)
             .map(|i| {
                 let a = allocator(store.clone(), &[("10.1.0.0/16", 24)]);
-                scope.spawn(move || a.acquire(&format!("node-{i}"), &[], 0).unwrap())
+                scope.spawn(move || a.acquire(&format!("node-{i}"), &[], &[], 0).unwrap())
             })
             .collect();
         threads.into_iter().flat_map(|t| t.join().unwrap()).collect()
@@ -83,13 +103,13 @@ fn concurrent_joins_get_different_subnets() {
 fn leases_survive_a_hub_that_was_killed() {
     let (dir, store) = store();
     let ranges = [("10.1.0.0/16", 24)];
-    let before = allocator(store.clone(), &ranges).acquire("a", &[], 0).unwrap();
+    let before = allocator(store.clone(), &ranges).acquire("a", &[], &[], 0).unwrap();
     // What a killed process leaves behind: the file as it is, without a closing write.
     let crashed = tempfile::tempdir().unwrap();
     std::fs::copy(dir.path().join("hub.redb"), crashed.path().join("hub.redb")).unwrap();
     let reopened = allocator(Arc::new(Store::open(crashed.path()).unwrap()), &ranges);
-    assert_eq!(reopened.acquire("a", &[], 0).unwrap(), before);
-    assert_ne!(reopened.acquire("b", &[], 0).unwrap(), before);
+    assert_eq!(reopened.acquire("a", &[], &[], 0).unwrap(), before);
+    assert_ne!(reopened.acquire("b", &[], &[], 0).unwrap(), before);
 }
 
 proptest! {
@@ -122,7 +142,7 @@ proptest! {
                     prop_assert_eq!(a.of(&uid).unwrap(), held.get(&uid).cloned().unwrap_or_default());
                 }
                 _ => {
-                    let Ok(subnets) = a.acquire(&uid, &reserved, now) else {
+                    let Ok(subnets) = a.acquire(&uid, &[], &reserved, now) else {
                         held.insert(uid.clone(), a.of(&uid).unwrap());
                         continue;
                     };

@@ -16,19 +16,26 @@ use weft_proto::v1::hub_server::Hub;
 use super::{access, blocking};
 use crate::fabric::{Fabric, FabricError};
 use crate::history::{Cursor, Published};
+use crate::review::Reviewer;
 
 const MODULE_PART: usize = 64 << 10;
 
 /// See the module.
 pub(crate) struct HubService {
     fabric: Arc<Fabric>,
+    /// Of the cluster, if this is the hub of one.
+    reviewer: Option<Reviewer>,
     stopping: watch::Receiver<bool>,
 }
 
 impl HubService {
     /// Streams end when `stopping` turns true.
-    pub(crate) fn new(fabric: Arc<Fabric>, stopping: watch::Receiver<bool>) -> Self {
-        Self { fabric, stopping }
+    pub(crate) fn new(
+        fabric: Arc<Fabric>,
+        reviewer: Option<Reviewer>,
+        stopping: watch::Receiver<bool>,
+    ) -> Self {
+        Self { fabric, reviewer, stopping }
     }
 }
 
@@ -43,7 +50,13 @@ impl Hub for HubService {
         request: Request<v1::JoinRequest>,
     ) -> Result<Response<v1::JoinResponse>, Status> {
         let request = request.into_inner();
-        blocking(&self.fabric, move |fabric| fabric.join(&request)).await
+        let identity = match &self.reviewer {
+            Some(reviewer) if Reviewer::is_for(&request.token) => {
+                Some(reviewer.review(&request.token).await?)
+            }
+            _ => None,
+        };
+        blocking(&self.fabric, move |fabric| fabric.join(&request, identity.as_ref())).await
     }
 
     async fn renew(

@@ -1,25 +1,20 @@
 //! The directory: read at the start, when the kernel says that something changed, and now and then
 //! in case it did not say so.
 
-use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use notify::{RecursiveMode, Watcher as _};
-use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
-use weft_control::MODULE_MAX;
-use weft_model::{Pod, PodName};
 
 use super::Problem;
-use super::index::{Defined, Index};
-use super::object::{Key, Object, PacketFilter};
-use crate::module::{ModuleError, check_module};
+use super::index::Index;
+use super::modules::{Modules, Stamp, stamp};
+use super::objects::Objects;
 
 /// Changes that come within this time of each other are read at once.
 const DEBOUNCE: Duration = Duration::from_millis(150);
@@ -30,79 +25,12 @@ const RESCAN_INTERVAL: Duration = Duration::from_secs(5);
 /// Greatest manifest in bytes.
 const FILE_MAX: u64 = 16 << 20;
 
-/// A checked module.
-pub(crate) struct Module {
-    pub(crate) digest: [u8; 32],
-    pub(crate) bytes: Vec<u8>,
-}
-
-impl Module {
-    pub(crate) fn new(bytes: Vec<u8>) -> Self {
-        Self { digest: Sha256::digest(&bytes).into(), bytes }
-    }
-}
-
-/// What the source says at one moment.
-#[derive(Clone, Default)]
-pub(crate) struct Objects {
-    pub(crate) objects: BTreeMap<Key, Arc<Defined>>,
-    pub(crate) problems: Vec<Problem>,
-    /// Every document was read. If not, an object that is not here may still be meant to be.
-    pub(crate) complete: bool,
-    /// Modules of packet filters, by the path of the module; only good ones.
-    pub(crate) modules: BTreeMap<PathBuf, Arc<Module>>,
-}
-
-impl Objects {
-    /// A pod as its manifest has it.
-    pub(crate) fn pod(&self, name: &PodName) -> Option<&Arc<Pod>> {
-        match &self.objects.get(&Key::pod(name))?.object {
-            Object::Pod(manifest) => Some(&manifest.pod),
-            _ => None,
-        }
-    }
-
-    /// Path of a filter's module, seen from the manifest.
-    pub(crate) fn module_path(manifest: &Path, filter: &PacketFilter) -> PathBuf {
-        manifest.parent().unwrap_or(Path::new("")).join(&filter.module)
-    }
-
-    /// Objects that came, went or are not what they were in `before`; in the order of their keys.
-    pub(crate) fn changed_from<'a>(&'a self, before: &'a Self) -> Vec<&'a Key> {
-        let mut changed = Vec::new();
-        let (mut old, mut new) = (before.objects.iter().peekable(), self.objects.iter().peekable());
-        loop {
-            let order = match (old.peek(), new.peek()) {
-                (None, None) => return changed,
-                (Some(_), None) => Ordering::Less,
-                (None, Some(_)) => Ordering::Greater,
-                (Some((a, _)), Some((b, _))) => a.cmp(b),
-            };
-            let was = if order.is_le() { old.next() } else { None };
-            let is = if order.is_ge() { new.next() } else { None };
-            let same = was.zip(is).is_some_and(|(was, is)| Arc::ptr_eq(was.1, is.1));
-            changed.extend(is.or(was).filter(|_| !same).map(|(key, _)| key));
-        }
-    }
-
-    /// True if everything but the objects is as in `before`.
-    pub(crate) fn differs_in_objects_only(&self, before: &Self) -> bool {
-        let (ours, theirs) = (self.modules.iter(), before.modules.iter());
-        let ours = ours.map(|(path, module)| (path, module.digest));
-        self.complete == before.complete
-            && ours.eq(theirs.map(|(path, module)| (path, module.digest)))
-    }
-}
-
-/// What tells that a file was written: modification time, length, inode.
-type Stamp = (i64, i64, u64, u64);
-
 /// The directory and what was read of it.
 pub(crate) struct Directory {
     root: PathBuf,
     index: Index,
     stamps: BTreeMap<PathBuf, Stamp>,
-    modules: BTreeMap<PathBuf, (Stamp, Result<Arc<Module>, String>)>,
+    modules: Modules,
 }
 
 impl Directory {
@@ -139,58 +67,9 @@ impl Directory {
         let (objects, mut problems) = self.index.objects();
         let complete = unreadable.is_empty() && self.index.is_complete();
         problems.append(&mut unreadable);
-        let modules = self.read_modules(&objects, &mut problems);
+        let modules = self.modules.read(&objects, &mut problems);
         Objects { objects, problems, complete, modules }
     }
-
-    fn read_modules(
-        &mut self,
-        objects: &BTreeMap<Key, Arc<Defined>>,
-        problems: &mut Vec<Problem>,
-    ) -> BTreeMap<PathBuf, Arc<Module>> {
-        let mut before = std::mem::take(&mut self.modules);
-        let mut good = BTreeMap::new();
-        for defined in objects.values() {
-            let Object::PacketFilter(filter) = &defined.object else { continue };
-            let path = Objects::module_path(&defined.file, filter);
-            let stamp = fs::metadata(&path).map(|m| stamp(&m)).unwrap_or_default();
-            let known = before.remove(&path).or_else(|| self.modules.get(&path).cloned());
-            let last = known.as_ref().and_then(|(_, module)| module.clone().ok());
-            let module = match known {
-                Some((at, module)) if at == stamp => module,
-                _ => read_module(&path),
-            };
-            match (&module, last) {
-                (Ok(module), _) => drop(good.insert(path.clone(), module.clone())),
-                (Err(reason), last) => {
-                    let (file, line, reason) = (defined.file.clone(), defined.line, reason.clone());
-                    problems.push(Problem { file, line, reason });
-                    // Half-written or gone: the last good one stays in force while we live.
-                    if let Some(last) = last {
-                        good.insert(path.clone(), last.clone());
-                        self.modules.insert(path, (Stamp::default(), Ok(last)));
-                        continue;
-                    }
-                }
-            }
-            self.modules.insert(path, (stamp, module));
-        }
-        good
-    }
-}
-
-fn read_module(path: &Path) -> Result<Arc<Module>, String> {
-    let failed = |e: io::Error| format!("module {}: {e}", path.display());
-    let length = fs::metadata(path).map_err(failed)?.len();
-    if let Ok(length) = usize::try_from(length)
-        && length > MODULE_MAX
-    {
-        let error = ModuleError::TooLarge(length);
-        return Err(format!("module {}: {error}", path.display()));
-    }
-    let bytes = fs::read(path).map_err(failed)?;
-    check_module(&bytes).map_err(|e| format!("module {}: {e}", path.display()))?;
-    Ok(Arc::new(Module::new(bytes)))
 }
 
 /// The text of a file, or the line of what is wrong with it (0: all of it) and what that is.
@@ -206,10 +85,6 @@ fn read(path: &Path, max: u64) -> Result<String, (usize, String)> {
         let line = 1 + good.filter(|b| **b == b'\n').count();
         (line, "this is not UTF-8: save the file in that encoding".to_owned())
     })
-}
-
-fn stamp(metadata: &fs::Metadata) -> Stamp {
-    (metadata.mtime(), metadata.mtime_nsec(), metadata.len(), metadata.ino())
 }
 
 fn is_manifest(path: &Path) -> bool {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_yaml_ng::Value;
+use weft_model::SharedMap;
 
 use super::Problem;
 use super::document::{Document, split};
@@ -22,6 +23,9 @@ pub(crate) struct Defined {
     pub(crate) file: PathBuf,
     pub(crate) line: usize,
 }
+
+/// No object has a number that is not equal to itself. With it, two `Arc`s of the same are equal at once.
+impl Eq for Defined {}
 
 impl Defined {
     /// Of no file: it stands in for what nobody wrote.
@@ -118,7 +122,7 @@ impl Index {
 
     /// Every good object, once: of two of one name the one that was there first counts, and of those
     /// that came at once the first by path and line.
-    pub(crate) fn objects(&mut self) -> (BTreeMap<Key, Arc<Defined>>, Vec<Problem>) {
+    pub(crate) fn objects(&mut self) -> (SharedMap<Key, Arc<Defined>>, Vec<Problem>) {
         self.reading += 1;
         let mut oldest: BTreeMap<&Key, &Definition> = BTreeMap::new();
         let mut duplicates = Vec::new();

@@ -33,6 +33,11 @@ pub(crate) struct Key {
 }
 
 impl Key {
+    /// Of a node's manifest.
+    pub(crate) fn node(name: &NodeName) -> Self {
+        Self { kind: "Node".to_owned(), namespace: String::new(), name: name.to_string() }
+    }
+
     /// Of a pod's manifest.
     pub(crate) fn pod(PodName { namespace, name }: &PodName) -> Self {
         Self { kind: "Pod".to_owned(), namespace: namespace.clone(), name: name.clone() }
@@ -56,11 +61,8 @@ impl std::fmt::Display for Key {
 /// A good object.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Object {
-    /// A node that runs an agent: only its labels are taken from here.
-    Node {
-        name: NodeName,
-        labels: BTreeMap<String, String>,
-    },
+    /// A node that runs an agent.
+    Node(NodeManifest),
     /// A node that somebody else's VXLAN or WireGuard implementation serves.
     StaticPeer(weft_model::Node),
     Pod(Box<PodManifest>),
@@ -81,6 +83,17 @@ impl Object {
     pub(crate) fn is_policy(&self) -> bool {
         matches!(self, Self::NetworkPolicy(_) | Self::ClusterNetworkPolicy(_) | Self::FqdnPolicy(_))
     }
+}
+
+/// What is taken of the manifest of a node that runs an agent; the rest is the agent's to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NodeManifest {
+    pub(crate) name: NodeName,
+    pub(crate) labels: BTreeMap<String, String>,
+    /// Of an API server's object.
+    pub(crate) uid: Option<String>,
+    /// `spec.podCIDRs`: what Kubernetes has assigned to it, nothing if it assigns none.
+    pub(crate) subnets: Vec<IpNet>,
 }
 
 /// `PacketFilter` of `weft.dev/v1alpha1`: a plugin for every node.
@@ -323,7 +336,9 @@ fn node(manifest: Node) -> Result<(Key, Object), ObjectError> {
     let labels = manifest.metadata.labels.clone().unwrap_or_default();
     let peer = annotations.get(STATIC_PEER).map(|v| value(STATIC_PEER, v, "true or false"));
     if !peer.transpose()?.unwrap_or(false) {
-        return Ok((key, Object::Node { name, labels }));
+        let uid = manifest.metadata.uid.clone();
+        let subnets = node_subnets(&manifest)?;
+        return Ok((key, Object::Node(NodeManifest { name, labels, uid, subnets })));
     }
     let annotation = |name| annotations.get(name).map(String::as_str);
     let endpoint: Option<SocketAddr> =
@@ -337,7 +352,9 @@ fn node(manifest: Node) -> Result<(Key, Object), ObjectError> {
         uid,
         endpoint,
         addresses: node_addresses(&manifest)?,
-        subnets: node_subnets(&manifest)?,
+        subnets: Some(node_subnets(&manifest)?)
+            .filter(|subnets| !subnets.is_empty())
+            .ok_or(ObjectError::Missing("spec.podCIDRs"))?,
         keys: keys.transpose()?.unwrap_or_default(),
         vtep_mac,
         labels,
@@ -354,8 +371,8 @@ fn node_addresses(manifest: &Node) -> Result<Vec<IpAddr>, ObjectError> {
 
 fn node_subnets(manifest: &Node) -> Result<Vec<IpNet>, ObjectError> {
     let spec = manifest.spec.clone().unwrap_or_default();
-    let listed = spec.pod_cidrs.filter(|c| !c.is_empty()).or(spec.pod_cidr.map(|c| vec![c]));
-    let listed = listed.ok_or(ObjectError::Missing("spec.podCIDRs"))?;
+    let listed = spec.pod_cidrs.filter(|c| !c.is_empty());
+    let listed = listed.or(spec.pod_cidr.map(|c| vec![c])).unwrap_or_default();
     let parse = |text: &String| {
         let net: IpNet = value("spec.podCIDRs", text, "subnet")?;
         if net.trunc() == net {

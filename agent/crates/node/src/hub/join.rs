@@ -1,6 +1,7 @@
 //! How a node gets its certificate.
 
 use std::io;
+use std::path::Path;
 
 use tonic::Code;
 use weft_control::{ConnectError, Distrust, JoinToken, connect_hub, distrust, operator_text};
@@ -11,6 +12,19 @@ use super::{End, HubTask};
 use crate::config::TokenSource;
 use crate::identity::{CertificateRequest, Credentials, unix_now};
 
+/// What the hub admits a node for.
+pub(super) struct Ticket {
+    secret: String,
+    /// The authority that signs the hub's certificate, PEM.
+    ca: String,
+}
+
+impl From<JoinToken> for Ticket {
+    fn from(token: JoinToken) -> Self {
+        Self { secret: token.secret_text(), ca: token.ca_pem() }
+    }
+}
+
 impl HubTask {
     /// The certificate on disk, or a new one for the token.
     pub(super) async fn credentials(&self) -> Result<Credentials, End> {
@@ -18,7 +32,7 @@ impl HubTask {
         if let Some(kept) = self.identity.load().map_err(End::io)?
             && let Ok(validity) = kept.validity()
         {
-            let same_hub = token.as_ref().is_none_or(|t| t.ca_pem().trim() == kept.ca.trim());
+            let same_hub = token.as_ref().is_none_or(|t| t.ca.trim() == kept.ca.trim());
             if same_hub && !validity.is_over(unix_now()) {
                 return Ok(kept);
             }
@@ -36,38 +50,44 @@ impl HubTask {
         self.join(&token).await
     }
 
-    /// The token; `None` if none was given. A file that is not there is fine for a node that has
-    /// joined.
-    pub(super) fn token(&self) -> Result<Option<JoinToken>, End> {
-        let text = match &self.core.config.token {
-            TokenSource::None => return Ok(None),
-            TokenSource::Text(text) => text.clone(),
-            TokenSource::File(path) => match std::fs::read_to_string(path) {
-                Ok(text) => text,
-                Err(e) if e.kind() == io::ErrorKind::NotFound && self.has_joined() => {
-                    return Ok(None);
-                }
-                Err(e) => {
-                    return Err(End::Final(anyhow::anyhow!(
-                        "cannot read the token file {}: {e}",
-                        path.display()
-                    )));
-                }
-            },
-        };
-        text.parse().map(Some).map_err(End::io)
+    /// What admits the node; `None` if nothing was given. A file that is not there is fine for a node that
+    /// has joined.
+    pub(super) fn token(&self) -> Result<Option<Ticket>, End> {
+        match &self.core.config.token {
+            TokenSource::None => Ok(None),
+            TokenSource::Text(text) => join_token(text).map(Some),
+            TokenSource::File(path) => {
+                self.read("token", path)?.as_deref().map(join_token).transpose()
+            }
+            TokenSource::ServiceAccount { token, ca } => {
+                let secret = self.read("token", token)?.map(|token| token.trim().to_owned());
+                Ok(secret.zip(self.read("CA", ca)?).map(|(secret, ca)| Ticket { secret, ca }))
+            }
+        }
+    }
+
+    fn read(&self, what: &str, path: &Path) -> Result<Option<String>, End> {
+        match std::fs::read_to_string(path) {
+            Ok(text) => Ok(Some(text)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound && self.has_joined() => Ok(None),
+            Err(e) => Err(End::Final(anyhow::anyhow!(
+                "cannot read the {what} file {}: {e}",
+                path.display()
+            ))),
+        }
     }
 
     fn has_joined(&self) -> bool {
         matches!(self.identity.load(), Ok(Some(_)))
     }
 
-    async fn join(&self, token: &JoinToken) -> Result<Credentials, End> {
+    async fn join(&self, ticket: &Ticket) -> Result<Credentials, End> {
         let config = &self.core.config;
-        let channel = connect_hub(&config.hub, &token.ca_pem(), None).await.map_err(connect_end)?;
+        let hub = config.hub.read().map_err(|e| End::Retry(e.to_string()))?;
+        let channel = connect_hub(&hub, &ticket.ca, None).await.map_err(connect_end)?;
         let request = CertificateRequest::new(&config.node_name).map_err(End::io)?;
         let asked = JoinRequest {
-            token: token.secret_text(),
+            token: ticket.secret.clone(),
             node: config.node_name.to_string(),
             uid: self.core.uid.clone(),
             certificate_request: request.request,
@@ -84,7 +104,7 @@ impl HubTask {
                 | Code::InvalidArgument => {
                     End::Final(anyhow::anyhow!("the hub does not admit this node: {text}"))
                 }
-                _ => End::Retry(format!("joining at {} failed: {text}", config.hub)),
+                _ => End::Retry(format!("joining at {hub} failed: {text}")),
             }
         })?;
         let answer = answer.into_inner();
@@ -94,9 +114,13 @@ impl HubTask {
         self.identity.save(&credentials).map_err(End::io)?;
         // What another hub published means nothing here.
         self.core.update(|s| s.resume.clear());
-        tracing::info!(hub = config.hub, subnets = ?answer.subnets, "joined");
+        tracing::info!(hub, subnets = ?answer.subnets, "joined");
         Ok(credentials)
     }
+}
+
+fn join_token(text: &str) -> Result<Ticket, End> {
+    text.parse::<JoinToken>().map(Ticket::from).map_err(End::io)
 }
 
 /// What no waiting cures: a hub that is not the one of the token, and clocks that differ by more than

@@ -47,7 +47,8 @@ impl HubTask {
         }
         let config = &self.core.config;
         let tls = credentials.tls();
-        let channel = connect_hub(&config.hub, &credentials.ca, Some(&tls)).await;
+        let hub = config.hub.read().map_err(|e| End::Retry(e.to_string()))?;
+        let channel = connect_hub(&hub, &credentials.ca, Some(&tls)).await;
         let channel = channel.map_err(|e| match e {
             // The certificate was good once: what fails is out there.
             ConnectError::Hub { .. } => End::Retry(e.to_string()),

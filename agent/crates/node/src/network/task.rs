@@ -265,7 +265,9 @@ impl NetworkTask {
             return;
         }
         self.resolved = Some(Instant::now());
-        let looked_up = tokio::net::lookup_host(&self.core.config.hub);
+        // Whoever connects says what is wrong with it.
+        let Ok(hub) = self.core.config.hub.read() else { return };
+        let looked_up = tokio::net::lookup_host(hub);
         if let Ok(Ok(mut found)) = timeout(RESOLVE_TIMEOUT, looked_up).await {
             self.hub = found.next().or(self.hub);
         }

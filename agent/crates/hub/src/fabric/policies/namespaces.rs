@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use weft_model::{Dns, Namespace, Pod, PodName, SharedMap};
 
-use crate::source::files::Objects;
 use crate::source::object::{Key, Object};
+use crate::source::objects::Objects;
 
 /// Label that every namespace has.
 const NAME: &str = "kubernetes.io/metadata.name";

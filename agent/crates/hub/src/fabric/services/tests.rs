@@ -61,6 +61,7 @@ impl Bench {
             key_epoch: 0,
             joined_unix: 0,
             lost: false,
+            of_cluster: false,
         };
         let mut joined = Joined::new(record, vec![]);
         joined.reported.addresses = addresses.iter().map(|a| a.parse().unwrap()).collect();
