@@ -290,11 +290,12 @@ fn name_of(pod: &Value) -> String {
 fn running(addresses: &[IpAddr], host: &[IpAddr]) -> String {
     let ips = |all: &[IpAddr]| all.iter().map(|ip| json!({ "ip": ip })).collect::<Vec<_>>();
     let condition = |kind: &str| json!({ "type": kind, "status": "True" });
+    let conditions = ["PodScheduled", "Initialized", "ContainersReady", "Ready"];
     json!({ "status": {
         "phase": "Running",
         "podIP": addresses.first(), "podIPs": ips(addresses),
         "hostIP": host.first(), "hostIPs": ips(host),
-        "conditions": ["PodScheduled", "Initialized", "ContainersReady", "Ready"].map(condition),
+        "conditions": conditions.map(condition),
     } })
     .to_string()
 }
