@@ -16,7 +16,7 @@ use rcgen::{
 };
 use serde_json::{Value, json};
 
-use crate::{command_in, eventually, succeeded};
+use crate::{built_tool, command_in, eventually, succeeded};
 
 /// Of the API server.
 const PORT: u16 = 6443;
@@ -43,7 +43,7 @@ impl ControlPlane {
     pub fn new() -> Result<Self> {
         ensure!(
             binary().is_file(),
-            "{} is missing: run scripts/control-plane first",
+            "{} is missing: run scripts/go-tools first",
             binary().display()
         );
         Ok(Self {
@@ -264,9 +264,8 @@ impl Drop for ControlPlane {
     }
 }
 
-/// What `scripts/control-plane` builds.
 fn binary() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/control-plane")
+    built_tool("control-plane")
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {
