@@ -74,6 +74,7 @@ impl ControlPlane {
             command_in(namespace, "ip")?.args(["link", "set", "lo", "up"]).output()?,
         )?;
         self.make_certificates(address)?;
+        write(&self.file("audit-policy.yaml"), AUDIT_POLICY)?;
         let data = format!("--data-dir={}", self.file("etcd").display());
         let urls = [
             format!("--listen-client-urls={ETCD}"),
@@ -111,6 +112,16 @@ impl ControlPlane {
     /// If it cannot be ended.
     pub fn stop_api_server(&mut self) -> Result<()> {
         self.api_server.take().map_or(Ok(()), |child| end(child))
+    }
+
+    /// What ServiceAccounts of Weft have asked for, request by request.
+    ///
+    /// # Errors
+    /// If the log cannot be read.
+    pub fn asked(&self) -> Result<Vec<Value>> {
+        let text = std::fs::read_to_string(self.file(AUDIT_LOG))?;
+        let lines = text.lines();
+        Ok(lines.map(serde_json::from_str).collect::<Result<_, _>>()?)
     }
 
     /// Runs `kubectl` as the administrator, with `input` on its stdin.
@@ -185,6 +196,8 @@ impl ControlPlane {
             "--allow-privileged=true".to_owned(),
             "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
             format!("--service-cluster-ip-range={SERVICE_CIDRS}"),
+            self.flag("audit-policy-file", "audit-policy.yaml"),
+            self.flag("audit-log-path", AUDIT_LOG),
             self.flag("tls-cert-file", "api.crt"),
             self.flag("tls-private-key-file", "api.key"),
             self.flag("client-ca-file", "ca.crt"),
@@ -248,6 +261,17 @@ impl ControlPlane {
         write(&self.file(&format!("{name}.key")), &key.serialize_pem())
     }
 }
+
+const AUDIT_LOG: &str = "audit.log";
+/// What Weft asks for.
+const AUDIT_POLICY: &str = "
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- {level: Metadata, userGroups: [\"system:serviceaccounts:weft-system\"]}
+- {level: None}
+";
 
 /// As the lab's hub has them.
 const POD_CIDRS: &str = "10.244.0.0/16,fd00:10:244::/48";
