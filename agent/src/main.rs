@@ -58,6 +58,8 @@ enum Command {
     /// WireGuard keys.
     #[command(subcommand)]
     Keys(command::keys::Command),
+    /// Prints the definitions of Weft's own kinds, for `kubectl apply -f -`.
+    Definitions,
     /// Takes everything that Weft made off this node.
     Uninstall(Box<command::agent::UninstallArguments>),
     /// A whole fabric of network namespaces on this machine.
@@ -131,6 +133,7 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             Command::Node(c) => c.run().await,
             Command::Token(c) => c.run(),
             Command::Keys(c) => c.run().await,
+            Command::Definitions => output::print(&weft_hub::definitions()?),
             Command::Uninstall(a) => a.run().await,
             Command::Lab(c) => return c.run().await,
         }

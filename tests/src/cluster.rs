@@ -54,8 +54,8 @@ impl Cluster {
         cluster.lab.change_options(|o| o.hub_arguments = options.hub_arguments)?;
         cluster.plane.start(&cluster.lab.hub_namespace(), cluster.lab.hub_address()).await?;
         cluster.register_nodes()?;
-        let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/weft.yaml");
-        cluster.kubectl(&["apply", "-f", &manifest.display().to_string()])?;
+        let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
+        cluster.kubectl(&["apply", "-f", &deploy.display().to_string()])?;
         let token = cluster.kubectl(&["create", "token", "-n", NAMESPACE, "weft-hub"])?;
         cluster.plane.write_kubeconfig("hub.kubeconfig", &json!({ "token": token.trim() }))?;
         for node in cluster.lab.nodes() {
@@ -89,6 +89,14 @@ impl Cluster {
     pub fn get(&self, arguments: &[&str]) -> Result<Value> {
         let arguments: Vec<_> = ["get", "-o", "json"].iter().chain(arguments).copied().collect();
         Ok(serde_json::from_str(&self.kubectl(&arguments)?)?)
+    }
+
+    /// What ServiceAccounts of Weft have asked the API server for.
+    ///
+    /// # Errors
+    /// If its log cannot be read.
+    pub fn asked(&self) -> Result<Vec<Value>> {
+        self.plane.asked()
     }
 
     /// The API server and its companions.

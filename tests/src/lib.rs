@@ -88,6 +88,12 @@ pub fn plugin(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// What `scripts/go-tools` builds.
+#[must_use]
+pub fn built_tool(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/bin").join(name)
+}
+
 /// A lab of its own for one test; taken away when dropped, also by a panic.
 #[derive(Debug)]
 pub struct TestLab {

@@ -16,7 +16,7 @@ use rcgen::{
 };
 use serde_json::{Value, json};
 
-use crate::{command_in, eventually, succeeded};
+use crate::{built_tool, command_in, eventually, succeeded};
 
 /// Of the API server.
 const PORT: u16 = 6443;
@@ -43,7 +43,7 @@ impl ControlPlane {
     pub fn new() -> Result<Self> {
         ensure!(
             binary().is_file(),
-            "{} is missing: run scripts/control-plane first",
+            "{} is missing: run scripts/go-tools first",
             binary().display()
         );
         Ok(Self {
@@ -74,6 +74,7 @@ impl ControlPlane {
             command_in(namespace, "ip")?.args(["link", "set", "lo", "up"]).output()?,
         )?;
         self.make_certificates(address)?;
+        write(&self.file("audit-policy.yaml"), AUDIT_POLICY)?;
         let data = format!("--data-dir={}", self.file("etcd").display());
         let urls = [
             format!("--listen-client-urls={ETCD}"),
@@ -111,6 +112,16 @@ impl ControlPlane {
     /// If it cannot be ended.
     pub fn stop_api_server(&mut self) -> Result<()> {
         self.api_server.take().map_or(Ok(()), |child| end(child))
+    }
+
+    /// What ServiceAccounts of Weft have asked for, request by request.
+    ///
+    /// # Errors
+    /// If the log cannot be read.
+    pub fn asked(&self) -> Result<Vec<Value>> {
+        let text = std::fs::read_to_string(self.file(AUDIT_LOG))?;
+        let lines = text.lines();
+        Ok(lines.map(serde_json::from_str).collect::<Result<_, _>>()?)
     }
 
     /// Runs `kubectl` as the administrator, with `input` on its stdin.
@@ -185,6 +196,8 @@ impl ControlPlane {
             "--allow-privileged=true".to_owned(),
             "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
             format!("--service-cluster-ip-range={SERVICE_CIDRS}"),
+            self.flag("audit-policy-file", "audit-policy.yaml"),
+            self.flag("audit-log-path", AUDIT_LOG),
             self.flag("tls-cert-file", "api.crt"),
             self.flag("tls-private-key-file", "api.key"),
             self.flag("client-ca-file", "ca.crt"),
@@ -249,6 +262,17 @@ impl ControlPlane {
     }
 }
 
+const AUDIT_LOG: &str = "audit.log";
+/// What Weft asks for.
+const AUDIT_POLICY: &str = "
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- {level: Metadata, userGroups: [\"system:serviceaccounts:weft-system\"]}
+- {level: None}
+";
+
 /// As the lab's hub has them.
 const POD_CIDRS: &str = "10.244.0.0/16,fd00:10:244::/48";
 const SERVICE_CIDRS: &str = "10.96.0.0/16,fd00:10:96::/112";
@@ -264,9 +288,8 @@ impl Drop for ControlPlane {
     }
 }
 
-/// What `scripts/control-plane` builds.
 fn binary() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/control-plane")
+    built_tool("control-plane")
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {

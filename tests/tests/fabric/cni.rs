@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::IpAddr;
 use std::path::Path;
-use std::process::{Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -16,7 +16,7 @@ use weft_lab::{NodeLayout, Options};
 use weft_netio::netns;
 use weft_tests::outsider::tool;
 use weft_tests::talk::{Party, udp_both_ways};
-use weft_tests::{TestLab, can_run, command_in, eventually};
+use weft_tests::{TestLab, built_tool, can_run, command_in, eventually};
 
 const STANDARD_PLUGINS: &str = "/opt/cni/bin:/usr/lib/cni";
 const TRY_AGAIN: u64 = 11;
@@ -65,15 +65,27 @@ impl Runtime {
             .env("CNI_NETNS", namespace)
             .env("CNI_IFNAME", "eth0")
             .env("CNI_PATH", &self.search)
-            .env("CNI_ARGS", pod)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut child = plugin.spawn().context("cannot start weft-cni")?;
-        let mut stdin = child.stdin.take().context("no stdin")?;
-        stdin.write_all(config.to_string().as_bytes())?;
-        drop(stdin);
-        Ok(child.wait_with_output()?)
+            .env("CNI_ARGS", pod);
+        fed(plugin, &config)
+    }
+
+    /// The same, with configurations of another version.
+    fn speaking(mut self, version: &str) -> Self {
+        self.config["cniVersion"] = json!(version);
+        self
+    }
+
+    /// GC of all but the interface `eth0` of these containers, or without a list.
+    fn gc(&self, valid: Option<&[&str]>) -> Result<Output> {
+        let mut config = self.config.clone();
+        let attachment = |id: &&str| json!({ "containerID": id, "ifname": "eth0" });
+        if let Some(valid) = valid {
+            let valid: Vec<_> = valid.iter().map(attachment).collect();
+            config["cni.dev/valid-attachments"] = json!(valid);
+        }
+        let mut plugin = command_in(&self.node.namespace, self.node.cni_bin().join("weft-cni"))?;
+        plugin.env("CNI_COMMAND", "GC").env("CNI_PATH", &self.search);
+        fed(plugin, &config)
     }
 
     pub(crate) fn add(&self, namespace: &str) -> Result<Value> {
@@ -111,6 +123,36 @@ impl Runtime {
     }
 }
 
+/// Runs a plugin with its configuration on stdin.
+fn fed(mut plugin: Command, config: &Value) -> Result<Output> {
+    plugin.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = plugin.spawn().context("cannot start weft-cni")?;
+    let mut stdin = child.stdin.take().context("no stdin")?;
+    stdin.write_all(config.to_string().as_bytes())?;
+    drop(stdin);
+    Ok(child.wait_with_output()?)
+}
+
+/// `cnitool` of the CNI project, which calls plugins by the library that runtimes use, as a node's runtime.
+/// What that library keeps is in `cache`.
+fn library(runtime: &Runtime, cache: &Path, verb: &str, namespace: &str) -> Result<Output> {
+    let mut command = command_in(&runtime.node.namespace, "unshare")?;
+    let script = "mkdir -p /var/lib/cni && mount --bind \"$0\" /var/lib/cni && exec \"$@\"";
+    command
+        .args(["--mount", "sh", "-c", script])
+        .arg(cache)
+        .arg(built_tool("cnitool"))
+        .args([verb, "weft"])
+        .arg(netns::path_of(namespace)?)
+        .env("NETCONFPATH", runtime.node.cni_conf())
+        .env("CNI_PATH", &runtime.search)
+        .env(
+            "CNI_ARGS",
+            format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={namespace}"),
+        );
+    Ok(command.output()?)
+}
+
 /// Network namespace of a container, made as a runtime makes it. The lab's end removes it.
 pub(crate) fn container(lab: &TestLab, name: &str) -> Result<String> {
     let namespace = lab.extra_namespace(name);
@@ -139,6 +181,98 @@ pub(crate) fn party(namespace: &str, result: &Value) -> Result<Party> {
 
 async fn attached(lab: &TestLab) -> Result<usize> {
     Ok(lab.agent_status("node-1").await?.pods.len())
+}
+
+/// CNI-021, CNI-072, CNI-081, CNI-102, CNI-103, CNI-104: of the versions in the list it chooses the last, asks
+/// for the status, and finds what it needs in the result; DEL does without what it keeps.
+#[tokio::test(flavor = "multi_thread")]
+async fn library_of_runtimes_speaks_the_latest_version() -> Result<()> {
+    if !can_run(&["unshare"]) {
+        return Ok(());
+    }
+    let lab = TestLab::up(Options { nodes: 1, ..Options::default() }).await?;
+    let runtime = Runtime::new(&lab, "node-1")?;
+    let cache = tempfile::tempdir()?;
+    let namespace = container(&lab, "c1")?;
+    let call = |verb: &str| library(&runtime, cache.path(), verb, &namespace);
+    let said = |output: &Output| String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    let works = |verb: &str| {
+        let output = call(verb)?;
+        ensure!(output.status.success(), "{verb}: {}", said(&output));
+        Ok(output)
+    };
+    works("status")?;
+    let result: Value = serde_json::from_slice(&works("add")?.stdout)?;
+    ensure!(result["cniVersion"] == "1.1.0", "{result}");
+    let index = result["ips"][0]["interface"].as_u64().context("an address of no interface")?;
+    let interface = &result["interfaces"][usize::try_from(index)?];
+    ensure!(interface["name"] == "eth0", "{result}");
+    ensure!(interface["sandbox"] == json!(netns::path_of(&namespace)?), "{result}");
+    host_side(&result)?;
+    works("check")?;
+    ensure!(!call("add")?.status.success(), "a second ADD is not refused");
+    works("check")?;
+
+    let agent = Pid::from_raw(lab.pid("node-1-agent")?);
+    kill(agent, Signal::SIGSTOP)?;
+    let status = call("status");
+    kill(agent, Signal::SIGCONT)?;
+    let status = status?;
+    ensure!(!status.status.success(), "nobody is there to answer");
+    ensure!(said(&status).contains("agent"), "{}", said(&status));
+    eventually(Duration::from_secs(5), async || works("status")).await?;
+
+    for entry in std::fs::read_dir(cache.path())? {
+        std::fs::remove_dir_all(entry?.path())?;
+    }
+    for _ in 0..2 {
+        works("del")?;
+    }
+    ensure!(attached(&lab).await? == 0, "it is attached still");
+    Ok(())
+}
+
+/// CNI-074, CNI-063, CNI-064: what the runtime does not know any more is taken away, also what only the disk
+/// remembers, and nothing else is.
+#[tokio::test(flavor = "multi_thread")]
+async fn gc_takes_away_what_the_runtime_does_not_know() -> Result<()> {
+    if !can_run(&[]) {
+        return Ok(());
+    }
+    let lab = TestLab::up(Options { nodes: 1, ..Options::default() }).await?;
+    let runtime = Runtime::new(&lab, "node-1")?.speaking("1.1.0");
+    let names = ["kept", "stale", "gone"].map(|name| container(&lab, name));
+    let [kept, stale, gone] = names;
+    let (kept, stale, gone) = (kept?, stale?, gone?);
+    let results = [&kept, &stale, &gone].map(|namespace| runtime.add(namespace));
+    let [kept_result, stale_result, gone_result] = results;
+    let (kept_result, stale_result) = (kept_result?, stale_result?);
+    netns::delete(&gone)?;
+    let nobody = runtime.node.state().join("cni/addresses/weft/10.244.0.200");
+    std::fs::write(&nobody, "nobody\r\neth0")?;
+    let refused = runtime.gc(None)?;
+    ensure!(!refused.status.success(), "without a list everything would go");
+    ensure!(attached(&lab).await? == 3, "something is gone");
+
+    let collected = runtime.gc(Some(&[&kept]))?;
+    ensure!(collected.status.success(), "{}", String::from_utf8_lossy(&collected.stdout));
+    ensure!(attached(&lab).await? == 1, "{} are attached", attached(&lab).await?);
+    runtime.succeeds("CHECK", &kept, Some(&kept_result))?;
+    let links = tool(&runtime.node.namespace, "ip", &["-o", "link"])?;
+    ensure!(links.contains(&host_side(&kept_result)?), "{links}");
+    ensure!(!links.contains(&host_side(&stale_result)?), "{links}");
+    ensure!(!nobody.exists(), "an address of nobody");
+    for address in addresses(&stale_result)?.into_iter().chain(addresses(&gone_result?)?) {
+        let given = runtime.node.state().join("cni/addresses/weft").join(address.to_string());
+        ensure!(!given.exists(), "{address} is still given");
+    }
+    let again = runtime.gc(Some(&[&kept]))?;
+    ensure!(again.status.success(), "{}", String::from_utf8_lossy(&again.stdout));
+    // Freed addresses rest while there are others.
+    let fresh = addresses(&runtime.add(&stale)?)?;
+    let before = addresses(&stale_result)?;
+    ensure!(fresh.iter().all(|address| !before.contains(address)), "{fresh:?}");
+    Ok(())
 }
 
 /// CNI-045, CNI-061: many at once, each with addresses of its own; all of it goes again.

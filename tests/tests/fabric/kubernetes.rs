@@ -13,6 +13,7 @@ use weft_tests::{can_run, eventually};
 
 use crate::failures::kill_and_await_return;
 
+const HUB_USER: &str = "system:serviceaccount:weft-system:weft-hub";
 const SOON: Duration = Duration::from_secs(20);
 
 const WEB: &str = "
@@ -227,4 +228,129 @@ async fn node_may_be_deleted_and_made_again() -> Result<()> {
     let object = cluster.get(&["node", "node-2"])?;
     ensure!(object["metadata"]["uid"] == after.as_str(), "{after}");
     Ok(())
+}
+
+/// A verb, a group and a resource.
+type Right = (String, String, String);
+
+/// Rights of the hub, of the cluster and of its namespace.
+fn granted(cluster: &Cluster) -> Result<BTreeSet<Right>> {
+    let mut rights = BTreeSet::new();
+    for role in [&["clusterrole", "weft-hub"][..], &["role", "weft-hub", "-n", "weft-system"]] {
+        let role = cluster.get(role)?;
+        let texts = |rule: &Value, key: &str| -> Vec<String> {
+            let all = rule[key].as_array().into_iter().flatten();
+            all.filter_map(|text| Some(text.as_str()?.to_owned())).collect()
+        };
+        for rule in role["rules"].as_array().into_iter().flatten() {
+            for verb in texts(rule, "verbs") {
+                for group in texts(rule, "apiGroups") {
+                    let resources = texts(rule, "resources").into_iter();
+                    rights.extend(resources.map(|r| (verb.clone(), group.clone(), r)));
+                }
+            }
+        }
+    }
+    Ok(rights)
+}
+
+/// The hub asks for all that it may, and for nothing that it may not; agents ask for nothing at all.
+#[tokio::test(flavor = "multi_thread")]
+async fn rights_are_the_least_that_works() -> Result<()> {
+    if !can_run(&[&["nft"], &TOOLS[..]].concat()) {
+        return Ok(());
+    }
+    let cluster = cluster().await?;
+    let mut granted = granted(&cluster)?;
+    for (verb, group, resource) in [
+        // The server has no such kind: nothing can be watched, but a right to is needed once it has.
+        ("watch", "policy.networking.k8s.io", "clusternetworkpolicies"),
+        // The patch that makes what is not there counts as a patch.
+        ("create", "", "configmaps"),
+    ] {
+        let right: Right = (verb.to_owned(), group.to_owned(), resource.to_owned());
+        ensure!(granted.remove(&right), "{granted:?}");
+    }
+    eventually(SOON, async || {
+        let asked = cluster.asked()?;
+        let hub = asked.iter().filter(|e| e["user"]["username"] == HUB_USER);
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let right = |event: &Value| {
+            let object = &event["objectRef"];
+            (text(&event["verb"]), text(&object["apiGroup"]), text(&object["resource"]))
+        };
+        let used: BTreeSet<Right> = hub.map(right).collect();
+        let unused: Vec<_> = granted.difference(&used).collect();
+        let refused: Vec<_> = used.difference(&granted).collect();
+        ensure!(unused.is_empty() && refused.is_empty(), "unused {unused:?}, refused {refused:?}");
+        let others = asked.iter().filter(|e| e["user"]["username"] != HUB_USER);
+        ensure!(others.clone().count() == 0, "{:?}", others.collect::<Vec<_>>());
+        Ok(())
+    })
+    .await?;
+
+    // Less fails, and it is told what is missing.
+    let less = r#"[{"op": "remove", "path": "/rules/1"}]"#;
+    cluster.kubectl(&["patch", "clusterrole", "weft-hub", "--type=json", "-p", less])?;
+    let hub = nix::unistd::Pid::from_raw(cluster.pid("hub")?);
+    nix::sys::signal::kill(hub, nix::sys::signal::Signal::SIGKILL)?;
+    let says = "does not let the hub list and watch endpointslices";
+    eventually(Duration::from_secs(60), async || {
+        let log = std::fs::read_to_string(cluster.log_file("hub"))?;
+        ensure!(log.contains(says), "the hub does not say so");
+        Ok(())
+    })
+    .await?;
+    let deploy = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/weft.yaml");
+    cluster.kubectl(&["apply", "-f", deploy])?;
+    eventually(Duration::from_secs(60), async || cluster.status().await).await?;
+    cluster.wait_ready().await
+}
+
+/// The server takes what the hub can use, with its defaults, and refuses what it cannot.
+#[tokio::test(flavor = "multi_thread")]
+async fn own_kinds_are_checked_where_they_are_written() -> Result<()> {
+    if !can_run(&[&["nft"], &TOOLS[..]].concat()) {
+        return Ok(());
+    }
+    let cluster = cluster().await?;
+    let object = |kind: &str, spec: &str| {
+        format!(
+            "apiVersion: weft.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: one}}\nspec: {spec}\n"
+        )
+    };
+    for (kind, spec, says) in [
+        ("AddressPool", "{}", "addresses"),
+        ("AddressPool", "{addresses: []}", "addresses"),
+        ("AddressPool", "{addresses: [pool]}", "addresses"),
+        ("PacketFilter", "{module: a.wasm, onFault: Panic}", "onFault"),
+        ("PacketFilter", "{module: a.wasm, deadline: soon}", "deadline"),
+        ("PacketFilter", "{module: \"\"}", "module"),
+        ("FqdnPolicy", "{egress: []}", "podSelector"),
+        ("FqdnPolicy", "{podSelector: {}, egress: [{}]}", "names"),
+        ("FqdnPolicy", "{podSelector: {}, egress: [{names: [a.b], ports: [{port: 0}]}]}", "port"),
+    ] {
+        let refused = cluster.apply(&object(kind, spec));
+        let why = refused.err().map(|e| e.to_string()).unwrap_or_default();
+        ensure!(why.contains(says), "{kind} {spec}: {why}");
+    }
+    cluster.apply(&object(
+        "AddressPool",
+        "{addresses: [203.0.113.0/29, 203.0.113.16-203.0.113.20]}",
+    ))?;
+    cluster.apply(&object(
+        "FqdnPolicy",
+        "{podSelector: {matchLabels: {app: none}}, egress: [{names: [\"*.example.org\"], ports: [{port: 443}]}]}",
+    ))?;
+    cluster.apply(
+        "apiVersion: v1\nkind: Service\nmetadata: {name: lan}\nspec: {type: LoadBalancer, ports: [{port: 80}]}\n",
+    )?;
+    eventually(SOON, async || {
+        let services = cluster.weft(&["services"])?;
+        ensure!(services.contains("203.0.113.0"), "{services}");
+        let status = cluster.status().await?;
+        ensure!(status.problems.is_empty(), "{:?}", status.problems);
+        Ok(())
+    })
+    .await
 }

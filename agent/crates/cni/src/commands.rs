@@ -1,6 +1,7 @@
 //! The verbs.
 
 use std::io;
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use weft_model::cni::{Attachment, Request, Response};
@@ -10,10 +11,11 @@ use crate::delegate::{self, BRIDGE};
 use crate::environment::{self, Call, Verb};
 use crate::error::code::{
     CHECK_FAILED, DECODE, EXISTS, INCOMPATIBLE_VERSION, INVALID_CONFIG, INVALID_NETNS, IO,
+    NOT_AVAILABLE, TRY_AGAIN,
 };
 use crate::interface::{self, Interface, Made};
 use crate::record::{self, Record};
-use crate::{CniError, Environment, agent, result};
+use crate::{CniError, Environment, agent, reservation, result};
 
 /// Serves one call and returns what goes to stdout.
 pub(crate) fn serve(
@@ -24,9 +26,12 @@ pub(crate) fn serve(
     if verb == Verb::Version {
         return Ok(version(stdin));
     }
+    let stdin = || stdin.map_err(|e| CniError::new(IO, format!("cannot read stdin: {e}")));
+    if matches!(verb, Verb::Status | Verb::Gc) {
+        return of_network(environment, verb, &stdin()?);
+    }
     let call = Call::read(environment, verb)?;
-    let stdin = stdin.map_err(|e| CniError::new(IO, format!("cannot read stdin: {e}")))?;
-    let config = NetworkConfig::parse(&stdin)?;
+    let config = NetworkConfig::parse(&stdin()?)?;
     let attachment = Attachment {
         network: config.name.clone(),
         container_id: call.container_id.clone(),
@@ -36,9 +41,60 @@ pub(crate) fn serve(
         Verb::Add => add(&call, &config, &attachment),
         Verb::Del => del(&call, &config, &attachment),
         Verb::Check => check(&call, &config, &attachment),
-        Verb::Version => Ok(String::new()),
+        Verb::Status | Verb::Gc | Verb::Version => Ok(String::new()),
     };
     served.map_err(|e| e.in_version(&config.cni_version))
+}
+
+/// The verbs that are about no attachment in particular.
+fn of_network(environment: Environment<'_>, verb: Verb, stdin: &[u8]) -> Result<String, CniError> {
+    if verb == Verb::Gc {
+        environment::required(environment, &["CNI_PATH"])?;
+    }
+    let path = environment::search_path(environment);
+    let config = NetworkConfig::parse(stdin)?;
+    let whole: Value =
+        serde_json::from_slice(stdin).map_err(|e| CniError::new(DECODE, e.to_string()))?;
+    let done = match verb {
+        Verb::Status => status(&path, &config, &whole),
+        _ => gc(&path, &config, &whole),
+    };
+    done.map(|()| String::new()).map_err(|e| e.in_version(&config.cni_version))
+}
+
+/// Whether ADD would succeed now.
+fn status(path: &[PathBuf], config: &NetworkConfig, whole: &Value) -> Result<(), CniError> {
+    config.require_latest("STATUS")?;
+    let request = Request::Status { network: config.name.clone() };
+    agent::ask(&config.socket, &request).map_err(|error| match error.code() {
+        // Nobody who says more: pods that are there do without an agent.
+        TRY_AGAIN => error.with_code(NOT_AVAILABLE),
+        _ => error,
+    })?;
+    delegate::forward(path, "STATUS", config, whole)
+}
+
+/// Takes away what is left of attachments that the runtime does not know. What cannot be done does not stop
+/// the rest.
+fn gc(path: &[PathBuf], config: &NetworkConfig, whole: &Value) -> Result<(), CniError> {
+    config.require_latest("GC")?;
+    let valid = config.valid_attachments()?;
+    let mut errors = Vec::new();
+    let (network, keep) = (config.name.clone(), valid.clone());
+    errors.extend(agent::ask(&config.socket, &Request::Collect { network, valid: keep }).err());
+    for attachment in record::all(&config.state_dir, &config.name)? {
+        if valid.contains(&attachment) {
+            continue;
+        }
+        let Attachment { container_id, ifname, .. } = attachment.clone();
+        let (path, netns) = (path.to_vec(), String::new());
+        let call = Call { container_id, ifname, netns, path, pod: None };
+        errors.extend(forget(&call, config, &attachment).err());
+    }
+    let addresses = delegate::addresses(&config.state_dir).join(&config.name);
+    errors.extend(reservation::free_all_but(&addresses, &valid).err());
+    errors.extend(delegate::forward(path, "GC", config, whole).err());
+    CniError::all(errors)
 }
 
 /// Answers whatever stdin holds: nothing, no JSON, an unknown version.
@@ -99,7 +155,7 @@ fn undo(
         None => interface::look(&call.netns, &call.ifname).is_ok(),
     };
     let netns = if ours { call.netns.as_str() } else { "" };
-    delegate::run(&call.path, "DEL", &record.delegate, &record.config, netns)?;
+    delegate::run(call, "DEL", &record.delegate, &record.config, netns)?;
     record::remove(&config.state_dir, attachment)
 }
 
@@ -110,7 +166,7 @@ fn wire(
     record: &mut Record,
     segments_max: Option<u16>,
 ) -> Result<String, CniError> {
-    let stdout = delegate::run(&call.path, "ADD", &record.delegate, &record.config, &call.netns)?;
+    let stdout = delegate::run(call, "ADD", &record.delegate, &record.config, &call.netns)?;
     let made: Value = serde_json::from_slice(&stdout).map_err(|e| {
         CniError::new(DECODE, "the delegate's result is no JSON").details(e.to_string())
     })?;
@@ -125,7 +181,7 @@ fn wire(
     }
     let pod = call.pod.clone();
     agent::ask(&config.socket, &Request::Attach { attachment: attachment.clone(), pod, wiring })?;
-    Ok(made.to_string())
+    Ok(result::of_request(made, config).to_string())
 }
 
 /// Succeeds for what is not there; fails only while something of the attachment is left, so that
@@ -133,11 +189,15 @@ fn wire(
 fn del(call: &Call, config: &NetworkConfig, attachment: &Attachment) -> Result<String, CniError> {
     // An agent that is away finds the interface gone when it is back, and forgets the attachment.
     let _ = agent::ask(&config.socket, &Request::Detach { attachment: attachment.clone() });
-    match record::load(&config.state_dir, attachment)? {
-        Some(record) => undo(call, config, attachment, &record)?,
-        None => record::remove(&config.state_dir, attachment)?,
-    }
+    forget(call, config, attachment)?;
     Ok(String::new())
+}
+
+fn forget(call: &Call, config: &NetworkConfig, attachment: &Attachment) -> Result<(), CniError> {
+    match record::load(&config.state_dir, attachment)? {
+        Some(record) => undo(call, config, attachment, &record),
+        None => record::remove(&config.state_dir, attachment),
+    }
 }
 
 /// The bridge that a delegate puts the pod on.
@@ -161,8 +221,10 @@ fn check(call: &Call, config: &NetworkConfig, attachment: &Attachment) -> Result
     };
     let wiring = result::wiring(previous, &call.netns, bridge(&record))?;
     let mut delegate_config = record.config;
+    let version = delegate_config.get("cniVersion").cloned();
     delegate_config["prevResult"] = previous.clone();
-    delegate::run(&call.path, "CHECK", &record.delegate, &delegate_config, &call.netns)?;
+    delegate_config["prevResult"]["cniVersion"] = version.unwrap_or_default();
+    delegate::run(call, "CHECK", &record.delegate, &delegate_config, &call.netns)?;
     agent::ask(&config.socket, &Request::Check { attachment: attachment.clone(), wiring })?;
     Ok(String::new())
 }

@@ -4,13 +4,19 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use weft_model::cni::Attachment;
 
 use crate::CniError;
 use crate::error::code::{DECODE, INCOMPATIBLE_VERSION, INVALID_CONFIG};
 
-/// Versions of the specification that are served; the delegates of Debian 12 speak up to the last.
-pub(crate) const SUPPORTED_VERSIONS: [&str; 6] =
-    ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0"];
+/// Versions of the specification that are served.
+pub(crate) const SUPPORTED_VERSIONS: [&str; 7] =
+    ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", LATEST];
+/// The only one with STATUS and GC.
+pub(crate) const LATEST: &str = "1.1.0";
+/// What delegates are spoken to in instead of that: those of Debian 12 know no later one, and it has all
+/// that is asked of them.
+const DELEGATE_LATEST: &str = "1.0.0";
 /// What a configuration without `cniVersion` means (specification section 1).
 const IMPLIED_VERSION: &str = "0.1.0";
 
@@ -36,6 +42,20 @@ pub(crate) struct NetworkConfig {
     /// Owned by the runtime, handed to the delegate.
     #[serde(default)]
     pub(crate) runtime_config: Option<Value>,
+    /// Of GC: the attachments that there are.
+    #[serde(default, rename = "cni.dev/valid-attachments")]
+    valid_attachments: Option<Vec<ValidAttachment>>,
+    /// The same, as the reference library misspelt it first.
+    #[serde(default, rename = "cni.dev/attachments")]
+    attachments: Option<Vec<ValidAttachment>>,
+}
+
+/// An attachment as the specification's GC names it.
+#[derive(Debug, Deserialize)]
+struct ValidAttachment {
+    #[serde(rename = "containerID")]
+    container_id: String,
+    ifname: String,
 }
 
 fn implied_version() -> String {
@@ -89,6 +109,43 @@ impl NetworkConfig {
         Ok(())
     }
 
+    /// Version that delegates are spoken to in.
+    pub(crate) fn delegate_version(&self) -> &str {
+        if self.cni_version == LATEST { DELEGATE_LATEST } else { &self.cni_version }
+    }
+
+    /// Refuses a verb that the version of the configuration does not have.
+    ///
+    /// # Errors
+    /// Code 1.
+    pub(crate) fn require_latest(&self, verb: &str) -> Result<(), CniError> {
+        if self.cni_version == LATEST {
+            return Ok(());
+        }
+        let message = format!("{verb} needs cniVersion {LATEST}, not {}", self.cni_version);
+        Err(CniError::new(INCOMPATIBLE_VERSION, message))
+    }
+
+    /// Attachments of this network that GC leaves.
+    ///
+    /// # Errors
+    /// Code 7 if the configuration does not say: everything would be taken away.
+    pub(crate) fn valid_attachments(&self) -> Result<Vec<Attachment>, CniError> {
+        let given = self.valid_attachments.as_ref().or(self.attachments.as_ref());
+        let given = given.ok_or_else(|| {
+            CniError::new(
+                INVALID_CONFIG,
+                "GC needs `cni.dev/valid-attachments`, if only an empty list",
+            )
+        })?;
+        let attachment = |ValidAttachment { container_id, ifname }: &ValidAttachment| Attachment {
+            network: self.name.clone(),
+            container_id: container_id.clone(),
+            ifname: ifname.clone(),
+        };
+        Ok(given.iter().map(attachment).collect())
+    }
+
     /// Executable that wires the pod.
     pub(crate) fn delegate_type(&self) -> &str {
         self.delegate.get("type").and_then(Value::as_str).unwrap_or("ptp")
@@ -115,6 +172,26 @@ mod tests {
                 .contains("code 7")
         );
         assert!(code(r#"{"cniVersion":"1.0.0","name":7}"#).contains("code 7"));
+    }
+
+    /// CNI-074: what is not said is not an empty list.
+    #[test]
+    fn attachments_that_stay_are_named_by_either_key() {
+        let with = |rest: &str| {
+            let stdin = format!(r#"{{"cniVersion":"1.1.0","name":"weft"{rest}}}"#);
+            NetworkConfig::parse(stdin.as_bytes()).unwrap().valid_attachments()
+        };
+        let list = r#"[{"containerID":"c1","ifname":"eth0"}]"#;
+        for keys in [
+            format!(r#","cni.dev/valid-attachments":{list}"#),
+            format!(r#","cni.dev/attachments":{list}"#),
+            format!(r#","cni.dev/valid-attachments":{list},"cni.dev/attachments":{list}"#),
+        ] {
+            let valid = with(&keys).unwrap();
+            assert_eq!((valid.len(), valid[0].container_id.as_str()), (1, "c1"), "{keys}");
+        }
+        assert!(with(r#","cni.dev/valid-attachments":[]"#).unwrap().is_empty());
+        assert!(with("").unwrap_err().to_string().contains("code 7"));
     }
 
     /// CNI-027

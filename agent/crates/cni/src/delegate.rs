@@ -5,12 +5,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::{Map, Value, json};
-use weft_model::cni::Delegation;
+use weft_model::cni::{Delegation, RESERVATIONS};
 
 use crate::CniError;
-use crate::config::NetworkConfig;
+use crate::config::{LATEST, NetworkConfig};
+use crate::environment::Call;
 use crate::error::code::{DECODE, IO};
 
+/// Delegate that gives pods addresses.
+const IPAM: &str = "host-local";
 /// Bridge that `bridge` wiring puts pods on.
 pub(crate) const BRIDGE: &str = "weft-br0";
 
@@ -29,7 +32,7 @@ pub(crate) fn configuration(config: &NetworkConfig, delegation: &Delegation) -> 
     if let Some(runtime) = &config.runtime_config {
         delegate.insert("runtimeConfig".into(), runtime.clone());
     }
-    delegate.insert("cniVersion".into(), json!(config.cni_version));
+    delegate.insert("cniVersion".into(), json!(config.delegate_version()));
     delegate.insert("name".into(), json!(config.name));
     delegate.insert("type".into(), json!(kind));
     delegate.insert("mtu".into(), json!(delegation.mtu));
@@ -37,6 +40,11 @@ pub(crate) fn configuration(config: &NetworkConfig, delegation: &Delegation) -> 
     delegate.insert("ipMasq".into(), json!(false));
     delegate.insert("ipam".into(), ipam(&config.state_dir, kind, delegation));
     Value::Object(delegate)
+}
+
+/// Where that keeps what it gave, a directory for each network.
+pub(crate) fn addresses(state_dir: &Path) -> PathBuf {
+    state_dir.join(RESERVATIONS)
 }
 
 fn ipam(state_dir: &Path, kind: &str, delegation: &Delegation) -> Value {
@@ -53,8 +61,8 @@ fn ipam(state_dir: &Path, kind: &str, delegation: &Delegation) -> Value {
     // `bridge` makes the default route itself and refuses to make it twice.
     let routes = if kind == "bridge" { Vec::new() } else { defaults };
     json!({
-        "type": "host-local",
-        "dataDir": state_dir.join("addresses"),
+        "type": IPAM,
+        "dataDir": addresses(state_dir),
         "ranges": ranges,
         "routes": routes,
     })
@@ -84,26 +92,72 @@ pub(crate) fn find_all(path: &[PathBuf], kind: &str, config: &Value) -> Result<(
     [Some(kind), ipam].into_iter().flatten().try_for_each(|kind| find(path, kind).map(drop))
 }
 
-/// Runs a delegate with the environment of this call, but for the namespace, and `config` on stdin;
-/// its stderr passes through. Returns its stdout.
+/// Runs a delegate for the attachment of a call, in the namespace `netns`, with `config` on stdin; its stderr
+/// passes through. Returns its stdout.
 ///
 /// A DEL without a namespace frees the addresses only.
 ///
 /// # Errors
 /// Code 5 if it cannot be found or run; else the delegate's own error object.
 pub(crate) fn run(
-    path: &[PathBuf],
+    call: &Call,
     verb: &str,
     kind: &str,
     config: &Value,
     netns: &str,
+) -> Result<Vec<u8>, CniError> {
+    let Call { container_id, ifname, path, .. } = call;
+    let variables =
+        [("CNI_CONTAINERID", container_id.as_str()), ("CNI_IFNAME", ifname), ("CNI_NETNS", netns)];
+    execute(path, verb, kind, config, &variables)
+}
+
+/// Has the delegates that know `verb`, which is about no attachment, do it too.
+///
+/// # Errors
+/// Of every delegate that fails.
+pub(crate) fn forward(
+    path: &[PathBuf],
+    verb: &str,
+    network: &NetworkConfig,
+    stdin: &Value,
+) -> Result<(), CniError> {
+    let ipam = json!({ "type": IPAM, "dataDir": addresses(&network.state_dir) });
+    let mut errors = Vec::new();
+    for kind in [network.delegate_type(), IPAM] {
+        if !speaks(path, kind, LATEST) {
+            continue;
+        }
+        let mut config = stdin.clone();
+        config["type"] = json!(kind);
+        config["ipam"] = ipam.clone();
+        errors.extend(execute(path, verb, kind, &config, &[]).err());
+    }
+    CniError::all(errors)
+}
+
+/// Whether a delegate says that it knows this version.
+fn speaks(path: &[PathBuf], kind: &str, version: &str) -> bool {
+    let asked = json!({ "cniVersion": version });
+    let answer = execute(path, "VERSION", kind, &asked, &[]).ok();
+    let answer: Option<Value> = answer.and_then(|answer| serde_json::from_slice(&answer).ok());
+    let known = answer.as_ref().and_then(|answer| answer.get("supportedVersions")?.as_array());
+    known.is_some_and(|known| known.iter().any(|one| one == version))
+}
+
+fn execute(
+    path: &[PathBuf],
+    verb: &str,
+    kind: &str,
+    config: &Value,
+    variables: &[(&str, &str)],
 ) -> Result<Vec<u8>, CniError> {
     let binary = find(path, kind)?;
     let failed =
         |e: std::io::Error| CniError::new(IO, format!("cannot run {}: {e}", binary.display()));
     let mut child = Command::new(&binary)
         .env("CNI_COMMAND", verb)
-        .env("CNI_NETNS", netns)
+        .envs(variables.iter().copied())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()

@@ -16,10 +16,12 @@ pub(crate) enum Verb {
     Add,
     Del,
     Check,
+    Status,
+    Gc,
     Version,
 }
 
-/// The variables of one call, checked.
+/// The variables of one call that is about an attachment, checked.
 #[derive(Debug)]
 pub(crate) struct Call {
     pub(crate) container_id: String,
@@ -35,6 +37,8 @@ pub(crate) fn verb(environment: Environment<'_>) -> Result<Verb, CniError> {
         Some("ADD") => Ok(Verb::Add),
         Some("DEL") => Ok(Verb::Del),
         Some("CHECK") => Ok(Verb::Check),
+        Some("STATUS") => Ok(Verb::Status),
+        Some("GC") => Ok(Verb::Gc),
         Some("VERSION") => Ok(Verb::Version),
         Some(other) => Err(invalid(format!("unknown CNI_COMMAND: {other}"))),
         None => Err(invalid("required environment variable missing: CNI_COMMAND")),
@@ -45,15 +49,11 @@ impl Call {
     /// Reads what ADD, DEL and CHECK need; DEL can do without `CNI_NETNS`.
     pub(crate) fn read(environment: Environment<'_>, verb: Verb) -> Result<Self, CniError> {
         let get = |name: &str| environment(name).filter(|v| !v.is_empty());
-        let mut required = vec!["CNI_CONTAINERID", "CNI_IFNAME", "CNI_PATH"];
+        let mut needed = vec!["CNI_CONTAINERID", "CNI_IFNAME", "CNI_PATH"];
         if verb != Verb::Del {
-            required.push("CNI_NETNS");
+            needed.push("CNI_NETNS");
         }
-        let missing: Vec<&str> = required.into_iter().filter(|n| get(n).is_none()).collect();
-        if !missing.is_empty() {
-            let names = missing.join(", ");
-            return Err(invalid(format!("required environment variables missing: {names}")));
-        }
+        required(environment, &needed)?;
         let container_id = get("CNI_CONTAINERID").unwrap_or_default();
         let ifname = get("CNI_IFNAME").unwrap_or_default();
         check_container_id(&container_id)?;
@@ -62,10 +62,26 @@ impl Call {
             container_id,
             ifname,
             netns: get("CNI_NETNS").unwrap_or_default(),
-            path: std::env::split_paths(&get("CNI_PATH").unwrap_or_default()).collect(),
+            path: search_path(environment),
             pod: pod_identity(&get("CNI_ARGS").unwrap_or_default())?,
         })
     }
+}
+
+/// Directories of plugins; none if the runtime names none.
+pub(crate) fn search_path(environment: Environment<'_>) -> Vec<PathBuf> {
+    let path = environment("CNI_PATH").filter(|path| !path.is_empty());
+    path.iter().flat_map(std::env::split_paths).collect()
+}
+
+/// Refuses a call that lacks one of these variables.
+pub(crate) fn required(environment: Environment<'_>, names: &[&str]) -> Result<(), CniError> {
+    let missing = |name: &&&str| environment(name).is_none_or(|value| value.is_empty());
+    let missing: Vec<&str> = names.iter().filter(missing).copied().collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(invalid(format!("required environment variables missing: {}", missing.join(", "))))
 }
 
 fn invalid(message: impl Into<String>) -> CniError {

@@ -13,6 +13,8 @@ pub(crate) mod code {
     pub(crate) const INVALID_CONFIG: u32 = 7;
     pub(crate) const INVALID_NETNS: u32 = 8;
     pub(crate) const TRY_AGAIN: u32 = 11;
+    /// STATUS: ADD would fail.
+    pub(crate) const NOT_AVAILABLE: u32 = 50;
     /// Plugin-specific: the attachment exists.
     pub(crate) const EXISTS: u32 = 100;
     /// Plugin-specific: CHECK found a difference.
@@ -56,6 +58,22 @@ impl CniError {
 
     pub(crate) fn details(self, details: impl Into<String>) -> Self {
         Self { details: Some(details.into()), ..self }
+    }
+
+    pub(crate) fn code(&self) -> u32 {
+        self.code
+    }
+
+    /// As another code says it.
+    pub(crate) fn with_code(self, code: u32) -> Self {
+        Self { code, ..self }
+    }
+
+    /// Several errors as one, which is told by the first.
+    pub(crate) fn all(errors: Vec<Self>) -> Result<(), Self> {
+        let message = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        let first = errors.into_iter().next();
+        first.map_or(Ok(()), |first| Err(Self { message, ..first }))
     }
 
     /// Answers in the version of the request.

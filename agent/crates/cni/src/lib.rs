@@ -17,6 +17,7 @@ mod environment;
 mod error;
 mod interface;
 mod record;
+mod reservation;
 mod result;
 
 use std::io;

@@ -23,10 +23,33 @@ pub(crate) struct Record {
     pub(crate) made: Option<Made>,
 }
 
+fn directory(state_dir: &Path) -> PathBuf {
+    state_dir.join("delegates")
+}
+
 fn path_of(state_dir: &Path, attachment: &Attachment) -> PathBuf {
-    // Neither part can hold `/` or `,`, so names cannot collide or leave the directory.
+    // Neither part can hold `/`, and the first two no `,`, so names cannot collide or leave the directory.
     let Attachment { network, container_id, ifname } = attachment;
-    state_dir.join("delegates").join(format!("{network},{container_id},{ifname}.json"))
+    directory(state_dir).join(format!("{network},{container_id},{ifname}.json"))
+}
+
+/// Attachments of a network that there are records of.
+///
+/// # Errors
+/// Code 5 if the disk refuses.
+pub(crate) fn all(state_dir: &Path, network: &str) -> Result<Vec<Attachment>, CniError> {
+    let directory = directory(state_dir);
+    let entries = match fs::read_dir(&directory) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(|e| failed(&directory, "read", &e))?,
+    };
+    let attachment = |name: String| {
+        let mut parts = name.strip_suffix(".json")?.splitn(3, ',');
+        let mut part = || parts.next().map(ToOwned::to_owned);
+        Some(Attachment { network: part()?, container_id: part()?, ifname: part()? })
+    };
+    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    Ok(names.filter_map(attachment).filter(|a| a.network == network).collect())
 }
 
 fn failed(path: &Path, doing: &str, error: &io::Error) -> CniError {
@@ -127,6 +150,8 @@ mod tests {
         replace(dir.path(), &attachment, &replaced()).unwrap();
         assert_eq!(load(dir.path(), &attachment).unwrap(), Some(replaced()));
         assert_eq!(fs::read_dir(dir.path().join("delegates")).unwrap().count(), 1);
+        assert_eq!(all(dir.path(), "weft").unwrap(), std::slice::from_ref(&attachment));
+        assert_eq!(all(dir.path(), "other").unwrap(), []);
         remove(dir.path(), &attachment).unwrap();
         remove(dir.path(), &attachment).unwrap();
         assert_eq!(load(dir.path(), &attachment).unwrap(), None);

@@ -63,6 +63,49 @@ fn absent_agent_means_try_again_later() {
     assert_eq!(stdout(&output)["cniVersion"], "1.0.0");
 }
 
+/// CNI-022, CNI-072: nothing but the command is needed.
+#[test]
+fn status_needs_version_1_1_and_an_agent() {
+    for (version, code) in [("1.0.0", 1), ("1.1.0", 50)] {
+        let config =
+            format!(r#"{{"cniVersion":"{version}","name":"weft","socket":"/nonexistent/s"}}"#);
+        let output = weft_cni(&[("CNI_COMMAND", "STATUS")], &config);
+        assert_eq!(stdout(&output)["code"], code, "{version}");
+        assert_eq!(stdout(&output)["cniVersion"], version);
+    }
+}
+
+/// CNI-022, CNI-074: a list that is not there is not an empty one, and nothing is freed.
+#[test]
+fn gc_needs_version_1_1_and_a_list() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().display();
+    let gc = |version: &str, rest: &str, variables: &[(&str, &str)]| {
+        let config = format!(
+            r#"{{"cniVersion":"{version}","name":"weft","socket":"/nonexistent/s","stateDir":"{state}"{rest}}}"#
+        );
+        weft_cni(&[&[("CNI_COMMAND", "GC")], variables].concat(), &config)
+    };
+    let path = [("CNI_PATH", "/nonexistent")];
+    let empty = r#","cni.dev/valid-attachments":[]"#;
+    let given = dir.path().join("addresses/weft");
+    std::fs::create_dir_all(&given).unwrap();
+    std::fs::write(given.join("lock"), "").unwrap();
+    std::fs::write(
+        given.join("10.1.0.2"),
+        "c1
+eth0",
+    )
+    .unwrap();
+    assert_eq!(stdout(&gc("1.1.0", empty, &[]))["code"], 4);
+    assert_eq!(stdout(&gc("1.0.0", empty, &path))["code"], 1);
+    assert_eq!(stdout(&gc("1.1.0", "", &path))["code"], 7);
+    assert!(given.join("10.1.0.2").exists());
+    // The agent is away, which is told; what can be done without it is done.
+    assert_eq!(stdout(&gc("1.1.0", empty, &path))["code"], 11);
+    assert!(!given.join("10.1.0.2").exists());
+}
+
 /// CNI-060: nothing is left of an attachment that never was
 #[test]
 fn deletion_of_what_never_was_succeeds() {

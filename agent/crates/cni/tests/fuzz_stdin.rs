@@ -23,7 +23,7 @@ fn fuzz_stdin_and_arguments() {
         let arguments = mutate(&mut random, &[ARGS], TELLING);
         let arguments = String::from_utf8_lossy(&arguments).into_owned();
         let report = Report { iteration, input: &stdin };
-        // CHECK and VERSION change nothing, whatever the configuration says.
+        // They change nothing, whatever the configuration says.
         let command = ["CHECK", "VERSION", "STATUS"][random.below(3)];
         let environment = |name: &str| match name {
             "CNI_COMMAND" => Some(command.to_owned()),

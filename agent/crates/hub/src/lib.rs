@@ -34,5 +34,5 @@ pub use lease::{Allocator, Holder, Lease, LeaseError, LeaseStore};
 pub use module::{ModuleError, check_module};
 pub use review::TOKEN_AUDIENCE;
 pub use run::{RunningHub, run, start};
-pub use source::kube::{KubernetesConfig, KubernetesError};
+pub use source::kube::{KubernetesConfig, KubernetesError, definitions};
 pub use store::StoreError;

@@ -13,6 +13,10 @@ use crate::MacAddr;
 /// File name of the socket in the agent's run directory.
 pub const SOCKET: &str = "cni.sock";
 
+/// Directory beside the attachments where the delegate `host-local` keeps the addresses that it gave: one
+/// directory for each network, one file for each address, named after it.
+pub const RESERVATIONS: &str = "addresses";
+
 /// The attachment a call is about: (network, CONTAINERID, IFNAME) of the CNI specification.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -96,6 +100,18 @@ pub enum Request {
         /// What `prevResult` says it should be.
         wiring: Wiring,
     },
+    /// Could a pod be attached now?
+    Status {
+        /// To which network.
+        network: String,
+    },
+    /// Forget every attachment of a network but some, and take away the node's ends of their interfaces.
+    Collect {
+        /// Which network.
+        network: String,
+        /// Those that stay.
+        valid: Vec<Attachment>,
+    },
 }
 
 /// The agent's answer.
@@ -104,7 +120,7 @@ pub enum Request {
 pub enum Response {
     /// To [`Request::Prepare`].
     Prepared(Delegation),
-    /// To the others: done, or for `Check`: all is well.
+    /// To the others: done, or for `Check` and `Status`: all is well.
     Done,
     /// Not done.
     Failed {

@@ -41,11 +41,12 @@ pub(crate) enum InstallError {
     },
 }
 
-/// The network configuration as text.
+/// The network configuration as text. Older runtimes read `cniVersion` alone, newer ones choose from the
+/// list.
 pub(crate) fn conflist(config: &AgentConfig) -> String {
     let list = json!({
         "cniVersion": "1.0.0",
-        "cniVersions": ["0.3.1", "0.4.0", "1.0.0"],
+        "cniVersions": ["0.3.1", "0.4.0", "1.0.0", "1.1.0"],
         "name": NETWORK,
         "plugins": [{
             "type": BINARY,

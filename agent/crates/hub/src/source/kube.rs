@@ -14,14 +14,16 @@ use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, TypeMeta};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event as Watched};
-use kube::{Client, Config};
+use kube::{Client, Config, CustomResourceExt as _};
 use serde_yaml_ng::Value;
 use tokio::sync::mpsc;
 
 use self::index::{Event, Index};
+use super::fqdn::FqdnPolicyResource;
 use super::modules::Modules;
-use super::object::Key;
+use super::object::{Key, PacketFilterResource};
 use super::objects::Objects;
+use super::pool::AddressPoolResource;
 
 /// Changes that come within this time of each other are told at once.
 const SETTLE: Duration = Duration::from_millis(10);
@@ -37,6 +39,16 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const PAGE: u32 = 500;
 /// What was said and not yet taken.
 const EVENTS: usize = 1024;
+
+/// Definitions of Weft's own kinds, for an API server: a document of YAML for each.
+///
+/// # Errors
+/// If one cannot be written as YAML.
+pub fn definitions() -> Result<String, serde_yaml_ng::Error> {
+    let all = [AddressPoolResource::crd(), FqdnPolicyResource::crd(), PacketFilterResource::crd()];
+    let texts = all.iter().map(serde_yaml_ng::to_string);
+    Ok(texts.collect::<Result<Vec<_>, _>>()?.join("---\n"))
+}
 
 /// A kind that is watched.
 struct Watch {
@@ -327,5 +339,17 @@ fn reason(watch: &Watch, error: &watcher::Error) -> String {
         ),
         Some(401) => "the API server does not know the hub's token or certificate".to_owned(),
         _ => format!("{plural} cannot be watched ({error}); what was known last holds"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `weft definitions` writes it.
+    #[test]
+    fn definitions_in_deploy_are_those_of_the_types() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../deploy/definitions.yaml");
+        assert_eq!(std::fs::read_to_string(path).unwrap(), definitions().unwrap());
     }
 }

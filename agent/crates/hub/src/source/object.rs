@@ -8,8 +8,10 @@ use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicySpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use serde::Deserialize;
+use kube::CustomResource;
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_yaml_ng::Value;
 use weft_model::{HookPosition, MacAddr, NodeName, OnFault, PodName, PublicKey, ServiceName};
 
@@ -163,27 +165,47 @@ struct FilterManifest {
     spec: FilterSpec,
 }
 
-#[derive(Deserialize)]
+/// A plugin that every node runs in its packet path.
+#[derive(Clone, Debug, Deserialize, Serialize, CustomResource, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct FilterSpec {
+#[kube(
+    group = "weft.dev",
+    version = "v1alpha1",
+    kind = "PacketFilter",
+    struct = "PacketFilterResource",
+    doc = "A plugin that every node runs in its packet path.",
+    printcolumn(name = "Module", type_ = "string", json_path = ".spec.module"),
+    printcolumn(name = "Priority", type_ = "integer", json_path = ".spec.priority")
+)]
+pub(crate) struct FilterSpec {
+    /// Path of the WebAssembly module: seen from the manifest, or from the hub's --plugin-dir.
+    #[schemars(length(min = 1))]
     module: String,
+    /// What the plugin is configured with: any text that it understands.
     #[serde(default)]
     config: String,
+    /// Plugins of a lower number see a packet first.
     #[serde(default)]
     priority: i32,
+    /// What of the pods' packets it sees; as its module says unless set.
     position: Option<FilterPosition>,
+    /// What becomes of a packet on which it fails; as its module says unless set.
     on_fault: Option<FilterFault>,
+    /// How long it may take for a packet, from 100us to 1000ms.
+    #[schemars(regex(pattern = "^[0-9]{1,7}(us|ms)$"))]
     deadline: Option<String>,
 }
 
-#[derive(Clone, Copy, Deserialize)]
+/// What of the pods' packets a plugin sees.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
 enum FilterPosition {
     Egress,
     Ingress,
     Both,
 }
 
-#[derive(Clone, Copy, Deserialize)]
+/// What becomes of a packet on which a plugin fails.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
 enum FilterFault {
     Drop,
     Skip,

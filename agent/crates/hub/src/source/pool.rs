@@ -4,7 +4,9 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use serde::Deserialize;
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::object::{Key, Object, ObjectError, cluster_key};
 use crate::range::AddressRange;
@@ -23,13 +25,29 @@ pub(crate) struct AddressPool {
 #[derive(Deserialize)]
 pub(super) struct Manifest {
     metadata: ObjectMeta,
-    spec: Spec,
+    spec: PoolSpec,
 }
 
-#[derive(Deserialize)]
+/// Addresses for Services of type LoadBalancer.
+#[derive(Clone, Debug, Deserialize, Serialize, CustomResource, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Spec {
+#[kube(
+    group = "weft.dev",
+    version = "v1alpha1",
+    kind = "AddressPool",
+    struct = "AddressPoolResource",
+    doc = "Addresses for Services of type LoadBalancer.",
+    printcolumn(name = "Addresses", type_ = "string", json_path = ".spec.addresses")
+)]
+pub(crate) struct PoolSpec {
+    /// Whole subnets, as 192.0.2.16/28, and ranges, as 192.0.2.16-192.0.2.31; their first and last addresses
+    /// too.
+    #[schemars(
+        length(min = 1),
+        inner(regex(pattern = r"^\s*[0-9a-fA-F:.]+\s*([-/]\s*[0-9a-fA-F:.]+\s*)?$"))
+    )]
     addresses: Vec<String>,
+    /// Services that ask for no address in particular get one of these; true unless set.
     auto_assign: Option<bool>,
 }
 

@@ -4,11 +4,13 @@ use std::future::Future;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use tokio::sync::{Mutex, MutexGuard};
-use weft_model::cni::{Attachment, Delegation, Response, Wiring};
+use weft_model::cni::{Attachment, Delegation, RESERVATIONS, Range, Response, Wiring};
 
 use super::records::{Record, Records, key};
 use crate::core::{Core, State};
@@ -23,6 +25,10 @@ pub(crate) mod code {
     pub(crate) const DECODE: u32 = 6;
     /// Try again later.
     pub(crate) const TRY_AGAIN: u32 = 11;
+    /// STATUS: no pod could be attached now.
+    pub(crate) const NOT_AVAILABLE: u32 = 50;
+    /// STATUS: no pod could, and those that are attached may be cut off.
+    pub(crate) const LIMITED: u32 = 51;
     /// The attachment exists, or is not what it should be.
     pub(crate) const ATTACHMENT: u32 = 100;
 }
@@ -42,6 +48,8 @@ pub(crate) trait Ports: Send + Sync + 'static {
     fn ensure(&self, record: &Record) -> impl Future<Output = anyhow::Result<()>> + Send;
     /// Takes the redirect away; fine if there is none, or no interface.
     fn remove(&self, interface: &str) -> impl Future<Output = anyhow::Result<()>> + Send;
+    /// Takes the interface away; fine if there is none.
+    fn delete(&self, interface: &str) -> impl Future<Output = anyhow::Result<()>> + Send;
     /// Whether all that [`Ports::ensure`] does is in place; changes nothing.
     fn check(&self, record: &Record) -> impl Future<Output = anyhow::Result<bool>> + Send;
 }
@@ -110,16 +118,70 @@ impl<P: Ports> Attachments<P> {
             .core
             .read(|s| (s.delegation(config), s.attachments.get(&key(attachment)).cloned()));
         let Some(delegation) = delegation else { return Err(self.not_ready()) };
-        if !self.core.applied().borrow().connected {
-            return Err(Failure::new(
-                code::TRY_AGAIN,
-                "the datapath does not run or has no tables yet: see `weft status`",
-            ));
-        }
+        self.require_datapath(code::TRY_AGAIN)?;
         if let Some(known) = known {
             self.refuse_if_live(&known).await?;
         }
+        self.require_room(&delegation, &attachment.network, code::TRY_AGAIN)?;
         Ok(delegation)
+    }
+
+    /// Whether [`Attachments::prepare`] would give an answer for a new pod now.
+    pub(crate) fn status(&self, network: &str) -> Result<(), Failure> {
+        let delegation = self.core.read(|s| s.delegation(&self.core.config));
+        let not_ready = || Failure { code: code::NOT_AVAILABLE, ..self.not_ready() };
+        let delegation = delegation.ok_or_else(not_ready)?;
+        self.require_datapath(code::LIMITED)?;
+        self.require_room(&delegation, network, code::NOT_AVAILABLE)
+    }
+
+    /// Forgets every attachment of a network but these, and takes away what is left of it on the node. What
+    /// cannot be done does not stop the rest.
+    pub(crate) async fn collect(&self, network: &str, valid: &[Attachment]) -> Result<(), Failure> {
+        let stale = self.core.read(|s| {
+            let of_network = s.attachments.values().filter(|r| r.attachment.network == network);
+            of_network.filter(|r| !valid.contains(&r.attachment)).cloned().collect::<Vec<_>>()
+        });
+        let mut failures = Vec::new();
+        for Record { attachment, wiring, .. } in stale {
+            tracing::info!(attachment = key(&attachment), "the runtime does not know it any more");
+            if let Err(failure) = self.detach(&attachment).await {
+                failures.push(failure.message);
+            }
+            if let Err(error) = self.delete_port(&wiring.host_interface).await {
+                failures.push(format!("{}: {error:#}", wiring.host_interface));
+            }
+        }
+        match failures.is_empty() {
+            true => Ok(()),
+            false => Err(Failure::new(code::IO, failures.join("; "))),
+        }
+    }
+
+    fn require_datapath(&self, code: u32) -> Result<(), Failure> {
+        if self.core.applied().borrow().connected {
+            return Ok(());
+        }
+        let message = "the datapath does not run or has no tables yet: see `weft status`";
+        Err(Failure::new(code, message))
+    }
+
+    fn require_room(
+        &self,
+        delegation: &Delegation,
+        network: &str,
+        code: u32,
+    ) -> Result<(), Failure> {
+        let directory = self.core.config.attachments_dir().join(RESERVATIONS).join(network);
+        let given = given(&directory);
+        for Range { subnet, .. } in &delegation.ranges {
+            let used = given.iter().filter(|address| subnet.contains(*address)).count();
+            if u128::try_from(used).is_ok_and(|used| used >= room(subnet)) {
+                let message = format!("no address is left in {subnet}: {used} are given to pods");
+                return Err(Failure::new(code, message));
+            }
+        }
+        Ok(())
     }
 
     /// The delegate has run: records the pod, redirects its packets, waits for the datapath.
@@ -226,13 +288,18 @@ impl<P: Ports> Attachments<P> {
         }
     }
 
-    /// Unless another attachment has the interface of that name by now.
+    /// True if another attachment has the interface of that name by now.
+    fn is_reused(&self, interface: &str) -> bool {
+        self.core.read(|s| s.attachments.values().any(|r| r.wiring.host_interface == interface))
+    }
+
+    async fn delete_port(&self, interface: &str) -> anyhow::Result<()> {
+        if self.is_reused(interface) { Ok(()) } else { self.ports.delete(interface).await }
+    }
+
     async fn release_port(&self, wiring: &Wiring) {
         let interface = &wiring.host_interface;
-        let reused = self
-            .core
-            .read(|s| s.attachments.values().any(|r| r.wiring.host_interface == *interface));
-        if reused {
+        if self.is_reused(interface) {
             return;
         }
         if let Err(error) = self.ports.remove(interface).await {
@@ -288,6 +355,19 @@ impl<P: Ports> Attachments<P> {
             None => None,
         }
     }
+}
+
+/// Addresses that the delegate has given.
+fn given(directory: &Path) -> Vec<IpAddr> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// How many pods a subnet has addresses for: it has a first and a last one, which nobody gets, and the
+/// gateway's.
+fn room(subnet: &IpNet) -> u128 {
+    let bits = u32::from(subnet.max_prefix_len() - subnet.prefix_len());
+    1_u128.checked_shl(bits).unwrap_or(u128::MAX).saturating_sub(3)
 }
 
 fn legal(attachment: &Attachment) -> Result<(), Failure> {

@@ -59,6 +59,8 @@ async fn handle<P: Ports>(request: Request, attachments: &Attachments<P>) -> Res
         }
         Request::Detach { attachment } => attachments.detach(&attachment).await,
         Request::Check { attachment, wiring } => attachments.check(&attachment, &wiring).await,
+        Request::Status { network } => attachments.status(&network),
+        Request::Collect { network, valid } => attachments.collect(&network, &valid).await,
     };
     match done {
         Ok(()) => Response::Done,

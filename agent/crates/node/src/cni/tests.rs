@@ -56,6 +56,11 @@ impl Ports for FakePorts {
         Ok(())
     }
 
+    async fn delete(&self, interface: &str) -> anyhow::Result<()> {
+        self.unplug(interface);
+        Ok(())
+    }
+
     async fn check(&self, record: &Record) -> anyhow::Result<bool> {
         Ok(self.0.lock().1.contains(&record.wiring.host_interface))
     }
@@ -241,6 +246,64 @@ async fn sixty_pods_at_once_all_attach_and_detach() {
     }
     assert!(datapath.pods().is_empty());
     assert!(started.elapsed() < Duration::from_secs(20));
+}
+
+fn status() -> Request {
+    Request::Status { network: "weft".to_owned() }
+}
+
+/// CNI-072: the datapath's absence concerns pods that are there too.
+#[tokio::test]
+async fn status_says_whether_a_pod_could_be_attached() {
+    let node = Node::start().await;
+    assert_eq!(code(&node.ask(status()).await), 51);
+    let _datapath = node.start_datapath().await;
+    assert_eq!(node.ask(status()).await, Response::Done);
+    node.core.update(|s| s.snapshot = None);
+    assert_eq!(code(&node.ask(status()).await), 50);
+}
+
+/// CNI-121: told before anything is made, and over as soon as one address is free.
+#[tokio::test]
+async fn node_without_an_address_left_says_so() {
+    let node = Node::start().await;
+    let _datapath = node.start_datapath().await;
+    let given = node.core.config.attachments_dir().join("addresses/weft");
+    std::fs::create_dir_all(&given).unwrap();
+    // Beside the network's, the gateway's and the broadcast address.
+    for last in 2..=254 {
+        std::fs::write(given.join(format!("10.42.1.{last}")), "").unwrap();
+    }
+    std::fs::write(given.join("last_reserved_ip.0"), "").unwrap();
+    let attachment = record("a", "veth-a", "10.42.1.2/24").attachment;
+    let prepare = Request::Prepare { attachment };
+    assert_eq!(code(&node.ask(status()).await), 50);
+    let Response::Failed { code, message } = node.ask(prepare.clone()).await else { panic!() };
+    assert_eq!(code, 11);
+    assert!(message.contains("no address is left in 10.42.1.0/24"), "{message}");
+    std::fs::remove_file(given.join("10.42.1.77")).unwrap();
+    assert_eq!(node.ask(status()).await, Response::Done);
+    assert!(matches!(node.ask(prepare).await, Response::Prepared(_)));
+}
+
+/// CNI-074: those of another network are not touched.
+#[tokio::test]
+async fn attachments_that_the_runtime_does_not_know_are_taken_away() {
+    let node = Node::start().await;
+    let datapath = node.start_datapath().await;
+    let [kept, stale, mut other] = [("a", 2), ("b", 3), ("c", 4)]
+        .map(|(name, last)| record(name, &format!("veth-{name}"), &format!("10.42.1.{last}/24")));
+    other.attachment.network = "other".to_owned();
+    for record in [&kept, &stale, &other] {
+        node.ports.plug(&record.wiring.host_interface);
+        assert_eq!(node.attach(record).await, Response::Done);
+    }
+    let (network, valid) = ("weft".to_owned(), vec![kept.attachment.clone()]);
+    assert_eq!(node.ask(Request::Collect { network, valid }).await, Response::Done);
+    let left = ["other/c/eth0", "weft/a/eth0"].map(ToOwned::to_owned);
+    assert_eq!(datapath.pods(), BTreeSet::from(left));
+    assert_eq!((node.records(), node.ports.redirected()), (2, 2));
+    assert!(!node.ports.exists("veth-b").await);
 }
 
 #[tokio::test]

@@ -200,6 +200,11 @@ impl Ports for KernelPorts {
         Ok(())
     }
 
+    async fn delete(&self, interface: &str) -> anyhow::Result<()> {
+        link::remove(&self.netlink, interface).await?;
+        Ok(())
+    }
+
     async fn check(&self, record: &Record) -> anyhow::Result<bool> {
         let Some(into) = link::get(&self.netlink, &self.interface).await? else { return Ok(false) };
         let known = self.turn.lock().await;
