@@ -109,9 +109,6 @@ impl Test {
 }
 
 /// Pods 0 and 1 of a house are on different nodes: 10.0.N.8 and up, and fd00:N::8 and up.
-///
-/// The suite leaves it to the scheduler where pods are. A pod may always send to its own node (NP-063),
-/// so centaur-1 is not on that of harry-potter-1, to whom its node is denied.
 fn cluster() -> Cluster {
     let mut cluster = Cluster { nodes: nodes(), ..Cluster::default() };
     for node in cluster.nodes.values_mut() {
@@ -122,7 +119,7 @@ fn cluster() -> Cluster {
     for (n, house) in (0..).zip([HARRY, DRACO, CEDRIC, LUNA, CENTAUR]) {
         for (p, (namespace, name)) in (0..).zip(house) {
             let host_network = house == CENTAUR;
-            let number: u8 = if host_network { 2 - p } else { 1 + (n + p) % 2 };
+            let number: u8 = 1 + (n + p) % 2;
             let node = format!("node-{number}");
             let addresses = match cluster.nodes.get(&node) {
                 Some(node) if host_network => node.addresses.clone(),

@@ -100,7 +100,7 @@ fn conformance_suite_is_complete() {
     expected.sort();
     assert_eq!(tests, expected);
     let sub_tests: usize = tests.iter().map(|(_, sub_tests)| sub_tests).sum();
-    assert_eq!((tests.len(), sub_tests, tried), (24, 92, 289));
+    assert_eq!((tests.len(), sub_tests, tried), (24, 92, 298));
 }
 
 /// NP-145
@@ -186,6 +186,41 @@ fn tiers_and_exemptions() {
     assert_eq!(set("e", baseline), [false, true, true, true, true]);
     let unknown = policy(Tier::Admin, 0, vec![rule(Action::Pass, &[ClusterPeer::Unknown])]);
     assert_eq!(set("d", unknown), [false, true, false, true, false]);
+}
+
+/// NP-061 to NP-063, NP-142: of a pod and its own node, and of the pod and itself, by what is in force.
+#[test]
+fn own_node_is_exempt_from_isolation_only() {
+    let start = upstream_cases().remove(1).cluster;
+    let text = |text: &str| text.parse::<IpAddr>().unwrap();
+    // x/a, which the second case isolates in both directions, and its node.
+    let (pod, node) = (text("10.0.1.8"), text("192.0.2.1"));
+    let of = |tier, action, isolated: bool| {
+        let mut cluster = start.clone();
+        if !isolated {
+            cluster.policies.clear();
+        }
+        let everywhere = ClusterPeer::Networks(vec!["0.0.0.0/0".parse().unwrap()]);
+        let rule = ClusterRule { action, peers: vec![everywhere], ports: Vec::new() };
+        let policy = ClusterPolicy {
+            tier,
+            priority: 1,
+            subject: Subject::Namespaces(Selector::default()),
+            ingress: vec![rule.clone()],
+            egress: vec![rule],
+            watched: false,
+        };
+        cluster.cluster_policies.insert("all".to_owned(), policy);
+        let may = |from, to| allowed(&cluster, from, to, Protocol::Tcp, 80);
+        assert!(may(node, pod) && may(pod, pod), "{tier:?} {action:?} {isolated}");
+        may(pod, node)
+    };
+    let both = |tier, action| [true, false].map(|isolated| of(tier, action, isolated));
+    assert_eq!(both(Tier::Admin, Action::Deny), [false, false]);
+    assert_eq!(both(Tier::Admin, Action::Pass), [true, true]);
+    assert_eq!(both(Tier::Admin, Action::Accept), [true, true]);
+    assert_eq!(both(Tier::Baseline, Action::Deny), [true, false]);
+    assert_eq!(both(Tier::Baseline, Action::Accept), [true, true]);
 }
 
 /// Clusters have enough of everything, and are the same again with the same seed.

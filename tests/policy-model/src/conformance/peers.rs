@@ -52,6 +52,9 @@ pub(super) fn networks(tier: Tier) -> Vec<ConformanceCase> {
 }
 
 /// Ports of nodes, of which some are accepted and, in the Admin tier, one is passed.
+///
+/// The suite leaves it to the scheduler whether a pod and centaur-1 are on one node: here each pod tries its
+/// own node and the other one (NP-063, NP-142).
 pub(super) fn nodes(tier: Tier) -> Vec<ConformanceCase> {
     let mut test = Test::new(tier, "EgressNodePeers");
     let linux = ClusterPeer::Nodes(Selector::label("kubernetes.io/os", "linux"));
@@ -62,8 +65,9 @@ pub(super) fn nodes(tier: Tier) -> Vec<ConformanceCase> {
     };
     let priority = if tier == Tier::Admin { 75 } else { 10 };
     let mut policy = policy(tier, priority, subject(tier));
-    let one =
-        |from, protocol, port, allowed| probes(protocol, &[(from, CENTAUR[1], port, allowed)]);
+    let both = |from, protocol, port, allowed| {
+        probes(protocol, &CENTAUR.map(|to| (from, to, port, allowed)))
+    };
     let harry = HARRY[1];
     match tier {
         Tier::Admin => {
@@ -74,12 +78,12 @@ pub(super) fn nodes(tier: Tier) -> Vec<ConformanceCase> {
                 rule(Action::Deny, &[slytherin, linux.clone(), everywhere()]),
             ];
             test.apply("nodes", policy);
-            test.sub_test("allow: node", one(harry, Tcp, 34345, true));
-            test.sub_test("pass: node", one(harry, Udp, 34347, true));
+            test.sub_test("allow: node", both(harry, Tcp, 34345, true));
+            test.sub_test("pass: node", both(harry, Udp, 34347, true));
             let denied = [
-                one(harry, Tcp, 34346, false),
-                one(harry, Udp, 34349, false),
-                one(harry, Sctp, 34351, false),
+                both(harry, Tcp, 34346, false),
+                both(harry, Udp, 34349, false),
+                both(harry, Sctp, 34351, false),
             ];
             test.sub_test("deny: node", denied.concat());
         }
@@ -89,9 +93,9 @@ pub(super) fn nodes(tier: Tier) -> Vec<ConformanceCase> {
                 rule(Action::Deny, &[linux.clone(), everywhere()]),
             ];
             test.apply("nodes", policy);
-            let allowed = [one(HARRY[0], Tcp, 34345, true), one(harry, Tcp, 34346, true)];
+            let allowed = [both(HARRY[0], Tcp, 34345, true), both(harry, Tcp, 34346, true)];
             test.sub_test("allow: node", allowed.concat());
-            let denied = [one(harry, Udp, 34349, false), one(harry, Sctp, 34351, false)];
+            let denied = [both(harry, Udp, 34349, false), both(harry, Sctp, 34351, false)];
             test.sub_test("deny: node", denied.concat());
         }
     }

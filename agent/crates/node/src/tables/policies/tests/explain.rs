@@ -130,7 +130,11 @@ fn check(
         Reason::Itself | Reason::OwnNode => {
             let (pod, peer) = if end.egress { (end.from, end.to) } else { (end.to, end.from) };
             let own = &cluster.nodes[&end.pod(cluster).node].addresses;
-            if decision.reason() == Reason::Itself { pod == peer } else { own.contains(&peer) }
+            match decision.reason() {
+                Reason::Itself => pod == peer,
+                // NP-061, NP-063
+                _ => own.contains(&peer) && (!end.egress || !isolating.is_empty()),
+            }
         }
         Reason::NoPolicies => cluster.policies.is_empty() && cluster.cluster_policies.is_empty(),
         Reason::Unspecified | Reason::NoPod | Reason::UnknownPod => false,
@@ -281,5 +285,5 @@ fn explanations_agree_with_the_conformance_suite() {
             }
         }
     }
-    assert_eq!(cells, 2 * 289);
+    assert_eq!(cells, 2 * 298);
 }

@@ -336,5 +336,5 @@ fn nodes_do_what_the_conformance_suite_expects() {
             }
         }
     }
-    assert_eq!(cells, 2 * 289);
+    assert_eq!(cells, 2 * 298);
 }
