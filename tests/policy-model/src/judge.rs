@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use crate::{
-    Action, Block, Cluster, ClusterPeer, ClusterPort, ClusterRule, Direction, Peer, Pod, Port,
-    PortNumber, Protocol, Rule, Subject, Tier,
+    Action, Block, Cluster, ClusterPeer, ClusterPort, ClusterRule, Direction, NetworkPolicy, Peer,
+    Pod, Port, PortNumber, Protocol, Rule, Subject, Tier,
 };
 
 /// True if a new connection is allowed: at both ends (NP-004).
@@ -56,13 +56,19 @@ struct Connection<'a> {
 }
 
 impl Connection<'_> {
-    /// A pod and itself, a pod and its own node (NP-061 to NP-064).
+    /// What no policy of any tier denies: a pod and itself, and what its own node sends it (NP-061, NP-062,
+    /// NP-064, NP-142).
     fn is_exempt(&self, pod: &Pod, peer: IpAddr) -> bool {
-        let node = self.cluster.nodes.get(&pod.node);
-        pod.addresses.contains(&peer) || node.is_some_and(|node| node.addresses.contains(&peer))
+        let from_node = self.direction == Direction::Ingress && self.is_own_node(pod, peer);
+        pod.addresses.contains(&peer) || from_node
     }
 
-    /// The tiers in their order (NP-130, NP-135).
+    fn is_own_node(&self, pod: &Pod, peer: IpAddr) -> bool {
+        let node = self.cluster.nodes.get(&pod.node);
+        node.is_some_and(|node| node.addresses.contains(&peer))
+    }
+
+    /// The tiers in their order (NP-130, NP-135). NetworkPolicies keep no pod from its own node (NP-063).
     fn passes(&self, pod: &Pod, peer: IpAddr) -> bool {
         match self.decided_by(Tier::Admin, pod, peer) {
             Some(Action::Accept) => return true,
@@ -78,9 +84,10 @@ impl Connection<'_> {
             })
             .collect();
         if !policies.is_empty() {
-            return policies.iter().any(|((namespace, _), policy)| {
+            let allows = |((namespace, _), policy): &(&(String, String), &NetworkPolicy)| {
                 policy.rules(self.direction).iter().any(|rule| self.matches(rule, namespace, peer))
-            });
+            };
+            return self.is_own_node(pod, peer) || policies.iter().any(allows);
         }
         self.decided_by(Tier::Baseline, pod, peer) != Some(Action::Deny)
     }

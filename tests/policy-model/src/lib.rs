@@ -13,6 +13,7 @@
 #![allow(clippy::expect_used, reason = "used by tests only")]
 
 mod cluster;
+mod conformance;
 mod cyclonus;
 mod generate;
 mod judge;
@@ -23,6 +24,7 @@ mod tests;
 mod upstream;
 
 pub use cluster::{Cluster, NamedPort, Namespace, Node, Pod, Protocol};
+pub use conformance::{ConformanceCase, Probe, conformance_cases};
 pub use cyclonus::{Cell, Expected, GeneratedCase, generated_cases};
 pub use generate::Generator;
 pub use judge::{allowed, egress_allowed, ingress_allowed};

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use crate::{
     Action, Case, Cell, ClusterPeer, ClusterPolicy, ClusterRule, Direction, Generator,
-    NetworkPolicy, Protocol, Rule, Selector, Subject, Tier, allowed, generated_cases,
-    upstream_cases,
+    NetworkPolicy, Protocol, Rule, Selector, Subject, Tier, allowed, conformance_cases,
+    generated_cases, upstream_cases,
 };
 
 /// NP-120
@@ -56,6 +56,68 @@ fn model_agrees_with_what_is_written_of_generated_cases() {
         }
     }
     assert_eq!(compared, 218 * 9 * 9 * 3 * 2 * 2);
+}
+
+/// NP-145: each test with its number of sub-tests.
+#[test]
+fn conformance_suite_is_complete() {
+    let (mut tests, mut tried) = (Vec::<(String, usize)>::new(), 0);
+    for case in conformance_cases() {
+        tried += case.probes.len();
+        match tests.last_mut() {
+            Some((test, sub_tests)) if *test == case.test => *sub_tests += 1,
+            _ => tests.push((case.test, 1)),
+        }
+    }
+    tests.sort();
+    let mut expected = [
+        ("CNPAdminTierEgressTCP", 6),
+        ("CNPAdminTierEgressUDP", 6),
+        ("CNPAdminTierEgressSCTP", 6),
+        ("CNPAdminTierIngressTCP", 6),
+        ("CNPAdminTierIngressUDP", 6),
+        ("CNPAdminTierIngressSCTP", 6),
+        ("CNPAdminTierGress", 6),
+        ("CNPAdminTierEgressInlineCIDRPeers", 2),
+        ("CNPAdminTierPriorityField", 3),
+        ("CNPAdminTierIntegration", 6),
+        ("CNPAdminTierEgressNamedPort", 1),
+        ("CNPAdminTierIngressNamedPort", 1),
+        ("CNPAdminTierEgressNodePeers", 3),
+        ("CNPBaselineTierEgressTCP", 4),
+        ("CNPBaselineTierEgressUDP", 4),
+        ("CNPBaselineTierEgressSCTP", 4),
+        ("CNPBaselineTierIngressTCP", 4),
+        ("CNPBaselineTierIngressUDP", 4),
+        ("CNPBaselineTierIngressSCTP", 4),
+        ("CNPBaselineTierGress", 4),
+        ("CNPBaselineTierEgressInlineCIDRPeers", 2),
+        ("CNPBaselineTierEgressNamedPort", 1),
+        ("CNPBaselineTierIngressNamedPort", 1),
+        ("CNPBaselineTierEgressNodePeers", 2),
+    ]
+    .map(|(test, sub_tests)| (test.to_owned(), sub_tests));
+    expected.sort();
+    assert_eq!(tests, expected);
+    let sub_tests: usize = tests.iter().map(|(_, sub_tests)| sub_tests).sum();
+    assert_eq!((tests.len(), sub_tests, tried), (24, 92, 298));
+}
+
+/// NP-145
+#[test]
+fn model_agrees_with_the_conformance_suite() {
+    for case in conformance_cases() {
+        for probe in &case.probes {
+            let connection = &probe.connection;
+            let ends = [connection.from, connection.to].map(|pod| case.addresses(pod));
+            let [[from4, from6], [to4, to6]] = ends;
+            for (from, to) in [(from4, to4), (from6, to6)] {
+                let found = allowed(&case.cluster, from, to, connection.protocol, connection.port);
+                let name = (&case.test, case.sub_test);
+                assert_eq!(found, probe.allowed, "{name:?} {connection:?}");
+            }
+        }
+    }
 }
 
 /// NP-010
@@ -124,6 +186,41 @@ fn tiers_and_exemptions() {
     assert_eq!(set("e", baseline), [false, true, true, true, true]);
     let unknown = policy(Tier::Admin, 0, vec![rule(Action::Pass, &[ClusterPeer::Unknown])]);
     assert_eq!(set("d", unknown), [false, true, false, true, false]);
+}
+
+/// NP-061 to NP-063, NP-142: of a pod and its own node, and of the pod and itself, by what is in force.
+#[test]
+fn own_node_is_exempt_from_isolation_only() {
+    let start = upstream_cases().remove(1).cluster;
+    let text = |text: &str| text.parse::<IpAddr>().unwrap();
+    // x/a, which the second case isolates in both directions, and its node.
+    let (pod, node) = (text("10.0.1.8"), text("192.0.2.1"));
+    let of = |tier, action, isolated: bool| {
+        let mut cluster = start.clone();
+        if !isolated {
+            cluster.policies.clear();
+        }
+        let everywhere = ClusterPeer::Networks(vec!["0.0.0.0/0".parse().unwrap()]);
+        let rule = ClusterRule { action, peers: vec![everywhere], ports: Vec::new() };
+        let policy = ClusterPolicy {
+            tier,
+            priority: 1,
+            subject: Subject::Namespaces(Selector::default()),
+            ingress: vec![rule.clone()],
+            egress: vec![rule],
+            watched: false,
+        };
+        cluster.cluster_policies.insert("all".to_owned(), policy);
+        let may = |from, to| allowed(&cluster, from, to, Protocol::Tcp, 80);
+        assert!(may(node, pod) && may(pod, pod), "{tier:?} {action:?} {isolated}");
+        may(pod, node)
+    };
+    let both = |tier, action| [true, false].map(|isolated| of(tier, action, isolated));
+    assert_eq!(both(Tier::Admin, Action::Deny), [false, false]);
+    assert_eq!(both(Tier::Admin, Action::Pass), [true, true]);
+    assert_eq!(both(Tier::Admin, Action::Accept), [true, true]);
+    assert_eq!(both(Tier::Baseline, Action::Deny), [true, false]);
+    assert_eq!(both(Tier::Baseline, Action::Accept), [true, true]);
 }
 
 /// Clusters have enough of everything, and are the same again with the same seed.

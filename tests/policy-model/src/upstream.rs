@@ -1,6 +1,7 @@
 //! The cases of Kubernetes' own end-to-end tests of NetworkPolicy (NP-120), with what each has to
 //! come to, written down apart from the model.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::{
@@ -23,7 +24,7 @@ pub struct Connection {
     pub to: (&'static str, &'static str),
     /// TCP, UDP or SCTP.
     pub protocol: Protocol,
-    /// 80 or 81.
+    /// 80 or 81, or one of the ports of a conformance suite.
     pub port: u16,
 }
 
@@ -56,30 +57,44 @@ impl Case {
     /// # Panics
     /// If it is none of the case's.
     #[must_use]
-    pub fn addresses(&self, (namespace, name): (&str, &str)) -> [IpAddr; 2] {
-        let pod = self.cluster.pods.get(&(namespace.to_owned(), name.to_owned()));
-        let addresses = pod.expect("a pod of the case").addresses.as_slice();
-        addresses.try_into().expect("two addresses")
+    pub fn addresses(&self, pod: (&str, &str)) -> [IpAddr; 2] {
+        addresses_of(&self.cluster, pod)
     }
+}
+
+pub(crate) fn addresses_of(cluster: &Cluster, (namespace, name): (&str, &str)) -> [IpAddr; 2] {
+    let pod = cluster.pods.get(&(namespace.to_owned(), name.to_owned()));
+    let addresses = pod.expect("a pod of the case").addresses.as_slice();
+    addresses.try_into().expect("two addresses")
+}
+
+/// node-1 and node-2, each with an address of each family.
+pub(crate) fn nodes() -> BTreeMap<String, Node> {
+    let node = |index: u8| {
+        let v4 = Ipv4Addr::new(192, 0, 2, index);
+        let v6 = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, index.into());
+        let node = Node { labels: Labels::new(), addresses: vec![v4.into(), v6.into()] };
+        (format!("node-{index}"), node)
+    };
+    [1, 2].map(node).into()
+}
+
+/// Of a pod of node-N: 10.0.N.HOST and fd00:N::HOST.
+pub(crate) fn addresses(node: u8, host: u8) -> Vec<IpAddr> {
+    let v4 = Ipv4Addr::new(10, 0, node, host);
+    let v6 = Ipv6Addr::new(0xfd00, node.into(), 0, 0, 0, 0, 0, host.into());
+    vec![v4.into(), v6.into()]
 }
 
 /// Pods are spread over two nodes; 10.0.N.8 and up, and fd00:N::8 and up.
 pub(crate) fn cluster() -> Cluster {
-    let mut cluster = Cluster::default();
-    for index in 1..=2_u8 {
-        let v4 = Ipv4Addr::new(192, 0, 2, index);
-        let v6 = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, index.into());
-        let node = Node { labels: Labels::new(), addresses: vec![v4.into(), v6.into()] };
-        cluster.nodes.insert(format!("node-{index}"), node);
-    }
+    let mut cluster = Cluster { nodes: nodes(), ..Cluster::default() };
     for (n, namespace) in (0..).zip(NAMESPACES) {
         let labels = [("ns", namespace), ("kubernetes.io/metadata.name", namespace)];
         let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
         cluster.namespaces.insert(namespace.to_owned(), Namespace { labels });
         for (p, name) in (0..).zip(PODS) {
             let (node, host): (u8, u8) = (1 + (n + p) % 2, 8 + 3 * n + p);
-            let v4 = Ipv4Addr::new(10, 0, node, host);
-            let v6 = Ipv6Addr::new(0xfd00, node.into(), 0, 0, 0, 0, 0, host.into());
             let named = |port: u16| {
                 PROTOCOLS.map(|(protocol, text)| NamedPort {
                     name: format!("serve-{port}-{text}"),
@@ -90,7 +105,7 @@ pub(crate) fn cluster() -> Cluster {
             let pod = Pod {
                 namespace: namespace.to_owned(),
                 labels: [("pod".to_owned(), name.to_owned())].into(),
-                addresses: vec![v4.into(), v6.into()],
+                addresses: addresses(node, host),
                 node: format!("node-{node}"),
                 ports: [named(80), named(81)].concat(),
                 ..Pod::default()

@@ -111,7 +111,10 @@ async fn explanation_is_what_happens() -> Result<()> {
         &["a2", "a1", "-p", "80"],
         &["TCP 80: allowed in audit mode, it would be denied\n", "NetworkPolicy default/audit"],
     )?;
-    says(&["node-1", "a2", "-p", "22"], &["TCP 22: allowed\n", "a pod and its own node"])?;
+    says(
+        &["node-1", "a2", "-p", "22"],
+        &["TCP 22: allowed\n", "a pod's own node always reaches it"],
+    )?;
     says(&["a2", "a2", "-p", "22"], &["a pod always reaches itself"])?;
     says(&["a1", "b2"], &["TCP 8080: allowed\n", "TCP 1-8079, 8081-65535; UDP every port"])?;
     says(&["203.0.113.9", "b2", "-p", "icmp"], &["ICMP and others without ports: denied\n"])?;

@@ -66,8 +66,11 @@ pub enum Reason {
     Unknown(u32),
     /// A pod reaches itself.
     Itself,
-    /// A pod and its own node reach each other.
-    OwnNode,
+    /// Its own node reaches a pod, and an isolated pod reaches its own node.
+    OwnNode {
+        /// The rule of tier Admin that handed it on.
+        passed_by: Option<u32>,
+    },
     /// Nothing restricts this direction of the pod.
     Unrestricted,
     /// A rule of tier Admin accepts or denies.
@@ -114,7 +117,7 @@ impl Reason {
             Self::Unknown(_) | Self::Isolated { .. } => true,
             Self::Admin(rule) | Self::Baseline(rule) => rule.denies,
             Self::Itself
-            | Self::OwnNode
+            | Self::OwnNode { .. }
             | Self::Unrestricted
             | Self::Allowed { .. }
             | Self::NoMatch { .. } => false,
@@ -145,7 +148,7 @@ impl Explainer {
         match end.ground(&self.tables, &mut Flow::new(&Descriptor::default())) {
             Ground::Unknown(number) => simple(Reason::Unknown(number)),
             Ground::Itself => simple(Reason::Itself),
-            Ground::WithHost => simple(Reason::OwnNode),
+            Ground::FromHost => simple(Reason::OwnNode { passed_by: None }),
             Ground::Unrestricted => simple(Reason::Unrestricted),
             Ground::Program { number, program } => {
                 let message = self.programs.get(&number).ok_or("a program is missing")?;
@@ -246,6 +249,7 @@ fn reason(
         Decision::Admin(place, action) => {
             Reason::Admin(deciding(&message.admin, place, action, None)?)
         }
+        Decision::OwnNode => Reason::OwnNode { passed_by },
         Decision::Allowed => {
             let mut matching = BTreeSet::new();
             for message in &message.allowed {

@@ -95,8 +95,8 @@ enum Ground<'a> {
     Unknown(u32),
     /// The pod talks to itself.
     Itself,
-    /// A pod and its own node.
-    WithHost,
+    /// The pod's own node began the flow.
+    FromHost,
     /// Nothing restricts this direction of the pod.
     Unrestricted,
     Program {
@@ -148,7 +148,7 @@ impl End {
     fn judge(&self, tables: &Tables, flow: &mut Flow) -> Judgement {
         match self.ground(tables, flow) {
             Ground::Unknown(number) => Judgement::Drop(number),
-            Ground::Itself | Ground::WithHost | Ground::Unrestricted => Judgement::Pass,
+            Ground::Itself | Ground::FromHost | Ground::Unrestricted => Judgement::Pass,
             Ground::Program { program, .. } => {
                 let asked = self.asked(tables);
                 match self.began && program.has_names() {
@@ -171,8 +171,8 @@ impl End {
         if reaches_itself {
             return Ground::Itself;
         }
-        if self.is_with_host(tables) {
-            return Ground::WithHost;
+        if self.is_from_host(tables) {
+            return Ground::FromHost;
         }
         let number = if self.began { subject.egress } else { subject.ingress };
         if number == 0 {
@@ -190,6 +190,7 @@ impl End {
         let port = if self.began { tables.judged_port(self.peer, self.port) } else { self.port };
         Asked {
             peer: self.peer,
+            to_own_node: self.began && tables.is_own(self.peer),
             sets: tables.sets_of(self.peer),
             names: if self.began { tables.names_of(self.pod, self.peer) } else { &[] },
             service: ServicePort::new(self.protocol, port),
@@ -217,12 +218,12 @@ impl End {
         translated || self.pod == self.peer
     }
 
-    /// True for what is always allowed between a pod and its node.
+    /// True for what a pod's own node sends it, which is always allowed.
     ///
     /// What only has the node's address, and does not come from it, is not the node's; answers are
     /// those of flows that were asked about.
-    fn is_with_host(&self, tables: &Tables) -> bool {
-        (self.began || self.sends || self.from_host) && tables.is_own(self.peer)
+    fn is_from_host(&self, tables: &Tables) -> bool {
+        !self.began && (self.sends || self.from_host) && tables.is_own(self.peer)
     }
 }
 

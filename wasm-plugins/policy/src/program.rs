@@ -20,6 +20,8 @@ pub(crate) struct Program {
 pub(crate) enum Decision {
     /// A rule of tier Admin, by its place.
     Admin(u32, Action),
+    /// The pod is isolated, but not from its own node.
+    OwnNode,
     /// A rule that allows what the pod is isolated from.
     Allowed,
     /// The pod is isolated, and no rule allows it.
@@ -70,8 +72,13 @@ impl Program {
             return Decision::Admin(place, rule.action);
         }
         if self.isolated || (watched && self.watched) {
-            let allowed = self.allowed.any(asked, watched);
-            return if allowed { Decision::Allowed } else { Decision::Isolated };
+            return if asked.to_own_node {
+                Decision::OwnNode
+            } else if self.allowed.any(asked, watched) {
+                Decision::Allowed
+            } else {
+                Decision::Isolated
+            };
         }
         match self.baseline.first(asked, watched) {
             Some((place, rule)) => Decision::Baseline(place, rule.action),
@@ -88,6 +95,7 @@ impl Program {
             Decision::Isolated => Some(self.isolation),
             Decision::Admin(_, Action::Accept | Action::Pass)
             | Decision::Baseline(_, Action::Accept | Action::Pass)
+            | Decision::OwnNode
             | Decision::Allowed
             | Decision::Nothing => None,
         }

@@ -20,6 +20,8 @@ pub(crate) enum Action {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asked<'a> {
     pub(crate) peer: Address,
+    /// The pod sends to its own node, from which nothing isolates it.
+    pub(crate) to_own_node: bool,
     /// Sets that the peer is in, in rising order.
     pub(crate) sets: &'a [u32],
     /// Numbers of names that the pod has learned the peer by, or that the flow passed by before, in rising

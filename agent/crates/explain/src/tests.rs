@@ -319,6 +319,20 @@ fn tiers_and_what_passed_them_are_told() {
     );
 }
 
+/// NP-061, NP-063
+#[test]
+fn own_node_is_told_by_direction() {
+    let own = decision(Reason::OwnNode, &[]);
+    assert_eq!(
+        ["ingress", "egress"].map(|way| words::decision_text(&own, way)),
+        [
+            "allowed: a pod's own node always reaches it",
+            "allowed: the pod is isolated, but not from its own node",
+        ]
+    );
+    assert!(!drops(&own));
+}
+
 /// Names are told with what they let pass, and with what they would.
 #[test]
 fn names_are_told() {

@@ -166,7 +166,10 @@ pub fn decision_text(decision: &Decision, way: &str) -> String {
         Reason::NoPolicies => "allowed: there are no policies".to_owned(),
         Reason::UnknownPod => "denied: no pod is known to have this address".to_owned(),
         Reason::Itself => "allowed: a pod always reaches itself".to_owned(),
-        Reason::OwnNode => "allowed: a pod and its own node always reach each other".to_owned(),
+        Reason::OwnNode if way == "ingress" => {
+            "allowed: a pod's own node always reaches it".to_owned()
+        }
+        Reason::OwnNode => "allowed: the pod is isolated, but not from its own node".to_owned(),
         Reason::NotSelected => format!("allowed: no policy speaks of the pod's {way}"),
         Reason::Admin => format!("{does} in tier Admin by {}", rules()),
         Reason::Baseline => format!("{does} in tier Baseline by {}", rules()),

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use weft_policy_sdk::flags;
-use weft_proto::tables::v1::policy_rule::Action::Deny;
-use weft_proto::tables::v1::{PolicyProgram, PolicyTables};
+use weft_proto::tables::v1::policy_rule::Action::{Accept, Deny, Pass};
+use weft_proto::tables::v1::{PolicyProgram, PolicyRule, PolicyTables};
 
 use super::node::*;
 
@@ -69,14 +69,57 @@ fn node_reaches_its_pods() {
     }
 }
 
+/// Answers to what pod A sends to its node in both families, which have to be the same.
+fn to_its_node(program: PolicyProgram) -> String {
+    let mut node = Node::new(&[program]);
+    let mut answer = |protocol, port| {
+        let answer = node.leave(protocol, A, NODE, port);
+        assert_eq!(node.leave(protocol, A6, NODE6, port), answer);
+        answer
+    };
+    assert_eq!(answer(UDP, 53), answer(ICMP, 0));
+    answer(TCP, 80)
+}
+
 /// NP-063
 #[test]
-fn pods_reach_their_node() {
-    let mut node = closed();
-    for protocol in [TCP, UDP, SCTP, ICMP] {
-        assert_eq!(node.leave(protocol, A, NODE, 80), "pass");
-        assert_eq!(node.leave(protocol, A6, NODE6, 80), "pass");
+fn isolation_keeps_no_pod_from_its_node() {
+    let isolated = |allowed: &[PolicyRule]| to_its_node(isolated(EGRESS, allowed));
+    assert_eq!(isolated(&[]), "pass");
+    assert_eq!(isolated(&[sets(&[4])]), "pass");
+    let by_name = PolicyRule { names: vec![7], ..PolicyRule::default() };
+    assert_eq!(isolated(&[by_name]), "pass");
+    assert_eq!(to_its_node(program(EGRESS)), "pass");
+    assert_eq!(Node::new(&[]).leave(TCP, A, NODE, 80), "pass");
+}
+
+/// NP-063, NP-142: what is exempt from isolation is not from the tiers around it.
+#[test]
+fn tiers_may_keep_a_pod_from_its_node() {
+    let nodes = || blocks(&[("192.0.2.0/24", &[]), ("2001:db8::/64", &[])]);
+    let deny = || nodes().acts(20, Deny);
+    let others = || blocks(&[("192.0.2.2/32", &[])]).acts(21, Deny);
+    let admin = |rules: &[PolicyRule], below: PolicyProgram| {
+        to_its_node(PolicyProgram { admin: rules.to_vec(), ..below })
+    };
+    let baseline = |rule: PolicyRule, above: PolicyProgram| {
+        to_its_node(PolicyProgram { baseline: vec![rule], ..above })
+    };
+    let (open, closed) = (|| program(EGRESS), || isolated(EGRESS, &[]));
+    for below in [open(), closed(), isolated(EGRESS, &[any()])] {
+        assert_eq!(admin(&[deny()], below.clone()), "drop 20");
+        assert_eq!(admin(&[any().acts(22, Deny)], below.clone()), "drop 22");
+        assert_eq!(admin(&[nodes().acts(22, Accept), deny()], below.clone()), "pass");
+        assert_eq!(admin(&[nodes().acts(22, Pass), deny()], below.clone()), "pass");
+        assert_eq!(admin(&[others()], below), "pass");
     }
+    assert_eq!(baseline(deny(), open()), "drop 20");
+    assert_eq!(baseline(others(), open()), "pass");
+    assert_eq!(baseline(nodes().acts(22, Accept), open()), "pass");
+    assert_eq!(baseline(deny(), closed()), "pass");
+    let passed = |below| PolicyProgram { admin: vec![nodes().acts(22, Pass)], ..below };
+    assert_eq!(baseline(deny(), passed(open())), "drop 20");
+    assert_eq!(baseline(deny(), passed(closed())), "pass");
 }
 
 /// NP-064
@@ -103,6 +146,13 @@ fn who_only_has_the_nodes_address_is_not_the_node() {
     // And the node under another address is somebody else.
     let told = flags::SOURCE_HOST | flags::DESTINATION_LOCAL_POD;
     assert_eq!(node.ask(At::Ingress, told, TCP, at(WORLD, 1), at(A, 80)), "drop 20");
+    // Nor does isolation except it.
+    let mut node = Node::new(&[isolated(INGRESS, &[]), isolated(EGRESS, &[])]);
+    for told in [0, flags::FROM_MESH, flags::SOURCE_LOCAL_POD] {
+        let told = told | flags::DESTINATION_LOCAL_POD;
+        let answer = node.ask(At::Ingress, told, TCP, at(NODE, 1), at(A, 80));
+        assert_eq!(answer, format!("drop {NOT_IN}"));
+    }
 }
 
 /// NP-100, NP-101, NP-094: neither in nor out, whoever the other end is.

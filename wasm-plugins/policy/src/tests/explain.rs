@@ -22,7 +22,7 @@ fn reason(program: PolicyProgram, from: &str, port: u16) -> Reason {
 fn each_ground_has_its_reason() {
     let closed = || isolated(INGRESS, &[]);
     assert_eq!(reason(closed(), A, 80), Reason::Itself);
-    assert_eq!(reason(closed(), NODE, 80), Reason::OwnNode);
+    assert_eq!(reason(closed(), NODE, 80), Reason::OwnNode { passed_by: None });
     assert_eq!(reason(closed(), C, 80), Reason::Isolated { number: NOT_IN, passed_by: None });
     assert_eq!(reason(program(EGRESS), C, 80), Reason::Unrestricted);
     assert_eq!(reason(program(INGRESS), C, 80), Reason::NoMatch { passed_by: None });
@@ -62,6 +62,34 @@ fn tiers_are_told_with_what_passed_them() {
     let closed = PolicyProgram { isolated: true, ..tiers() };
     let isolated = Reason::Isolated { number: NOT_IN, passed_by: Some(20) };
     assert_eq!(reason(closed, C, 80), isolated);
+}
+
+/// NP-063, NP-142: its own node, which isolation is no reason for and tiers are.
+#[test]
+fn own_node_is_told_where_it_is_why() {
+    let to_node = Question { pod: A.parse().unwrap(), peer: NODE.parse().unwrap(), egress: true };
+    let reason = |program, port| explainer(program).explain(to_node, TCP, port).unwrap().reason;
+    let rules =
+        vec![any().port(TCP, 80, 80).acts(20, Pass), any().port(TCP, 22, 22).acts(21, Deny)];
+    let program = |isolated| PolicyProgram {
+        admin: rules.clone(),
+        isolated,
+        baseline: vec![any().port(TCP, 80, 81).acts(22, Deny)],
+        ..program(EGRESS)
+    };
+    let denied = |rule, passed_by| Deciding { rule, denies: true, passed_by };
+    for isolated in [true, false] {
+        assert_eq!(reason(program(isolated), 22), Reason::Admin(denied(21, None)));
+    }
+    assert_eq!(reason(program(true), 80), Reason::OwnNode { passed_by: Some(20) });
+    assert_eq!(reason(program(true), 81), Reason::OwnNode { passed_by: None });
+    assert_eq!(reason(program(false), 80), Reason::Baseline(denied(22, Some(20))));
+    assert_eq!(reason(program(false), 82), Reason::NoMatch { passed_by: None });
+    // At each port, as where it sends elsewhere.
+    let all = explainer(program(true)).explain_all(to_node).unwrap();
+    let dropped = all.iter().filter(|(_, explained)| explained.reason.drops());
+    let dropped = dropped.map(|(ports, _)| (ports.protocol, ports.first, ports.last));
+    assert_eq!(dropped.collect::<Vec<_>>(), [(TCP, 22, 22)]);
 }
 
 #[test]

@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use weft_fuzz::Random;
 use weft_policy_model::{
-    Case, Cluster, Generator, egress_allowed, ingress_allowed, upstream_cases,
+    Case, Cluster, Connection, Generator, conformance_cases, egress_allowed, ingress_allowed,
+    upstream_cases,
 };
 use weft_policy_sdk::flags;
 use weft_proto::tables::v1::PolicyTables;
@@ -123,25 +124,55 @@ fn compare(
     }
 }
 
+/// True if a new connection passes at each end that is a pod.
+fn connects(
+    fabric: &mut Fabric,
+    cluster: &Cluster,
+    connection: &Connection,
+    (from, to): (IpAddr, IpAddr),
+) -> bool {
+    let (protocol, port) = (connection.protocol.number(), connection.port);
+    fabric.nodes.iter_mut().zip(NODES).all(|((node, _), name)| {
+        node.forget();
+        let cell = Cell { cluster, node: name, protocol, from, to, port };
+        let mut end =
+            |at, address| !is_local(cluster, address, name) || cell.passes(node, at).unwrap();
+        end(At::Egress, from) && end(At::Ingress, to)
+    })
+}
+
 /// NP-120
 #[test]
 fn plugin_does_what_upstream_expects() {
     for case in upstream_cases() {
         let mut fabric = Fabric::new(&case.cluster);
         for connection in Case::connections() {
-            let ends = [connection.from, connection.to].map(|pod| case.addresses(pod));
-            let [[from4, from6], [to4, to6]] = ends;
-            for (from, to) in [(from4, to4), (from6, to6)] {
-                let (cluster, port) = (&case.cluster, connection.port);
-                let protocol = connection.protocol.number();
-                let passes = fabric.nodes.iter_mut().zip(NODES).all(|((node, _), name)| {
-                    let cell = Cell { cluster, node: name, protocol, from, to, port };
-                    let mut end = |at, address| {
-                        !is_local(cluster, address, name) || cell.passes(node, at).unwrap()
-                    };
-                    end(At::Egress, from) && end(At::Ingress, to)
-                });
+            let [from, to] = [connection.from, connection.to].map(|pod| case.addresses(pod));
+            for ends in from.into_iter().zip(to) {
+                let passes = connects(&mut fabric, &case.cluster, &connection, ends);
                 assert_eq!(passes, (case.expected)(&connection), "{} {connection:?}", case.name);
+            }
+        }
+    }
+}
+
+/// NP-145: through the sub-tests of each test by what changed.
+#[test]
+fn plugin_does_what_the_conformance_suite_expects() {
+    let mut random = Random::new(145);
+    let cases = conformance_cases();
+    for test in cases.chunk_by(|a, b| a.test == b.test) {
+        let mut fabric = Fabric::new(&test[0].cluster);
+        for case in test {
+            fabric.update(&case.cluster, &mut random);
+            for probe in &case.probes {
+                let connection = &probe.connection;
+                let [from, to] = [connection.from, connection.to].map(|pod| case.addresses(pod));
+                for ends in from.into_iter().zip(to) {
+                    let passes = connects(&mut fabric, &case.cluster, connection, ends);
+                    let name = (&case.test, case.sub_test);
+                    assert_eq!(passes, probe.allowed, "{name:?} {connection:?}");
+                }
             }
         }
     }

@@ -11,6 +11,7 @@ use weft_pipeline::{
 };
 use weft_policy_sdk::{Config, Descriptor};
 use weft_policy_testing::{NativePlugin, tcp, udp};
+use weft_proto::tables::v1::policy_rule::Action::Deny;
 use weft_proto::tables::v1::{
     Frontend, PolicyProgram, ServicePortTable, ServiceSettings, ServiceTable, ServiceTables,
     backend, frontend,
@@ -197,6 +198,26 @@ fn host_is_not_another_node() {
             node.handle_network_input(PeerId(2), &mut packet(from), &mut Meta::default(), NOW);
         assert_eq!(action, DROPPED);
     }
+}
+
+/// NP-063, NP-142: directly and through a Service, on an open flow and from the start.
+#[test]
+fn own_node_is_closed_by_a_tier_and_not_by_isolation() {
+    let mut node = node(&format!("{NODE}:8080"), &[isolated(EGRESS, &[])]);
+    let direct = || udp(&format!("{A}:40000"), &format!("{NODE}:8080")).payload(b"x").build();
+    let through = || udp(&format!("{A}:40001"), &format!("{SERVICE}:80")).payload(b"x").build();
+    let answer = || udp(&format!("{NODE}:8080"), &format!("{A}:40000")).payload(b"x").build();
+    let all =
+        |node: &mut Pipeline<BuiltIn>| [direct(), through(), answer()].map(|p| send(node, p).0);
+    assert_eq!(all(&mut node), [Action::ToTun; 3]);
+    let deny = blocks(&[("192.0.2.1/32", &[])]).acts(20, Deny);
+    policies(&mut node, &[PolicyProgram { admin: vec![deny], ..isolated(EGRESS, &[]) }]);
+    assert_eq!(all(&mut node), [DROPPED; 3]);
+    // What the node begins is another flow.
+    let from_node = tcp(&format!("{NODE}:40000"), &format!("{A}:80")).flags(SYN).build();
+    assert_eq!(send(&mut node, from_node).0, Action::ToTun);
+    policies(&mut node, &[isolated(EGRESS, &[])]);
+    assert_eq!(all(&mut node), [Action::ToTun; 3]);
 }
 
 /// NP-071: a flow that moves to another backend is asked about anew.

@@ -112,9 +112,30 @@ fn flow_between_pods_of_the_node_has_two_ends() {
 /// NP-061 to NP-063: what is always allowed would be allowed then too.
 #[test]
 fn exempt_packets_are_not_told_of() {
-    let mut node = Node::new(&[audited(&[])]);
+    let deny = || vec![any().acts(20, Deny).watched()];
+    let isolates = |number| PolicyProgram { watched: true, ..program(number) };
+    let mut node =
+        Node::new(&[PolicyProgram { admin: deny(), ..isolates(INGRESS) }, isolates(EGRESS)]);
     for peer in [NODE, A] {
         assert_eq!(node.enter(TCP, peer, A, 80), "pass");
+        assert_eq!(node.leave(TCP, A, peer, 80), "pass");
     }
     assert_eq!(node.would_drop, []);
+}
+
+/// NP-063, NP-142: a tier may keep a pod from its node, and so would one that is watched.
+#[test]
+fn watched_tiers_tell_what_a_pod_sends_to_its_node() {
+    let told = |program: PolicyProgram| {
+        let mut node = Node::new(&[program]);
+        assert_eq!(node.leave(TCP, A, NODE, 80), "pass");
+        node.would_drop
+    };
+    let deny = || vec![any().acts(20, Deny).watched()];
+    assert_eq!(told(PolicyProgram { admin: deny(), ..program(EGRESS) }), [20]);
+    assert_eq!(told(PolicyProgram { admin: deny(), ..isolated(EGRESS, &[]) }), [20]);
+    assert_eq!(told(PolicyProgram { baseline: deny(), ..program(EGRESS) }), [20]);
+    assert_eq!(told(PolicyProgram { baseline: deny(), ..isolated(EGRESS, &[]) }), []);
+    let watched = PolicyProgram { watched: true, ..program(EGRESS) };
+    assert_eq!(told(PolicyProgram { baseline: deny(), ..watched }), []);
 }

@@ -89,7 +89,7 @@ impl<'a> Explaining<'a> {
         let (said, rules, passed_by) = match reason {
             Reason::Unknown(_) => (Said::UnknownPod, vec![], None),
             Reason::Itself => (Said::Itself, vec![], None),
-            Reason::OwnNode => (Said::OwnNode, vec![], None),
+            Reason::OwnNode { passed_by } => (Said::OwnNode, vec![], *passed_by),
             Reason::Unrestricted => (Said::NotSelected, vec![], None),
             Reason::Admin(Deciding { rule, passed_by, .. }) => {
                 (Said::Admin, self.rules(of, &[*rule]), *passed_by)

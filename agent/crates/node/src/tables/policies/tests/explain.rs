@@ -130,7 +130,11 @@ fn check(
         Reason::Itself | Reason::OwnNode => {
             let (pod, peer) = if end.egress { (end.from, end.to) } else { (end.to, end.from) };
             let own = &cluster.nodes[&end.pod(cluster).node].addresses;
-            if decision.reason() == Reason::Itself { pod == peer } else { own.contains(&peer) }
+            match decision.reason() {
+                Reason::Itself => pod == peer,
+                // NP-061, NP-063
+                _ => own.contains(&peer) && (!end.egress || !isolating.is_empty()),
+            }
         }
         Reason::NoPolicies => cluster.policies.is_empty() && cluster.cluster_policies.is_empty(),
         Reason::Unspecified | Reason::NoPod | Reason::UnknownPod => false,
@@ -212,36 +216,74 @@ fn explanations_agree_with_the_rules() {
     }
 }
 
+/// Policies of every node.
+fn compiled(cluster: &plain::Cluster) -> BTreeMap<String, Policies> {
+    let names = cluster.nodes.keys();
+    names.map(|name| (name.clone(), compile(cluster, &name.parse().unwrap(), None))).collect()
+}
+
+fn explaining<'a>(
+    compiled: &'a BTreeMap<String, Policies>,
+    snapshot: &'a Snapshot,
+) -> BTreeMap<&'a str, Explaining<'a>> {
+    let one = |(name, policies): (&'a String, &'a Policies)| {
+        (name.as_str(), Explaining::new(policies, snapshot).unwrap())
+    };
+    compiled.iter().map(one).collect()
+}
+
+/// True if a connection is said to pass at each end that is a pod.
+fn connects(
+    explaining: &BTreeMap<&str, Explaining<'_>>,
+    cluster: &plain::Cluster,
+    connection: &plain::Connection,
+    (from, to): (IpAddr, IpAddr),
+) -> bool {
+    let asked = port(connection.protocol, connection.port);
+    [(true, from), (false, to)].into_iter().all(|(egress, at)| {
+        let Some(pod) = cluster.pod_at(at) else { return true };
+        let node = &explaining[pod.node.as_str()];
+        let told = one(node, &question(egress, from, to, Some(asked)));
+        !weft_explain::drops(&told.decision.unwrap())
+    })
+}
+
 /// NP-114, NP-120: the cases of Kubernetes' own tests, every connection of them.
 #[test]
 fn explanations_agree_with_the_upstream_cases() {
     let mut cells = 0;
     for case in plain::upstream_cases() {
-        let snapshot = snapshot(&case.cluster);
-        let names: Vec<_> = case.cluster.nodes.keys().cloned().collect();
-        let compiled: BTreeMap<_, _> = names
-            .iter()
-            .map(|name| (name.as_str(), compile(&case.cluster, &name.parse().unwrap(), None)))
-            .collect();
-        let explaining: BTreeMap<_, _> = compiled
-            .iter()
-            .map(|(name, policies)| (*name, Explaining::new(policies, &snapshot).unwrap()))
-            .collect();
+        let (snapshot, compiled) = (snapshot(&case.cluster), compiled(&case.cluster));
+        let explaining = explaining(&compiled, &snapshot);
         for connection in plain::Case::connections() {
-            for (from, to) in
-                case.addresses(connection.from).into_iter().zip(case.addresses(connection.to))
-            {
-                let asked = port(connection.protocol, connection.port);
-                let passes = [(true, from), (false, to)].into_iter().all(|(egress, at)| {
-                    let node = &case.cluster.pod_at(at).unwrap().node;
-                    let told =
-                        one(&explaining[node.as_str()], &question(egress, from, to, Some(asked)));
-                    !weft_explain::drops(&told.decision.unwrap())
-                });
+            let [from, to] = [connection.from, connection.to].map(|pod| case.addresses(pod));
+            for ends in from.into_iter().zip(to) {
+                let passes = connects(&explaining, &case.cluster, &connection, ends);
                 assert_eq!(passes, (case.expected)(&connection), "{}: {connection:?}", case.name);
                 cells += 1;
             }
         }
     }
     assert!(cells > 30_000, "{cells}");
+}
+
+/// NP-114, NP-145: every connection that the conformance suite for ClusterNetworkPolicies tries.
+#[test]
+fn explanations_agree_with_the_conformance_suite() {
+    let mut cells = 0;
+    for case in plain::conformance_cases() {
+        let (snapshot, compiled) = (snapshot(&case.cluster), compiled(&case.cluster));
+        let explaining = explaining(&compiled, &snapshot);
+        for probe in &case.probes {
+            let connection = &probe.connection;
+            let [from, to] = [connection.from, connection.to].map(|pod| case.addresses(pod));
+            for ends in from.into_iter().zip(to) {
+                let passes = connects(&explaining, &case.cluster, connection, ends);
+                let name = (&case.test, case.sub_test);
+                assert_eq!(passes, probe.allowed, "{name:?}: {connection:?}");
+                cells += 1;
+            }
+        }
+    }
+    assert_eq!(cells, 2 * 298);
 }

@@ -301,3 +301,40 @@ fn nodes_do_what_generated_cases_expect() {
     eprintln!("{} cells: {allowed} allowed, {denied} denied", allowed + denied);
     assert!(allowed > 100_000 && denied > 20_000, "{allowed} {denied}");
 }
+
+/// NP-145: every connection that the conformance suite for ClusterNetworkPolicies tries, in both families;
+/// through the sub-tests of each test by what changed.
+#[test]
+fn nodes_do_what_the_conformance_suite_expects() {
+    let engine = Engine::with_instances(8).unwrap();
+    let modules = [weft_builtin::SERVICE.module, weft_builtin::POLICY.module]
+        .map(|module| Module::load(&engine, module).unwrap());
+    let cases = plain::conformance_cases();
+    let mut cells = 0;
+    for test in cases.chunk_by(|a, b| a.test == b.test) {
+        let first = &test[0].cluster;
+        let mut fabric = Fabric([1, 2].map(|index| Node::new(index, first, &modules)));
+        // So that each connection is a new one.
+        let mut client_port = 10_000;
+        for case in test {
+            fabric.0.iter_mut().for_each(|node| node.update(&case.cluster));
+            for probe in &case.probes {
+                let plain::Connection { from, to, protocol, port } = probe.connection;
+                let addresses = case.addresses(from).into_iter().zip(case.addresses(to));
+                let [from, to] =
+                    [from, to].map(|(namespace, name)| (namespace.into(), name.into()));
+                let node = |pod| if case.cluster.pods[pod].node == NODES[0] { 1 } else { 2 };
+                let nodes = [node(&from), node(&to)];
+                for addresses in addresses {
+                    client_port += 1;
+                    let cell = plain::Cell { from: &from, to: &to, addresses, protocol, port };
+                    let connects = fabric.connects(&cell, nodes, addresses.1, client_port);
+                    let name = (&case.test, case.sub_test);
+                    assert_eq!(connects, probe.allowed, "{name:?}: {cell:?}");
+                    cells += 1;
+                }
+            }
+        }
+    }
+    assert_eq!(cells, 2 * 298);
+}
