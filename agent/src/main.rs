@@ -1,9 +1,11 @@
 //! `weft`: every role and tool of the fabric as a subcommand. Wiring only.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod command;
 mod output;
+mod reference;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -60,6 +62,9 @@ enum Command {
     Keys(command::keys::Command),
     /// Prints the definitions of Weft's own kinds, for `kubectl apply -f -`.
     Definitions,
+    /// Prints every setting of the processes and of Weft's own kinds, as Markdown.
+    #[command(hide = true)]
+    Reference,
     /// Takes everything that Weft made off this node.
     Uninstall(Box<command::agent::UninstallArguments>),
     /// A whole fabric of network namespaces on this machine.
@@ -79,6 +84,13 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// A document of YAML for each.
+fn definitions() -> anyhow::Result<String> {
+    let all = weft_hub::definitions();
+    let texts = all.iter().map(serde_yaml_ng::to_string).collect::<Result<Vec<_>, _>>()?;
+    Ok(texts.join("---\n"))
 }
 
 /// The whole chain, outermost first, without causes that an outer error tells already.
@@ -133,10 +145,21 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             Command::Node(c) => c.run().await,
             Command::Token(c) => c.run(),
             Command::Keys(c) => c.run().await,
-            Command::Definitions => output::print(&weft_hub::definitions()?),
+            Command::Definitions => output::print(&definitions()?),
+            Command::Reference => output::print(&reference::page()?),
             Command::Uninstall(a) => a.run().await,
             Command::Lab(c) => return c.run().await,
         }
         .map(|()| ExitCode::SUCCESS)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    /// `weft definitions` writes it.
+    #[test]
+    fn definitions_in_deploy_are_those_of_the_program() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/definitions.yaml");
+        assert_eq!(std::fs::read_to_string(path).unwrap(), super::definitions().unwrap());
+    }
 }

@@ -3,7 +3,6 @@
 use k8s_openapi::api::networking::v1::NetworkPolicyPort;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use kube::CustomResource;
-use kube::core::Rule;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -21,7 +20,7 @@ pub(super) const KIND: &str = "FqdnPolicy";
     group = "weft.dev",
     version = "v1alpha1",
     kind = "FqdnPolicy",
-    struct = "FqdnPolicyResource",
+    root = "FqdnPolicyResource",
     namespaced,
     doc = "What pods of a namespace may send to hosts by their names.",
     validation = Rule::new("has(self.spec.podSelector)").message("spec.podSelector says whom the policy is for: {} for every pod")

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, TypeMeta};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::WatchStreamExt as _;
@@ -40,14 +41,10 @@ const PAGE: u32 = 500;
 /// What was said and not yet taken.
 const EVENTS: usize = 1024;
 
-/// Definitions of Weft's own kinds, for an API server: a document of YAML for each.
-///
-/// # Errors
-/// If one cannot be written as YAML.
-pub fn definitions() -> Result<String, serde_yaml_ng::Error> {
-    let all = [AddressPoolResource::crd(), FqdnPolicyResource::crd(), PacketFilterResource::crd()];
-    let texts = all.iter().map(serde_yaml_ng::to_string);
-    Ok(texts.collect::<Result<Vec<_>, _>>()?.join("---\n"))
+/// Definitions of Weft's own kinds, for an API server.
+#[must_use]
+pub fn definitions() -> Vec<CustomResourceDefinition> {
+    vec![AddressPoolResource::crd(), FqdnPolicyResource::crd(), PacketFilterResource::crd()]
 }
 
 /// A kind that is watched.
@@ -339,17 +336,5 @@ fn reason(watch: &Watch, error: &watcher::Error) -> String {
         ),
         Some(401) => "the API server does not know the hub's token or certificate".to_owned(),
         _ => format!("{plural} cannot be watched ({error}); what was known last holds"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// `weft definitions` writes it.
-    #[test]
-    fn definitions_in_deploy_are_those_of_the_types() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../deploy/definitions.yaml");
-        assert_eq!(std::fs::read_to_string(path).unwrap(), definitions().unwrap());
     }
 }

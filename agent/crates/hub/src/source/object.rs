@@ -172,7 +172,7 @@ struct FilterManifest {
     group = "weft.dev",
     version = "v1alpha1",
     kind = "PacketFilter",
-    struct = "PacketFilterResource",
+    root = "PacketFilterResource",
     doc = "A plugin that every node runs in its packet path.",
     printcolumn(name = "Module", type_ = "string", json_path = ".spec.module"),
     printcolumn(name = "Priority", type_ = "integer", json_path = ".spec.priority")

@@ -35,7 +35,7 @@ pub(super) struct Manifest {
     group = "weft.dev",
     version = "v1alpha1",
     kind = "AddressPool",
-    struct = "AddressPoolResource",
+    root = "AddressPoolResource",
     doc = "Addresses for Services of type LoadBalancer.",
     printcolumn(name = "Addresses", type_ = "string", json_path = ".spec.addresses")
 )]
