@@ -588,7 +588,7 @@ fn is_mapped(address: IpAddr) -> bool {
 }
 
 /// The first host address of a subnet, which `host-local` keeps for the host.
-fn gateway(subnet: &IpNet) -> Option<IpNet> {
+pub(crate) fn gateway(subnet: &IpNet) -> Option<IpNet> {
     match subnet {
         IpNet::V4(v4) => {
             let first = u32::from(v4.network()).checked_add(1)?;

@@ -18,6 +18,7 @@ use weft_proto::tables::v1::{
 use super::domains::{self, Domains};
 use super::identities::{Identities, Identity};
 use super::sets::{Namespaces, SetKey, Sets, named_ports};
+use crate::core::gateway;
 use crate::tables::services::range;
 
 /// Below this are numbers of the plugin's own.
@@ -291,7 +292,7 @@ impl Context<'_> {
                 PolicyPeer::Nodes(selector) => {
                     self.needs.nodes = true;
                     let nodes = self.nodes.values().filter(|n| selector.matches(&n.labels));
-                    blocks.extend(nodes.flat_map(|n| &n.addresses).map(host));
+                    blocks.extend(nodes.flat_map(addresses).map(|address| host(&address)));
                 }
                 PolicyPeer::Domain(domain) if by_name => {
                     let number = domains::number(domain);
@@ -353,6 +354,12 @@ fn ports(protocol: u8, first: u16, last: u16) -> PortTable {
 }
 
 /// IPv4 addresses in the words of IPv6, which no packet has.
+/// Those that a node says are its own, and those that its pods know it by.
+pub(super) fn addresses(node: &Node) -> impl Iterator<Item = IpAddr> {
+    let gateways = node.subnets.iter().filter_map(gateway).map(|gateway| gateway.addr());
+    node.addresses.iter().copied().chain(gateways)
+}
+
 fn is_mapped(range: &IpNet) -> bool {
     matches!(range.network(), IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some())
 }

@@ -477,6 +477,17 @@ fn drop_of_an_isolated_pod_names_all_policies_that_isolate_it() {
     assert!(many.ends_with("NetworkPolicy x/e and 2 more, ingress: no rule allows it"), "{many}");
 }
 
+/// NP-145: a process of a node's host is not got at by the address that the node's pods know it by.
+#[test]
+fn node_is_meant_by_what_its_pods_know_it_by_too() {
+    let cluster = one_pod();
+    let mut snapshot = snapshot(&cluster);
+    let node = snapshot.nodes.values_mut().next().unwrap();
+    node.subnets = vec!["10.0.1.0/24".parse().unwrap(), "fd00:0:0:1::/64".parse().unwrap()];
+    let addresses: Vec<_> = program::addresses(node).map(|a| a.to_string()).collect();
+    assert_eq!(addresses, ["192.0.2.1", "10.0.1.1", "fd00:0:0:1::1"]);
+}
+
 /// Policies that come and go under ever new names leave nothing behind for good.
 #[test]
 fn numbers_of_what_is_gone_are_forgotten() {
