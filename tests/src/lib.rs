@@ -104,6 +104,14 @@ pub struct TestLab {
 /// What takes a lab away when a test ends, made before the lab.
 struct TakeAway(String);
 
+/// With the binary that was built, and native code of plugins that other labs have compiled.
+fn prepared(mut options: Options) -> Result<Options> {
+    options.binary = Some(binaries()?.join("weft"));
+    let code = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/code");
+    options.datapath_arguments.push(format!("--code-dir={}", code.display()));
+    Ok(options)
+}
+
 static LABS: AtomicU32 = AtomicU32::new(0);
 
 impl TestLab {
@@ -113,8 +121,7 @@ impl TestLab {
     /// If it does not come up; nothing is left behind then.
     pub async fn up(options: Options) -> Result<Self> {
         let guard = TakeAway::new();
-        let binary = Some(binaries()?.join("weft"));
-        let lab = Lab::up(&guard.0, Options { binary, ..options }).await?;
+        let lab = Lab::up(&guard.0, prepared(options)?).await?;
         Ok(Self { lab, name: guard.keep() })
     }
 
@@ -124,7 +131,7 @@ impl TestLab {
     /// If they cannot be made; nothing is left behind then.
     pub async fn machines(options: Options) -> Result<Self> {
         let guard = TakeAway::new();
-        let lab = Lab::machines(&guard.0, options).await?;
+        let lab = Lab::machines(&guard.0, prepared(options)?).await?;
         Ok(Self { lab, name: guard.keep() })
     }
 

@@ -12,6 +12,10 @@ pub(crate) struct Arguments {
     /// Sockets, last tables, flow table; emptied by a reboot.
     #[arg(long, env = "WEFT_RUN_DIR", default_value = "/run/weft")]
     run_dir: PathBuf,
+    /// Native code of plugins' modules, in the run directory unless set: where a reboot leaves it, plugins
+    /// need not be compiled again after one. Only this user may be able to write to it.
+    #[arg(long, env = "WEFT_CODE_DIR")]
+    code_dir: Option<PathBuf>,
     /// Worker threads; one for each CPU unless set.
     #[arg(long, env = "WEFT_WORKERS", value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: Option<u16>,
@@ -49,6 +53,7 @@ impl Arguments {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let on = |offload| !self.no_offload.contains(&offload);
         let mut config = DatapathConfig::new(&self.run_dir);
+        config.code_dir = self.code_dir;
         config.workers = self.workers.map(usize::from);
         config.flows_max = self.flows_max as usize;
         config.tun_offloads.checksum = on(Offload::TunChecksum);

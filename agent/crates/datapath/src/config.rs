@@ -14,6 +14,8 @@ const WORKERS_MAX: usize = 256;
 pub struct DatapathConfig {
     /// Directory of socket, tables, modules and flows; on a file system that a reboot empties.
     pub run_dir: PathBuf,
+    /// Directory of modules' native code, which others may use too; `None`: in the run directory.
+    pub code_dir: Option<PathBuf>,
     /// Worker threads; `None`: one for each CPU.
     pub workers: Option<usize>,
     /// Flows that the flow table holds at most.
@@ -34,6 +36,7 @@ impl DatapathConfig {
     pub fn new(run_dir: impl Into<PathBuf>) -> Self {
         Self {
             run_dir: run_dir.into(),
+            code_dir: None,
             workers: None,
             flows_max: FLOWS_DEFAULT,
             tun_offloads: Offloads::ALL,

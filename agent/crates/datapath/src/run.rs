@@ -90,8 +90,11 @@ fn start(
     runtime: Handle,
 ) -> anyhow::Result<Control> {
     let directory = &config.run_dir;
-    let store = Store::open(directory)
-        .with_context(|| format!("cannot use the run directory {}", directory.display()))?;
+    let code = config.code_dir.as_deref();
+    let store = Store::open(directory, code).with_context(|| {
+        let code = code.map(|code| format!(" or {}", code.display())).unwrap_or_default();
+        format!("cannot use the run directory {}{code}", directory.display())
+    })?;
     let seed = random().context("cannot read /dev/urandom")?;
     let flows = Flows::open(directory, config.flows_max, seed[0])?;
     let count = config.worker_count();

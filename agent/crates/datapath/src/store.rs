@@ -14,6 +14,8 @@ use crate::tables::Desired;
 /// Files of one datapath; every write is to a new file that then takes the name.
 pub(crate) struct Store {
     directory: PathBuf,
+    /// Where code is kept that outlives the directory.
+    lasting_code: Option<PathBuf>,
 }
 
 /// What was saved: the state asked for, and the plugins that really ran.
@@ -27,15 +29,20 @@ const TABLES: &str = "tables";
 const MODULES: &str = "modules";
 /// Native code of modules, under the same names.
 const CODE: &str = "code";
+/// How long code is kept that nobody uses, where it outlives the run directory.
+const CODE_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 /// First bytes of the tables file; the last one is the version of its form.
 const MAGIC: &[u8; 8] = b"wefttab\x01";
 
 impl Store {
-    /// Makes the directories for modules and code.
-    pub(crate) fn open(directory: &Path) -> io::Result<Self> {
+    /// Makes the directories for modules and code. `code`: where code is kept instead, for longer, and
+    /// maybe by others as well.
+    pub(crate) fn open(directory: &Path, code: Option<&Path>) -> io::Result<Self> {
         std::fs::create_dir_all(directory.join(MODULES))?;
-        DirBuilder::new().recursive(true).mode(0o700).create(directory.join(CODE))?;
-        Ok(Self { directory: directory.to_owned() })
+        let store =
+            Self { directory: directory.to_owned(), lasting_code: code.map(Path::to_owned) };
+        DirBuilder::new().recursive(true).mode(0o700).create(store.code_directory())?;
+        Ok(store)
     }
 
     /// Saves the state, readable by root only: it says who may talk to whom.
@@ -80,7 +87,7 @@ impl Store {
 
     /// Where native code of modules is kept, by whoever compiles them.
     pub(crate) fn code_directory(&self) -> PathBuf {
-        self.directory.join(CODE)
+        self.lasting_code.clone().unwrap_or_else(|| self.directory.join(CODE))
     }
 
     /// Removes the modules, and the code of them, that `keep` does not want, given their names and ages.
@@ -89,22 +96,33 @@ impl Store {
         now: SystemTime,
         keep: impl Fn(&str, Duration) -> bool,
     ) -> io::Result<()> {
-        for files in [MODULES, CODE] {
-            for entry in std::fs::read_dir(self.directory.join(files))? {
-                let entry = entry?;
-                let written = entry.metadata()?.modified()?;
-                let age = now.duration_since(written).unwrap_or_default();
-                if !keep(&entry.file_name().to_string_lossy(), age) {
-                    std::fs::remove_file(entry.path())?;
-                }
-            }
+        retain(&self.directory.join(MODULES), now, &keep)?;
+        match &self.lasting_code {
+            Some(code) => retain(code, now, &|_, age| age < CODE_KEPT),
+            None => retain(&self.code_directory(), now, &keep),
         }
-        Ok(())
     }
 
     fn module_path(&self, digest: &[u8; 32]) -> PathBuf {
         self.directory.join(MODULES).join(hex(digest))
     }
+}
+
+/// Removes the files that `keep` does not want, given their names and ages.
+fn retain(
+    directory: &Path,
+    now: SystemTime,
+    keep: &dyn Fn(&str, Duration) -> bool,
+) -> io::Result<()> {
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        let written = entry.metadata()?.modified()?;
+        let age = now.duration_since(written).unwrap_or_default();
+        if !keep(&entry.file_name().to_string_lossy(), age) {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Lower-case hex, as file names and messages show digests.
@@ -132,7 +150,7 @@ mod tests {
     #[test]
     fn saved_state_comes_back_and_is_for_root_only() {
         let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(directory.path()).unwrap();
+        let store = Store::open(directory.path(), None).unwrap();
         assert!(store.load().unwrap().is_none());
         let desired = Desired { generation: 7, ..Desired::default() };
         let running = vec![PluginSpec { name: "a".into(), ..PluginSpec::default() }];
@@ -147,7 +165,7 @@ mod tests {
     #[test]
     fn a_file_that_is_no_state_is_an_error_and_not_a_state() {
         let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(directory.path()).unwrap();
+        let store = Store::open(directory.path(), None).unwrap();
         for bytes in [&b""[..], b"something else", b"wefttab\x01\xff\xff"] {
             std::fs::write(directory.path().join(TABLES), bytes).unwrap();
             assert!(store.load().is_err());
@@ -157,7 +175,7 @@ mod tests {
     #[test]
     fn modules_are_kept_by_digest() {
         let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(directory.path()).unwrap();
+        let store = Store::open(directory.path(), None).unwrap();
         store.put_module(&[1; 32], b"one").unwrap();
         store.put_module(&[2; 32], b"two").unwrap();
         let code = [[1; 32], [2; 32]].map(|d| store.code_directory().join(hex(&d)));
@@ -166,5 +184,21 @@ mod tests {
         assert_eq!(code.map(|path| path.exists()), [false, true]);
         assert_eq!(store.module(&[1; 32]).unwrap(), None);
         assert_eq!(store.module(&[2; 32]).unwrap().as_deref(), Some(&b"two"[..]));
+    }
+
+    #[test]
+    fn code_that_outlives_the_run_directory_is_kept_for_long() {
+        let (directory, lasting) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let lasting = lasting.path().join("code");
+        let store = Store::open(directory.path(), Some(&lasting)).unwrap();
+        assert_eq!(store.code_directory(), lasting);
+        let mode = std::fs::metadata(&lasting).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+        let code = lasting.join(hex(&[1; 32]));
+        std::fs::write(&code, b"code").unwrap();
+        store.keep_modules(SystemTime::now(), |_, _| false).unwrap();
+        assert!(code.exists());
+        store.keep_modules(SystemTime::now() + CODE_KEPT, |_, _| true).unwrap();
+        assert!(!code.exists());
     }
 }

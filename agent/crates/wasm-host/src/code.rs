@@ -6,6 +6,7 @@ use std::fs::OpenOptions;
 use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use sha2::{Digest, Sha256};
 
@@ -35,10 +36,16 @@ impl CodeDirectory {
         engine: &wasmtime::Engine,
         digest: &Digest32,
     ) -> Option<wasmtime::Module> {
-        let file = std::fs::read(self.path(digest)).ok()?;
+        let path = self.path(digest);
+        let file = std::fs::read(&path).ok()?;
         let (own, code) = file.split_first_chunk::<32>()?;
         if Digest32::from(Sha256::digest(code)) != *own {
             return None;
+        }
+        // Whoever removes what is old sees that it is in use.
+        let used = std::fs::File::open(&path).and_then(|f| f.set_modified(SystemTime::now()));
+        if let Err(error) = used {
+            tracing::debug!(%error, path = %path.display(), "native code is not marked as used");
         }
         // SAFETY: nobody but this user writes to the directory, and the code is as `put` wrote it.
         unsafe { wasmtime::Module::deserialize(engine, code) }.ok()
@@ -48,7 +55,8 @@ impl CodeDirectory {
     pub(crate) fn put(&self, digest: &Digest32, module: &wasmtime::Module) -> io::Result<()> {
         let code = module.serialize().map_err(io::Error::other)?;
         let path = self.path(digest);
-        let temporary = path.with_extension("new");
+        // Several processes may do this at once.
+        let temporary = path.with_extension(format!("{}.new", std::process::id()));
         let mut options = OpenOptions::new();
         let options = options.write(true).create(true).truncate(true).mode(0o600);
         let mut file = options.open(&temporary)?;
