@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
@@ -16,13 +16,15 @@ use rcgen::{
 };
 use serde_json::{Value, json};
 
-use crate::{built_tool, command_in, eventually, succeeded};
+use crate::{built_tool, command_in, succeeded};
 
 /// Of the API server.
 const PORT: u16 = 6443;
 const ETCD: &str = "http://127.0.0.1:2379";
 /// How long a process may take to serve.
 const START: Duration = Duration::from_secs(120);
+/// Between two questions whether it does.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// etcd, API server and controller manager in one network namespace; ended when dropped.
 #[derive(Debug)]
@@ -89,9 +91,7 @@ impl ControlPlane {
         controllers.arg("kube-controller-manager").args(self.controller_arguments());
         self.controllers = Some(self.spawn("controllers", controllers)?);
         // Pods are refused until their namespace has a ServiceAccount.
-        eventually(START, async || self.kubectl(&["get", "serviceaccount", "default"], None))
-            .await?;
-        Ok(())
+        self.awaited(&["get", "serviceaccount", "default"]).await
     }
 
     /// Starts the API server, the first time or after [`Self::stop_api_server`].
@@ -102,8 +102,21 @@ impl ControlPlane {
         let mut command = command_in(&self.namespace, binary())?;
         command.arg("kube-apiserver").args(self.api_server_arguments()?);
         self.api_server = Some(self.spawn("api-server", command)?);
-        let ready = eventually(START, async || self.kubectl(&["get", "--raw", "/readyz"], None));
-        ready.await.map(drop).with_context(|| self.log("api-server"))
+        let ready = self.awaited(&["get", "--raw", "/readyz"]).await;
+        ready.with_context(|| self.log("api-server"))
+    }
+
+    /// Asks again and again, while the API server runs, until there is an answer.
+    async fn awaited(&mut self, question: &[&str]) -> Result<()> {
+        let until = Instant::now() + START;
+        loop {
+            let Err(why) = self.kubectl(question, None) else { return Ok(()) };
+            if let Some(server) = &mut self.api_server {
+                ensure!(server.try_wait()?.is_none(), "the API server has ended");
+            }
+            ensure!(Instant::now() < until, "not within {START:?}: {why:#}");
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 
     /// Ends the API server.
@@ -201,7 +214,7 @@ impl ControlPlane {
             self.flag("tls-cert-file", "api.crt"),
             self.flag("tls-private-key-file", "api.key"),
             self.flag("client-ca-file", "ca.crt"),
-            self.flag("service-account-key-file", "accounts.key"),
+            self.flag("service-account-key-file", "accounts.pub"),
             self.flag("service-account-signing-key-file", "accounts.key"),
         ])
     }
@@ -242,7 +255,9 @@ impl ControlPlane {
         admin.distinguished_name.push(DnType::CommonName, "admin");
         admin.distinguished_name.push(DnType::OrganizationName, "system:masters");
         self.sign("admin", admin, &issuer)?;
-        write(&self.file("accounts.key"), &KeyPair::generate()?.serialize_pem())?;
+        let accounts = KeyPair::generate()?;
+        write(&self.file("accounts.key"), &accounts.serialize_pem())?;
+        write(&self.file("accounts.pub"), &accounts.public_key_pem())?;
         let user = json!({
             "client-certificate": self.file("admin.crt"), "client-key": self.file("admin.key"),
         });

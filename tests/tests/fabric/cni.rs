@@ -258,7 +258,7 @@ async fn gc_takes_away_what_the_runtime_does_not_know() -> Result<()> {
     ensure!(collected.status.success(), "{}", String::from_utf8_lossy(&collected.stdout));
     ensure!(attached(&lab).await? == 1, "{} are attached", attached(&lab).await?);
     runtime.succeeds("CHECK", &kept, Some(&kept_result))?;
-    let links = tool(&runtime.node.namespace, "ip", &["-o", "link"])?;
+    let links = tool(&runtime.node.namespace, "ip -o link")?;
     ensure!(links.contains(&host_side(&kept_result)?), "{links}");
     ensure!(!links.contains(&host_side(&stale_result)?), "{links}");
     ensure!(!nobody.exists(), "an address of nobody");
