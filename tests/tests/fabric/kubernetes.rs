@@ -11,8 +11,6 @@ use weft_tests::cluster::{Cluster, TOOLS};
 use weft_tests::service::{Over, Server, ask};
 use weft_tests::{can_run, eventually};
 
-use crate::failures::kill_and_await_return;
-
 const HUB_USER: &str = "system:serviceaccount:weft-system:weft-hub";
 const SOON: Duration = Duration::from_secs(20);
 
@@ -222,7 +220,6 @@ async fn node_may_be_deleted_and_made_again() -> Result<()> {
     cluster.kubectl(&["delete", "pod", "-n", "weft-system", "weft-agent-node-2", "--force"])?;
     cluster.register_node("node-2")?;
     cluster.mount_token("node-2")?;
-    kill_and_await_return(&cluster, "node-2-agent").await?;
     let after = eventually(SOON, async || uid().await).await?;
     ensure!(after != before, "it has the old node's uid");
     let object = cluster.get(&["node", "node-2"])?;

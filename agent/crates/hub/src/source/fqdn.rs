@@ -1,5 +1,7 @@
 //! `FqdnPolicy` of `weft.dev/v1alpha1`: what pods may send to hosts by their names.
 
+use std::borrow::Cow;
+
 use k8s_openapi::api::networking::v1::NetworkPolicyPort;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use kube::CustomResource;
@@ -27,7 +29,7 @@ pub(super) const KIND: &str = "FqdnPolicy";
 )]
 pub(crate) struct FqdnPolicySpec {
     /// Pods of the policy's namespace that it is for; an empty selector selects all.
-    #[schemars(schema_with = "label_selector")]
+    #[schemars(with = "Option<SelectorSchema>")]
     pub(crate) pod_selector: Option<LabelSelector>,
     /// What they may send. Nothing, if there is none.
     pub(crate) egress: Option<Vec<FqdnRule>>,
@@ -44,41 +46,62 @@ pub(crate) struct FqdnRule {
     #[schemars(inner(length(max = 255)))]
     pub(crate) names: Option<Vec<String>>,
     /// Every protocol and port, if there is none.
-    #[schemars(schema_with = "policy_ports")]
+    #[schemars(with = "Option<Vec<PortSchema>>")]
     pub(crate) ports: Option<Vec<NetworkPolicyPort>>,
 }
 
-/// As Kubernetes defines it.
-fn label_selector(_: &mut SchemaGenerator) -> Schema {
-    let text = || json!({ "type": "string" });
-    json_schema!({
-        "type": "object",
-        "properties": {
-            "matchLabels": { "type": "object", "additionalProperties": text() },
-            "matchExpressions": {
-                "type": "array",
-                "items": {
-                    "type": "object",
-                    "properties": {
-                        "key": text(),
-                        "operator": {
-                            "type": "string", "enum": ["In", "NotIn", "Exists", "DoesNotExist"],
+/// Of a `LabelSelector`, as Kubernetes defines it.
+struct SelectorSchema;
+
+impl JsonSchema for SelectorSchema {
+    fn schema_name() -> Cow<'static, str> {
+        "LabelSelector".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let text = || json!({ "type": "string" });
+        json_schema!({
+            "type": "object",
+            "properties": {
+                "matchLabels": { "type": "object", "additionalProperties": text() },
+                "matchExpressions": {
+                    "type": "array",
+                    "items": {
+                        "type": "object",
+                        "properties": {
+                            "key": text(),
+                            "operator": {
+                                "type": "string", "enum": ["In", "NotIn", "Exists", "DoesNotExist"],
+                            },
+                            "values": { "type": "array", "items": text() },
                         },
-                        "values": { "type": "array", "items": text() },
+                        "required": ["key", "operator"],
                     },
-                    "required": ["key", "operator"],
                 },
             },
-        },
-    })
+        })
+    }
 }
 
-/// Ports of a `NetworkPolicy`, by number.
-fn policy_ports(_: &mut SchemaGenerator) -> Schema {
-    let port = || json!({ "type": "integer", "minimum": 1, "maximum": 65535 });
-    json_schema!({
-        "type": "array",
-        "items": {
+/// Of a port of a `NetworkPolicy`, by number.
+struct PortSchema;
+
+impl JsonSchema for PortSchema {
+    fn schema_name() -> Cow<'static, str> {
+        "Port".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let port = || json!({ "type": "integer", "minimum": 1, "maximum": 65535 });
+        json_schema!({
             "type": "object",
             "properties": {
                 "protocol": { "type": "string", "enum": ["TCP", "UDP", "SCTP"] },
@@ -89,8 +112,8 @@ fn policy_ports(_: &mut SchemaGenerator) -> Schema {
                 "rule": "!has(self.endPort) || (has(self.port) && self.port <= self.endPort)",
                 "message": "endPort is the last of a range that port begins",
             }],
-        },
-    })
+        })
+    }
 }
 
 #[derive(Deserialize)]

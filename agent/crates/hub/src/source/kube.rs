@@ -175,12 +175,16 @@ impl Cluster {
     /// Waits until every kind was listed once, and gives what there is. It says now and then what it waits
     /// for.
     pub(crate) async fn synced(&mut self) -> Objects {
+        let mut patience = tokio::time::interval(PATIENCE);
+        patience.tick().await;
         while !self.index.is_synced() {
-            match tokio::time::timeout(PATIENCE, self.events.recv()).await {
-                Ok(Some((kind, event))) => drop(self.index.take(kind, event)),
-                // Not while there are watches, which do not end.
-                Ok(None) => break,
-                Err(_) => {
+            tokio::select! {
+                said = self.events.recv() => match said {
+                    Some((kind, event)) => drop(self.index.take(kind, event)),
+                    // Not while there are watches, which do not end.
+                    None => break,
+                },
+                _ = patience.tick() => {
                     tracing::warn!("waiting for the API server");
                     for (kind, reason) in self.index.failures() {
                         tracing::warn!(kind, reason, "not listed yet");
