@@ -32,7 +32,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Runs the hub: leases subnets, admits nodes, publishes the fabric's state.
-    Hub(command::hub::Arguments),
+    Hub(Box<command::hub::Arguments>),
     /// Runs a node's agent: control, CNI, routes.
     Agent(Box<command::agent::Arguments>),
     /// Runs a node's datapath: packets.

@@ -124,7 +124,7 @@ impl ControlPlane {
     /// # Errors
     /// If it cannot be ended.
     pub fn stop_api_server(&mut self) -> Result<()> {
-        self.api_server.take().map_or(Ok(()), |child| end(child))
+        self.api_server.take().map_or(Ok(()), end)
     }
 
     /// What ServiceAccounts of Weft have asked for, request by request.
