@@ -71,6 +71,10 @@ fn status(path: &[PathBuf], config: &NetworkConfig, whole: &Value) -> Result<(),
         TRY_AGAIN => error.with_code(NOT_AVAILABLE),
         _ => error,
     })?;
+    if !path.is_empty() {
+        delegate::find_both(path, config.delegate_type())
+            .map_err(|e| e.with_code(NOT_AVAILABLE))?;
+    }
     delegate::forward(path, "STATUS", config, whole)
 }
 

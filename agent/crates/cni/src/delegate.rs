@@ -92,6 +92,14 @@ pub(crate) fn find_all(path: &[PathBuf], kind: &str, config: &Value) -> Result<(
     [Some(kind), ipam].into_iter().flatten().try_for_each(|kind| find(path, kind).map(drop))
 }
 
+/// Finds the delegate that wires pods, and the one that gives them addresses.
+///
+/// # Errors
+/// As [`find`].
+pub(crate) fn find_both(path: &[PathBuf], kind: &str) -> Result<(), CniError> {
+    [kind, IPAM].into_iter().try_for_each(|kind| find(path, kind).map(drop))
+}
+
 /// Runs a delegate for the attachment of a call, in the namespace `netns`, with `config` on stdin; its stderr
 /// passes through. Returns its stdout.
 ///

@@ -98,7 +98,10 @@ impl Store {
     ) -> io::Result<()> {
         retain(&self.directory.join(MODULES), now, &keep)?;
         match &self.lasting_code {
-            Some(code) => retain(code, now, &|_, age| age < CODE_KEPT),
+            // Others may keep other things there.
+            Some(code) => {
+                retain(code, now, &|name, age| age < CODE_KEPT || !is_code(name) || keep(name, age))
+            }
             None => retain(&self.code_directory(), now, &keep),
         }
     }
@@ -119,10 +122,19 @@ fn retain(
         let written = entry.metadata()?.modified()?;
         let age = now.duration_since(written).unwrap_or_default();
         if !keep(&entry.file_name().to_string_lossy(), age) {
-            std::fs::remove_file(entry.path())?;
+            match std::fs::remove_file(entry.path()) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
         }
     }
     Ok(())
+}
+
+/// Whether a file has native code, or part of it: it is named after a module's digest.
+fn is_code(name: &str) -> bool {
+    let digest = name.split('.').next().unwrap_or_default();
+    digest.len() == 64 && digest.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
 /// Lower-case hex, as file names and messages show digests.
@@ -198,7 +210,12 @@ mod tests {
         std::fs::write(&code, b"code").unwrap();
         store.keep_modules(SystemTime::now(), |_, _| false).unwrap();
         assert!(code.exists());
-        store.keep_modules(SystemTime::now() + CODE_KEPT, |_, _| true).unwrap();
-        assert!(!code.exists());
+        let other = lasting.join("node.key");
+        std::fs::write(&other, b"not ours").unwrap();
+        let later = SystemTime::now() + CODE_KEPT;
+        store.keep_modules(later, |_, _| true).unwrap();
+        assert!(code.exists(), "it is in use");
+        store.keep_modules(later, |_, _| false).unwrap();
+        assert!(!code.exists() && other.exists());
     }
 }

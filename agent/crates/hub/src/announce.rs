@@ -17,6 +17,8 @@ const ADDRESS: &str = "address";
 const CA: &str = "ca.crt";
 /// How often it is looked whether it is still as it was written.
 const INTERVAL: Duration = Duration::from_secs(60);
+/// How long the API server may take.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// After it could not be written.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -38,10 +40,20 @@ impl Announcement {
         let data = BTreeMap::from(data);
         let mut said = false;
         loop {
-            let written = self.write(&api, &data).await;
+            let written = match tokio::time::timeout(ANSWER_TIMEOUT, self.write(&api, &data)).await
+            {
+                Ok(written) => written.map_err(|error| error.to_string()),
+                Err(_) => Err("the API server does not answer in time".to_owned()),
+            };
             if let Err(error) = &written {
                 let (namespace, address) = (&self.namespace, &self.address);
-                tracing::warn!(%error, namespace, name = NAME, address, "agents cannot be told where the hub is");
+                tracing::warn!(
+                    error,
+                    namespace,
+                    name = NAME,
+                    address,
+                    "agents cannot be told where the hub is"
+                );
             } else if !said {
                 tracing::info!(
                     namespace = self.namespace,

@@ -1,8 +1,11 @@
 //! Whose ServiceAccount token it is that a node shows.
 
+use std::time::Duration;
+
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
 use kube::Client;
 use kube::api::{Api, PostParams};
+use tokio::sync::Semaphore;
 use weft_model::NodeName;
 
 /// Who tokens of agents are for: a token for another audience, stolen or borrowed, admits nobody.
@@ -11,6 +14,11 @@ pub const TOKEN_AUDIENCE: &str = "weft-hub";
 /// What API servers say of a token beside its user. Source: KEP-4193, in every release since 1.32.
 const NODE_NAME: &str = "authentication.kubernetes.io/node-name";
 const NODE_UID: &str = "authentication.kubernetes.io/node-uid";
+
+/// How long the API server may take.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Tokens that it is asked about at once.
+const REVIEWS_MAX: usize = 16;
 
 /// The node that a token was issued on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +34,8 @@ pub(crate) enum ReviewError {
     /// Asking again may help.
     #[error("the API server cannot be asked whose token this is: {0}")]
     Away(#[source] Box<kube::Error>),
+    #[error("the API server does not say in time whose token this is")]
+    Silent,
     #[error("the API server does not know this token: {0}")]
     Unknown(String),
     #[error("this is a token of {given}, not of {expected}")]
@@ -41,12 +51,14 @@ pub(crate) struct Reviewer {
     client: Client,
     /// The only user that tokens may be of.
     user: String,
+    turns: Semaphore,
 }
 
 impl Reviewer {
     /// `account`: namespace and name of the agents' ServiceAccount.
     pub(crate) fn new(client: Client, (namespace, name): (&str, &str)) -> Self {
-        Self { client, user: format!("system:serviceaccount:{namespace}:{name}") }
+        let user = format!("system:serviceaccount:{namespace}:{name}");
+        Self { client, user, turns: Semaphore::new(REVIEWS_MAX) }
     }
 
     /// Tells a ServiceAccount's token from a join token's secret.
@@ -62,9 +74,12 @@ impl Reviewer {
         };
         let asked = TokenReview { spec, ..TokenReview::default() };
         let api: Api<TokenReview> = Api::all(self.client.clone());
-        let answer = api.create(&PostParams::default(), &asked).await;
-        let review = answer.map_err(|error| ReviewError::Away(Box::new(error)))?;
-        self.identity(review)
+        // Whoever reaches the port may ask: not more at once than the API server takes without noticing.
+        let Ok(_turn) = self.turns.acquire().await else { return Err(ReviewError::Silent) };
+        let asking = PostParams::default();
+        let answer = tokio::time::timeout(ANSWER_TIMEOUT, api.create(&asking, &asked)).await;
+        let answer = answer.map_err(|_| ReviewError::Silent)?;
+        self.identity(answer.map_err(|error| ReviewError::Away(Box::new(error)))?)
     }
 
     fn identity(&self, review: TokenReview) -> Result<NodeIdentity, ReviewError> {
@@ -93,7 +108,7 @@ impl From<ReviewError> for tonic::Status {
     fn from(error: ReviewError) -> Self {
         let text = error.to_string();
         match error {
-            ReviewError::Away(_) => Self::unavailable(text),
+            ReviewError::Away(_) | ReviewError::Silent => Self::unavailable(text),
             ReviewError::Unknown(_) | ReviewError::User { .. } | ReviewError::Unbound => {
                 Self::unauthenticated(text)
             }

@@ -23,6 +23,14 @@ pub(crate) enum FabricError {
     #[error("this token was issued on node {1}, not on {0}")]
     OtherNode(NodeName, NodeName),
     #[error(
+        "node {0} has no Node object of the uid that the token was issued for, or the hub has not heard of it yet"
+    )]
+    NoNodeObject(NodeName),
+    #[error(
+        "{0} is a node of the cluster: its agent shows a token of its ServiceAccount (--service-account-token)"
+    )]
+    OfCluster(NodeName),
+    #[error(
         "the node's clock says {}, the hub's {}: set the one that is wrong (more than 5 minutes apart)",
         rfc3339(*.node), rfc3339(*.hub)
     )]
@@ -115,7 +123,7 @@ impl From<FabricError> for Status {
         use FabricError as E;
         let text = error.to_string();
         match error {
-            E::WrongToken | E::OtherNode(..) => Self::unauthenticated(text),
+            E::WrongToken | E::OtherNode(..) | E::OfCluster(_) => Self::unauthenticated(text),
             E::ClockSkew { .. }
             | E::StaticPeer(_)
             | E::PluginDeclared { .. }
@@ -148,6 +156,7 @@ impl From<FabricError> for Status {
             }
             // Waiting helps.
             E::Lease(LeaseError::Resting { .. } | LeaseError::Taken { .. })
+            | E::NoNodeObject(_)
             | E::Unanswered { .. } => Self::unavailable(text),
             E::Broken | E::Lease(LeaseError::Store(_)) | E::Store(_) => Self::internal(text),
         }

@@ -13,7 +13,7 @@ use super::extent::Extent;
 use super::merge::reserved;
 use super::state::{Joined, Record, State};
 use super::{Fabric, FabricError};
-use crate::ca::{SKEW_MAX, Subject, new_incarnation};
+use crate::ca::{Incarnation, SKEW_MAX, Subject, new_incarnation};
 use crate::review::NodeIdentity;
 use crate::source::object::{Key, Object};
 use crate::source::objects::Objects;
@@ -36,22 +36,12 @@ impl Fabric {
         check_clock(request.unix_time, now.unix_timestamp())?;
         let name = NodeName::try_new(request.node.clone())
             .map_err(|e| weft_control::ConvertError::new("node", e))?;
-        let uid = match identity {
-            Some(identity) if identity.name != name => {
-                return Err(FabricError::OtherNode(name, identity.name.clone()));
-            }
-            Some(identity) => &identity.uid,
-            None => &request.uid,
-        };
         let mut state = self.state();
-        // Of two nodes of a cluster that had one name, the first is gone.
-        if identity.is_some() && state.nodes.get(&name).is_some_and(|n| n.record.uid != *uid) {
-            self.take_out_node(&mut state, &name)?;
-        }
-        check_free(&state, &name, uid)?;
+        let uid = uid_of(&state.source, &name, &request.uid, identity)?;
+        check_free(&state, &name, &uid)?;
         let known = state.nodes.get(&name).map(|joined| joined.record.clone());
         let record = known.unwrap_or_else(|| Record {
-            uid: uid.clone(),
+            uid,
             incarnation: new_incarnation(),
             key_epoch: 0,
             joined_unix: now.unix_timestamp(),
@@ -101,19 +91,24 @@ impl Fabric {
         }
     }
 
-    /// Counts a Watch stream; to be undone by [`Fabric::disconnected`].
-    pub(crate) fn connected(&self, name: &NodeName) {
-        if let Some(node) = self.state().nodes.get_mut(name) {
-            node.streams += 1;
-        }
+    /// Counts a Watch stream of this joining; to be undone by [`Fabric::disconnected`].
+    pub(crate) fn connected(&self, name: &NodeName) -> Option<Incarnation> {
+        let mut state = self.state();
+        let node = state.nodes.get_mut(name)?;
+        node.streams += 1;
+        Some(node.record.incarnation)
     }
 
     /// A Watch stream has ended. What the node reported stays.
-    pub(crate) fn disconnected(&self, name: &NodeName) {
-        if let Some(node) = self.state().nodes.get_mut(name) {
+    pub(crate) fn disconnected(&self, name: &NodeName, joining: Option<Incarnation>) {
+        let mut state = self.state();
+        let node = state.nodes.get_mut(name);
+        // Another one may have the name by now.
+        if let Some(node) = node.filter(|node| Some(node.record.incarnation) == joining) {
             node.streams = node.streams.saturating_sub(1);
             node.left = (node.streams == 0).then(Instant::now).or(node.left);
         }
+        drop(state);
         self.heard.notify_one();
     }
 
@@ -165,11 +160,7 @@ impl Fabric {
 
     /// Takes out nodes whose Node objects are gone. True if there were any.
     pub(super) fn take_out_deleted(&self, state: &mut State) -> Result<bool, StoreError> {
-        let there = state.source.objects.values().filter_map(|d| match &d.object {
-            Object::Node(node) => node.uid.as_deref(),
-            _ => None,
-        });
-        let there: BTreeSet<_> = there.collect();
+        let there: BTreeSet<_> = node_uids(&state.source).collect();
         let of_cluster = state.nodes.iter().filter(|(_, joined)| joined.record.of_cluster);
         let gone = of_cluster.filter(|(_, joined)| !there.contains(joined.record.uid.as_str()));
         let gone: Vec<_> = gone.map(|(name, _)| name.clone()).collect();
@@ -182,16 +173,23 @@ impl Fabric {
     /// A node that is there, and its subnets; not published yet.
     fn take_out_node(&self, state: &mut State, name: &NodeName) -> Result<(), StoreError> {
         let Some(joined) = state.nodes.get(name) else { return Ok(()) };
-        let uid = joined.record.uid.clone();
+        let Record { uid, of_cluster, .. } = joined.record.clone();
         let now = Self::now();
-        // The uid first: from here on the node cannot come back, whatever happens in between.
-        self.store.write(&[
-            Change::Put(Table::Removed, &uid, &now.to_be_bytes()),
+        let bytes = now.to_be_bytes();
+        let mut changes = vec![
             Change::Remove(Table::Nodes, name.as_str()),
             Change::Remove(Table::Reports, name.as_str()),
-        ])?;
+        ];
+        // From here on the node cannot come back, whatever happens in between. One of a cluster may: it is
+        // its Node object that says whether it is one.
+        if !of_cluster {
+            changes.push(Change::Put(Table::Removed, &uid, &bytes));
+        }
+        self.store.write(&changes)?;
         state.nodes.remove(name);
-        state.removed.insert(uid.clone());
+        if !of_cluster {
+            state.removed.insert(uid.clone());
+        }
         let released = self.leases.release(&uid, now);
         tracing::info!(node = %name, "node removed");
         released
@@ -229,6 +227,42 @@ impl Fabric {
             }
         }
         Ok(())
+    }
+}
+
+/// Uids of Node objects of an API server, and of static peers.
+fn node_uids(source: &Objects) -> impl Iterator<Item = &str> {
+    source.objects.values().filter_map(|d| match &d.object {
+        Object::Node(node) => node.uid.as_deref(),
+        Object::StaticPeer(peer) => Some(peer.uid.as_str()),
+        _ => None,
+    })
+}
+
+/// The uid of a node that asks to be admitted, which says itself that it is `given`. A node of a cluster is
+/// who the cluster says it is, as long as its object is there; nobody else can be one of those.
+fn uid_of(
+    source: &Objects,
+    name: &NodeName,
+    given: &str,
+    identity: Option<&NodeIdentity>,
+) -> Result<String, FabricError> {
+    let object = match source.objects.get(&Key::node(name)).map(|d| &d.object) {
+        Some(Object::Node(manifest)) => manifest.uid.as_deref(),
+        _ => None,
+    };
+    match identity {
+        Some(identity) if identity.name != *name => {
+            Err(FabricError::OtherNode(name.clone(), identity.name.clone()))
+        }
+        Some(identity) if object != Some(identity.uid.as_str()) => {
+            Err(FabricError::NoNodeObject(name.clone()))
+        }
+        Some(identity) => Ok(identity.uid.clone()),
+        None if object.is_some() || node_uids(source).any(|uid| uid == given) => {
+            Err(FabricError::OfCluster(name.clone()))
+        }
+        None => Ok(given.to_owned()),
     }
 }
 

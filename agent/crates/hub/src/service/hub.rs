@@ -14,6 +14,7 @@ use weft_proto::v1;
 use weft_proto::v1::hub_server::Hub;
 
 use super::{access, blocking};
+use crate::ca::Incarnation;
 use crate::fabric::{Fabric, FabricError};
 use crate::history::{Cursor, Published};
 use crate::review::Reviewer;
@@ -150,18 +151,19 @@ fn until(unix: i64) -> Duration {
 struct Connection {
     fabric: Arc<Fabric>,
     name: NodeName,
+    joining: Option<Incarnation>,
 }
 
 impl Connection {
     fn new(fabric: Arc<Fabric>, name: NodeName) -> Self {
-        fabric.connected(&name);
-        Self { fabric, name }
+        let joining = fabric.connected(&name);
+        Self { fabric, name, joining }
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.fabric.disconnected(&self.name);
+        self.fabric.disconnected(&self.name, self.joining);
     }
 }
 

@@ -13,7 +13,6 @@ use futures::StreamExt as _;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, TypeMeta};
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event as Watched};
 use kube::{Client, Config, CustomResourceExt as _};
 use serde_yaml_ng::Value;
@@ -34,6 +33,10 @@ const SETTLE_MAX: Duration = Duration::from_millis(100);
 const MODULES_INTERVAL: Duration = Duration::from_secs(5);
 /// How often it is asked whether a kind that was not there is there now.
 const MISSING_INTERVAL: Duration = Duration::from_secs(10);
+/// Pause after a watch has failed; doubles up to [`PAUSE_MAX`] while nothing can be listed.
+const PAUSE_MIN: Duration = Duration::from_millis(500);
+/// Longest pause.
+const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// How often it is said that the hub waits for the server.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Objects in one answer to a list.
@@ -246,7 +249,8 @@ impl Cluster {
     }
 }
 
-/// Watches one kind until nobody listens.
+/// Watches one kind until nobody listens. After an error it begins anew, with a list: only what was listed
+/// shows that the server answers again, and what is there.
 async fn follow_kind(
     watch: &'static Watch,
     client: Client,
@@ -256,37 +260,48 @@ async fn follow_kind(
     let resource = ApiResource::from_gvk_with_plural(&gvk, watch.plural);
     let types = TypeMeta { api_version: resource.api_version.clone(), kind: watch.kind.into() };
     let api: Api<DynamicObject> = Api::all_with(client, &resource);
-    let watched = watcher::watcher(api, watcher::Config::default().page_size(PAGE));
-    let mut watched = std::pin::pin!(watched.default_backoff());
-    while let Some(said) = watched.next().await {
-        let event = match said {
-            Ok(Watched::Init) => Some(Event::Listing),
-            Ok(Watched::InitApply(object)) => {
-                read(watch, &types, object).map(|(key, value)| Event::Listed(key, value))
-            }
-            Ok(Watched::InitDone) => Some(Event::ListEnded),
-            Ok(Watched::Apply(object)) => {
-                read(watch, &types, object).map(|(key, value)| Event::Applied(key, value))
-            }
-            Ok(Watched::Delete(object)) => Some(Event::Deleted(key(watch, &object))),
-            Err(error) if !watch.core && is_missing(&error) => {
-                let told = events.send((watch.kind, Event::NoSuchKind)).await;
-                if told.is_err() {
-                    return;
+    let mut pause = PAUSE_MIN;
+    loop {
+        let watched = watcher::watcher(api.clone(), watcher::Config::default().page_size(PAGE));
+        let mut watched = std::pin::pin!(watched);
+        let failure = loop {
+            let event = match watched.next().await {
+                Some(Ok(Watched::Init)) => Some(Event::Listing),
+                Some(Ok(Watched::InitApply(object))) => {
+                    read(watch, &types, object).map(|(key, value)| Event::Listed(key, value))
                 }
-                tokio::time::sleep(MISSING_INTERVAL).await;
-                None
-            }
-            Err(error) => {
-                tracing::debug!(kind = watch.kind, %error, "watch");
-                Some(Event::Failed(reason(watch, &error)))
+                Some(Ok(Watched::InitDone)) => {
+                    pause = PAUSE_MIN;
+                    Some(Event::ListEnded)
+                }
+                Some(Ok(Watched::Apply(object))) => {
+                    read(watch, &types, object).map(|(key, value)| Event::Applied(key, value))
+                }
+                Some(Ok(Watched::Delete(object))) => Some(Event::Deleted(key(watch, &object))),
+                Some(Err(error)) => break Some(error),
+                None => break None,
+            };
+            if let Some(event) = event
+                && events.send((watch.kind, event)).await.is_err()
+            {
+                return;
             }
         };
-        if let Some(event) = event
-            && events.send((watch.kind, event)).await.is_err()
-        {
-            return;
+        let mut rest = pause.mul_f64(rand::random_range(0.5..=1.0));
+        if let Some(error) = failure {
+            tracing::debug!(kind = watch.kind, %error, "watch");
+            let event = if !watch.core && is_missing(&error) {
+                rest = MISSING_INTERVAL;
+                Event::NoSuchKind
+            } else {
+                pause = (pause * 2).min(PAUSE_MAX);
+                Event::Failed(reason(watch, &error))
+            };
+            if events.send((watch.kind, event)).await.is_err() {
+                return;
+            }
         }
+        tokio::time::sleep(rest).await;
     }
 }
 
@@ -327,8 +342,9 @@ fn status(error: &watcher::Error) -> Option<u16> {
     }
 }
 
+/// Only a list says so: a watch that is not found may be one of a server that has just started.
 fn is_missing(error: &watcher::Error) -> bool {
-    status(error) == Some(404)
+    matches!(error, watcher::Error::InitialListFailed(_)) && status(error) == Some(404)
 }
 
 /// One line for the operator.

@@ -12,8 +12,8 @@ use weft_model::cni::{Request, Response};
 use super::attachments::{Attachments, Failure, Ports, code};
 use super::records::Record;
 
-/// Longest request in bytes; a real one has a few hundred.
-const REQUEST_MAX: u64 = 64 << 10;
+/// Longest request in bytes; most have a few hundred, one that lists every attachment of a node more.
+const REQUEST_MAX: u64 = 1 << 20;
 /// How long a client may take to send its request, and to take the answer.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
 

@@ -84,7 +84,13 @@ impl HubTask {
     async fn join(&self, ticket: &Ticket) -> Result<Credentials, End> {
         let config = &self.core.config;
         let hub = config.hub.read().map_err(|e| End::Retry(e.to_string()))?;
-        let channel = connect_hub(&hub, &ticket.ca, None).await.map_err(connect_end)?;
+        // Files that are mounted are written anew, and the cluster may not have said everything yet.
+        let mounted = matches!(config.token, TokenSource::ServiceAccount { .. });
+        let connected = connect_hub(&hub, &ticket.ca, None).await;
+        let channel = connected.map_err(|error| match mounted {
+            true => End::Retry(error.to_string()),
+            false => connect_end(error),
+        })?;
         let request = CertificateRequest::new(&config.node_name).map_err(End::io)?;
         let asked = JoinRequest {
             token: ticket.secret.clone(),
@@ -101,7 +107,9 @@ impl HubTask {
                 | Code::AlreadyExists
                 | Code::FailedPrecondition
                 | Code::ResourceExhausted
-                | Code::InvalidArgument => {
+                | Code::InvalidArgument
+                    if !mounted =>
+                {
                     End::Final(anyhow::anyhow!("the hub does not admit this node: {text}"))
                 }
                 _ => End::Retry(format!("joining at {hub} failed: {text}")),
