@@ -300,3 +300,45 @@ fn check_free(state: &State, name: &NodeName, uid: &str) -> Result<(), FabricErr
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::source::index::Defined;
+    use crate::source::object::{Read, read};
+
+    /// A cluster with node `a` of uid `u-a`.
+    fn cluster() -> Objects {
+        let text = "apiVersion: v1\nkind: Node\nmetadata: {name: a, uid: u-a}\n";
+        let Read::Object(key, object) = read(text).unwrap() else { panic!("no object") };
+        let mut source = Objects::default();
+        source.objects.insert(key, Arc::new(Defined::built_in(*object)));
+        source
+    }
+
+    fn admitted(name: &str, given: &str, identity: Option<(&str, &str)>) -> Result<String, String> {
+        let identity = identity
+            .map(|(name, uid)| NodeIdentity { name: name.parse().unwrap(), uid: uid.to_owned() });
+        let name = name.parse().unwrap();
+        uid_of(&cluster(), &name, given, identity.as_ref()).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn node_of_a_cluster_is_who_its_cluster_says_it_is() {
+        assert_eq!(admitted("a", "anything", Some(("a", "u-a"))), Ok("u-a".to_owned()));
+        // Of an object that is gone, that the hub has not heard of, and of another node.
+        for (name, identity) in [("a", ("a", "u-old")), ("b", ("b", "u-b")), ("b", ("a", "u-a"))] {
+            assert!(admitted(name, "u-a", Some(identity)).is_err(), "{name} {identity:?}");
+        }
+    }
+
+    #[test]
+    fn join_token_admits_nobody_as_a_node_of_the_cluster() {
+        assert!(admitted("a", "u-a", None).is_err());
+        assert!(admitted("a", "u-x", None).is_err());
+        assert!(admitted("b", "u-a", None).is_err());
+        assert_eq!(admitted("b", "u-x", None), Ok("u-x".to_owned()));
+    }
+}
