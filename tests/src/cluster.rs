@@ -46,12 +46,10 @@ impl Cluster {
         };
         std::fs::create_dir(&cluster.mounted)?;
         let options = Options { cluster: Some(cluster), ..options };
-        let mut options = options;
-        let lab = TestLab::machines(options.clone()).await?;
+        let mut lab = TestLab::machines(options).await?;
         let address = SocketAddr::new(lab.hub_address(), HUB_PORT);
-        options.hub_arguments.push(format!("--advertise={address}"));
+        lab.change_options(|o| o.hub_arguments.push(format!("--advertise={address}")))?;
         let mut cluster = Self { lab, plane };
-        cluster.lab.change_options(|o| o.hub_arguments = options.hub_arguments)?;
         cluster.plane.start(&cluster.lab.hub_namespace(), cluster.lab.hub_address()).await?;
         cluster.register_nodes()?;
         let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");

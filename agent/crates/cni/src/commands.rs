@@ -121,7 +121,7 @@ fn add(call: &Call, config: &NetworkConfig, attachment: &Attachment) -> Result<S
     let delegate = config.delegate_type().to_owned();
     let delegate_config = delegate::configuration(config, &delegation);
     // Before there is a record: DEL could not undo what it could not have done.
-    delegate::find_all(&call.path, &delegate, &delegate_config)?;
+    delegate::find_both(&call.path, &delegate)?;
     let netns = vacant(call)?;
     let made = Some(Made { netns, interface: None });
     let mut record = Record { delegate, config: delegate_config, made };

@@ -83,15 +83,6 @@ pub(crate) fn find(path: &[PathBuf], kind: &str) -> Result<PathBuf, CniError> {
     })
 }
 
-/// Finds a delegate and the plugin it asks for addresses.
-///
-/// # Errors
-/// As [`find`].
-pub(crate) fn find_all(path: &[PathBuf], kind: &str, config: &Value) -> Result<(), CniError> {
-    let ipam = config.get("ipam").and_then(|ipam| ipam.get("type")).and_then(Value::as_str);
-    [Some(kind), ipam].into_iter().flatten().try_for_each(|kind| find(path, kind).map(drop))
-}
-
 /// Finds the delegate that wires pods, and the one that gives them addresses.
 ///
 /// # Errors

@@ -232,7 +232,7 @@ impl Fabric {
 
 /// Uids of Node objects of an API server, and of static peers.
 fn node_uids(source: &Objects) -> impl Iterator<Item = &str> {
-    source.objects.values().filter_map(|d| match &d.object {
+    source.nodes().filter_map(|object| match object {
         Object::Node(node) => node.uid.as_deref(),
         Object::StaticPeer(peer) => Some(peer.uid.as_str()),
         _ => None,

@@ -157,7 +157,7 @@ fn placed(pod: &Pod, node: &NodeName, reported: &Pod) -> Arc<Pod> {
 /// Subnets that static peers lay claim to or that Kubernetes has assigned to other nodes: never leased to
 /// `node`.
 pub(crate) fn reserved(source: &Objects, node: &NodeName) -> Vec<IpNet> {
-    let others = source.objects.values().filter_map(|d| match &d.object {
+    let others = source.nodes().filter_map(|object| match object {
         Object::StaticPeer(peer) => Some(peer.subnets.iter().copied()),
         Object::Node(manifest) if manifest.name != *node => Some(manifest.subnets.iter().copied()),
         _ => None,

@@ -14,7 +14,7 @@ use weft_model::SharedMap;
 use super::Problem;
 use super::index::Defined;
 use super::object::{Key, Object};
-use super::objects::Objects;
+use super::objects::{Objects, of_kind};
 use crate::module::{ModuleError, check_module};
 
 /// A checked module.
@@ -52,7 +52,7 @@ impl Modules {
     ) -> BTreeMap<PathBuf, Arc<Module>> {
         let mut before = std::mem::take(&mut self.known);
         let mut good = BTreeMap::new();
-        for defined in objects.values() {
+        for (_, defined) in of_kind(objects, "PacketFilter") {
             let Object::PacketFilter(filter) = &defined.object else { continue };
             let path = Objects::module_path(&defined.file, filter);
             let stamp = fs::metadata(&path).map(|m| stamp(&m)).unwrap_or_default();

@@ -22,7 +22,22 @@ pub(crate) struct Objects {
     pub(crate) modules: BTreeMap<PathBuf, Arc<Module>>,
 }
 
+/// Those of one kind, without a look at the others.
+pub(crate) fn of_kind<'a>(
+    objects: &'a SharedMap<Key, Arc<Defined>>,
+    kind: &'a str,
+) -> impl Iterator<Item = (&'a Key, &'a Arc<Defined>)> {
+    let (namespace, name) = (String::new(), String::new());
+    let first = Key { kind: kind.to_owned(), namespace, name };
+    objects.range_from(&first).take_while(move |(key, _)| key.kind == kind)
+}
+
 impl Objects {
+    /// Nodes that run an agent, and static peers.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = &Object> {
+        of_kind(&self.objects, "Node").map(|(_, defined)| &defined.object)
+    }
+
     /// A pod as its manifest has it.
     pub(crate) fn pod(&self, name: &PodName) -> Option<&Arc<Pod>> {
         match &self.objects.get(&Key::pod(name))?.object {

@@ -14,6 +14,7 @@ use weft_model::SharedMap;
 use super::super::Problem;
 use super::super::index::Defined;
 use super::super::object::{self, Key, Object, Read};
+use super::super::objects::of_kind;
 
 /// What the watch of one kind says.
 #[derive(Clone, Debug)]
@@ -131,10 +132,9 @@ impl Index {
 
     /// Takes out all objects of a kind but these.
     fn keep(&mut self, kind: &'static str, wanted: &BTreeSet<Key>) {
-        let first = Key { kind: kind.to_owned(), namespace: String::new(), name: String::new() };
-        let known = self.objects.range_from(&first).map(|(key, _)| key);
-        let known = known.take_while(|key| key.kind == kind).filter(|key| !wanted.contains(key));
-        for key in known.cloned().collect::<Vec<_>>() {
+        let known = of_kind(&self.objects, kind).map(|(key, _)| key);
+        let gone: Vec<_> = known.filter(|key| !wanted.contains(key)).cloned().collect();
+        for key in gone {
             self.objects.remove(&key);
         }
         self.problems.retain(|key, _| key.kind != kind || wanted.contains(key));
